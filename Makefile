@@ -1,0 +1,44 @@
+# `make help` lists what there is to do; every target creates the environment it needs.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools >= 77" wheel
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Score EfficientNet-Lite0 (ImageNet weights) on real photographs, offline
+	$(BIN)/liederiv score tf_efficientnet_lite0
+
+test: $(STAMP)  ## Run the test suite
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)  ## Run everything, the slow checks over all model families included
+	$(BIN)/python -m pytest -m ''
+
+lint: $(STAMP)  ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build/typecheck
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typecheck .
+	MYPYPATH=build/typecheck $(BIN)/mypy
+
+format:  ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## Measure speed and accuracy against named baselines
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/camera_shift.py
+
+clean:  ## Remove the environment and build products
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

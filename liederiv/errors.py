@@ -1,0 +1,35 @@
+"""Every error that liederiv raises on purpose derives from `LieDerivError`.
+
+The message is one sentence that names the argument, the value found and the remedy. The command
+line prints it on one line and exits with code 2.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ImageError",
+    "LieDerivError",
+    "ModelError",
+    "NotDifferentiableError",
+    "UnknownLayoutError",
+]
+
+
+class LieDerivError(Exception):
+    """Base of all errors caused by the input, the model or the environment."""
+
+
+class ModelError(LieDerivError):
+    """A model cannot be loaded or cannot be measured (not in eval mode, stochastic, NaN, …)."""
+
+
+class ImageError(LieDerivError):
+    """Images cannot be found or read, or have an unusable shape or dtype."""
+
+
+class UnknownLayoutError(LieDerivError):
+    """How a group acts on a tensor is not known, so its equivariance error is undefined."""
+
+
+class NotDifferentiableError(LieDerivError):
+    """No derivative reaches the output: the model detaches it or is not a float function."""
