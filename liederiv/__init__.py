@@ -1,0 +1,59 @@
+"""liederiv: how equivariant is this network really, and which layer breaks it?
+
+The package measures Lie derivatives of PyTorch models under continuous symmetries of their input.
+`lie_derivative` is the kernel, `measure` turns it into scores with confidence intervals,
+`liederiv.model_zoo` loads what is to be measured and `liederiv.analysis` says what it means.
+"""
+
+from liederiv._version import __version__
+from liederiv.derivatives import SCHEMES, get_scheme
+from liederiv.errors import (
+    ImageError,
+    LieDerivError,
+    ModelError,
+    NotDifferentiableError,
+    UnknownLayoutError,
+)
+from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
+from liederiv.generators import GENERATORS, GROUPS, Generator, generator, generators
+from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
+from liederiv.representations import (
+    CovectorChannels,
+    Custom,
+    FeatureMap,
+    Invariant,
+    Irreps,
+    Representation,
+    TokenGrid,
+    VectorChannels,
+)
+
+__all__ = [
+    "GENERATORS",
+    "GROUPS",
+    "SCHEMES",
+    "CovectorChannels",
+    "Custom",
+    "FeatureMap",
+    "ForwardModeWarning",
+    "Generator",
+    "ImageError",
+    "Invariant",
+    "Irreps",
+    "LieDerivError",
+    "LieDerivative",
+    "ModelError",
+    "NotDifferentiableError",
+    "Representation",
+    "TokenGrid",
+    "UnknownLayoutError",
+    "VectorChannels",
+    "__version__",
+    "forward_mode",
+    "generator",
+    "generators",
+    "get_scheme",
+    "lie_derivative",
+    "lie_derivative_with_output",
+    "pushforward",
+]

@@ -1,0 +1,145 @@
+r"""Generators bound to an input: how they act on images and on the grids computed from them.
+
+A velocity field lives on the plane of the input image. `ImageAction` expresses it on any grid that
+covers the same area, at that grid's own resolution and through one interpolation scheme:
+
+    X z = ξ_x · (z D_wᵀ) + ξ_y · (D_h z),
+
+with ξ in pixels of the grid. All K generators of an action share the two products with D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from liederiv.derivatives import Scheme, get_scheme
+from liederiv.errors import ImageError
+from liederiv.generators import Generator, IntensityGenerator, SpatialGenerator
+
+__all__ = ["ImageAction", "check_images"]
+
+
+def check_images(x: Tensor, argument: str = "x") -> None:
+    """Raise `ImageError` unless x is a non-empty floating [B, C, H, W] tensor."""
+    if not isinstance(x, Tensor):
+        raise ImageError(f"{argument} must be a tensor [B, C, H, W], not {type(x).__name__}.")
+    if x.ndim != 4 or x.numel() == 0:
+        raise ImageError(
+            f"{argument} must be a non-empty tensor [B, C, H, W], not of shape {list(x.shape)}; "
+            "add the batch dimension with x[None] if it is missing."
+        )
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ImageError(
+            f"{argument} has dtype {x.dtype}; derivatives need float32 or float64: convert with "
+            "x.float() after the model's own normalisation."
+        )
+
+
+class ImageAction:
+    """K generators acting on images of one size, and on what is computed from them.
+
+    Args:
+        generators: resolved generators (see `liederiv.generators.generators`).
+        height: pixels of the input image.
+        width: pixels of the input image.
+        scheme: name or instance of an interpolation scheme.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[Generator],
+        height: int,
+        width: int,
+        scheme: str | Scheme = "bspline",
+    ) -> None:
+        self.generators = tuple(generators)
+        self.height, self.width = height, width
+        self.scheme = get_scheme(scheme)
+        self._fields: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    @property
+    def linear(self) -> Tensor:
+        """The matrices A of the velocity fields in pixels, float64 [K, 2, 2]; 0 for intensities."""
+        zero = torch.zeros(2, 2, dtype=torch.float64)
+        return torch.stack(
+            [
+                torch.tensor(g.linear, dtype=torch.float64)
+                if isinstance(g, SpatialGenerator)
+                else zero
+                for g in self.generators
+            ]
+        )
+
+    def normalised(self, index: int) -> Tensor:
+        """Velocity field of one spatial generator as [A | b], 2 × 3, in p ∈ [−1, 1]²."""
+        g = self.generators[index]
+        assert isinstance(g, SpatialGenerator)
+        half = self._half_widths(self.height, self.width)
+        field = g.affine(float(half[0]), float(half[1]))
+        field = field / half[:, None]
+        field[:, :2] *= half
+        return field
+
+    def velocity(self, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """ξ at the pixel centres of an h × w grid, in pixels of that grid: [K, 2 (x, y), h, w]."""
+        key = (h, w, dtype, device)
+        if key not in self._fields:
+            half = self._half_widths(h, w)
+            px = self.scheme.coordinates(w).expand(h, w)
+            py = self.scheme.coordinates(h)[:, None].expand(h, w)
+            p = torch.stack([px, py, torch.ones_like(px)])
+            fields = torch.zeros(len(self), 2, h, w, dtype=torch.float64)
+            for k, g in enumerate(self.generators):
+                if isinstance(g, SpatialGenerator):
+                    fields[k] = torch.einsum("ij,jhw->ihw", self.normalised(k), p)
+            fields *= half[:, None, None]
+            self._fields[key] = fields.to(dtype=dtype, device=device)
+        return self._fields[key]
+
+    def on_map(self, z: Tensor, *, channels_last: bool = False) -> Tensor:
+        """X z for a map of scalars at any resolution.
+
+        Args:
+            z: [..., C, h, w], or [..., h, w, C] with ``channels_last``.
+            channels_last: where the channel axis is.
+
+        Returns:
+            [K, *z.shape].
+        """
+        h, w = z.shape[-3:-1] if channels_last else z.shape[-2:]
+        Dh = self.scheme.derivative(h, z.dtype, z.device)
+        Dw = self.scheme.derivative(w, z.dtype, z.device)
+        xi = self.velocity(h, w, z.dtype, z.device)
+        xi = xi.reshape(
+            len(self), 2, *[1] * (z.ndim - 3), *((h, w, 1) if channels_last else (1, h, w))
+        )
+        if channels_last:
+            zx = torch.einsum("ij,...hjc->...hic", Dw, z)
+            zy = torch.einsum("ij,...jwc->...iwc", Dh, z)
+        else:
+            zx, zy = z @ Dw.T, Dh @ z
+        return torch.addcmul(xi[:, 0] * zx, xi[:, 1], zy)
+
+    def tangents(self, x: Tensor) -> Tensor:
+        """X x for images x [B, C, H, W]: [K, B, C, H, W]."""
+        check_images(x)
+        if x.shape[-2:] != (self.height, self.width):
+            raise ImageError(
+                f"x has images of {x.shape[-2]} × {x.shape[-1]} pixels, but the generators were "
+                f"bound to {self.height} × {self.width}; make a new ImageAction."
+            )
+        out = self.on_map(x)
+        for k, g in enumerate(self.generators):
+            if isinstance(g, IntensityGenerator):
+                out[k] = g.tangent(x)
+        return out
+
+    def _half_widths(self, h: int, w: int) -> Tensor:
+        halves = [self.scheme.half_width(w), self.scheme.half_width(h)]
+        return torch.tensor([v or 1.0 for v in halves], dtype=torch.float64)

@@ -1,0 +1,140 @@
+r"""The Lie derivative of a function along the generators of a symmetry.
+
+    L_X f(x) = d/dt|₀ ρ_{−t} f(T_t x) = J_f(x)·(X x) − X_out f(x)
+
+It is zero for all x exactly when f is equivariant under the connected group. Source: Gruver,
+Finzi, Goldblum & Wilson, arXiv 2210.02984, section 3. Departures from the paper's code are listed
+in docs/method.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from liederiv.actions import ImageAction, check_images
+from liederiv.derivatives import Scheme
+from liederiv.errors import UnknownLayoutError
+from liederiv.forward_mode import pushforward
+from liederiv.generators import Generator, generators as resolve_generators
+from liederiv.representations import OutputSpec, Resolved, resolve
+
+__all__ = ["LieDerivative", "lie_derivative", "lie_derivative_with_output"]
+
+
+@dataclass(frozen=True)
+class LieDerivative:
+    """Lie derivatives together with what was computed on the way.
+
+    Attributes:
+        value: L f, like the output with a leading axis of K generators.
+        output: f(x).
+        pushforward: J_f(x)·(X x) alone, like `value`.
+        representation: how ρ was known, per output tensor.
+        engine: which engine differentiated (see `liederiv.forward_mode`).
+    """
+
+    value: Any
+    output: Any
+    pushforward: Any
+    representation: tuple[Resolved, ...]
+    engine: str
+
+
+def lie_derivative(
+    f: Callable[[Tensor], Any],
+    x: Tensor,
+    generators: str | Generator | Iterable[str | Generator],
+    *,
+    scheme: str | Scheme = "bspline",
+    output: OutputSpec = "auto",
+    chunk_size: int | None = None,
+) -> Any:
+    """L_X f(x) for each generator X.
+
+    Args:
+        f: model or function of images; called on copies of x, never written to. Put an
+            `nn.Module` in eval mode first.
+        x: images [B, C, H, W], float32 or float64, normalised as f expects; need not be square.
+        generators: names, groups (``"translation"``) or `Generator` objects, K in all.
+        scheme: how images are continued between pixels, see `liederiv.derivatives`.
+        output: representation ρ on the output: ``"auto"`` recognises unambiguous shapes;
+            ``"invariant"``, ``"NCHW"``, ``"NHWC"``, a `Representation`, or a nested dict, list or
+            tuple of these when f returns one.
+        chunk_size: generators per forward-mode pass; None lets memory decide.
+
+    Returns:
+        Tensor [K, *f(x).shape] (or the structure of f(x) with such tensors), detached; per unit
+        of each generator's parameter.
+
+    Raises:
+        ImageError: if x is not a floating [B, C, H, W] tensor.
+        UnknownLayoutError: if it is not known how the group acts on the output.
+        NotDifferentiableError: if f's output is not differentiable.
+
+    Example:
+        >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
+        >>> mean = lambda x: x.mean((2, 3))
+        >>> lie_derivative(mean, x, "translation", scheme="fourier").abs().max() < 1e-6
+        tensor(True)
+    """
+    return lie_derivative_with_output(
+        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size
+    ).value
+
+
+def lie_derivative_with_output(
+    f: Callable[[Tensor], Any],
+    x: Tensor,
+    generators: str | Generator | Iterable[str | Generator],
+    *,
+    scheme: str | Scheme = "bspline",
+    output: OutputSpec = "auto",
+    chunk_size: int | None = None,
+    engine: str | None = None,
+) -> LieDerivative:
+    """`lie_derivative`, with the output, the pushforward and how they were obtained.
+
+    Args:
+        f: see `lie_derivative`.
+        x: see `lie_derivative`.
+        generators: see `lie_derivative`.
+        scheme: see `lie_derivative`.
+        output: see `lie_derivative`.
+        chunk_size: see `lie_derivative`.
+        engine: insist on one engine of `liederiv.forward_mode.ENGINES`.
+    """
+    check_images(x)
+    x = x.detach()
+    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
+    y, jv, used = pushforward(f, x, action.tangents(x), chunk_size=chunk_size, engine=engine)
+    y_leaves, spec = tree_flatten(y)
+    jv_leaves = tree_flatten(jv)[0]
+    specs = _match(output, len(y_leaves))
+    resolved = tuple(
+        resolve(s, leaf, (action.height, action.width))
+        for s, leaf in zip(specs, y_leaves, strict=True)
+    )
+    value = [
+        j - r.representation.act(action, leaf)
+        for j, r, leaf in zip(jv_leaves, resolved, y_leaves, strict=True)
+    ]
+    return LieDerivative(tree_unflatten(value, spec), y, jv, resolved, used)
+
+
+def _match(output: OutputSpec, count: int) -> list[OutputSpec]:
+    """One output specification per tensor of the output; a single one serves all."""
+    leaves = (
+        tree_flatten(output)[0] if isinstance(output, dict | list | tuple) else [output] * count
+    )
+    if len(leaves) != count:
+        raise UnknownLayoutError(
+            f"output lists {len(leaves)} representations, but the model returns {count} tensors; "
+            "give one for each, in the same structure."
+        )
+    return leaves

@@ -1,0 +1,325 @@
+r"""How a symmetry acts on what a network computes: the output representation ρ.
+
+An equivariance error is only defined once ρ is known: class scores should not change at all
+(`Invariant`), a feature map should move along (`FeatureMap`), and a map of vectors should turn its
+arrows too (`FeatureMap(channels=VectorChannels())`). Charging an exactly equivariant feature with
+error because its representation was guessed wrongly is the first pitfall of the method, so ρ is
+*declared* where somebody knows it, *recognised* only where the shape leaves no choice, and refused
+otherwise.
+
+Convention: (T_t z)(q) = z(φ_t(q)) for scalars. A vector field transforms by pull-back,
+v(q) ↦ (dφ_t)⁻¹ v(φ_t(q)), hence X v = ξ·∇v − A v with A = dξ/dq.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from liederiv.actions import ImageAction
+from liederiv.errors import UnknownLayoutError
+
+__all__ = [
+    "ChannelAction",
+    "CovectorChannels",
+    "Custom",
+    "FeatureMap",
+    "Invariant",
+    "Irreps",
+    "OutputSpec",
+    "Representation",
+    "Resolved",
+    "TokenGrid",
+    "VectorChannels",
+    "recognise",
+    "resolve",
+]
+
+
+class ChannelAction(ABC):
+    """A Lie algebra representation on the channels of a map."""
+
+    @abstractmethod
+    def matrices(self, linear: Tensor, channels: int) -> Tensor:
+        """Matrices M with X z = ξ·∇z + M z.
+
+        Args:
+            linear: A = dξ/dq of K generators, float64 [K, 2, 2].
+            channels: number of channels of the map.
+
+        Returns:
+            float64 [K, channels, channels].
+
+        Raises:
+            UnknownLayoutError: where the representation is not defined.
+        """
+
+
+@dataclass(frozen=True)
+class VectorChannels(ChannelAction):
+    """Channels are vectors (x, y), (x, y), …: displacements, flows, velocities. M = −A."""
+
+    def matrices(self, linear: Tensor, channels: int) -> Tensor:
+        """See `ChannelAction.matrices`."""
+        return _repeat_blocks(-linear, channels, "VectorChannels")
+
+
+@dataclass(frozen=True)
+class CovectorChannels(ChannelAction):
+    """Channels are gradients (∂x, ∂y), …, which transform inversely to vectors. M = Aᵀ."""
+
+    def matrices(self, linear: Tensor, channels: int) -> Tensor:
+        """See `ChannelAction.matrices`."""
+        return _repeat_blocks(linear.mT, channels, "CovectorChannels")
+
+
+@dataclass(frozen=True)
+class Irreps(ChannelAction):
+    """Channels are irreducible representations of SO(2), as in steerable networks.
+
+    Attributes:
+        orders: rotation order m of each field in channel order. Order 0 takes one channel, any
+            other order two (cos, sin components, rotating by the angle mθ); order 1 is a vector.
+
+    Defined for translations, rotations and scalings (which leave such fields' channels alone);
+    shears, stretches and hyperbolic rotations are refused.
+    """
+
+    orders: tuple[int, ...]
+
+    def matrices(self, linear: Tensor, channels: int) -> Tensor:
+        """See `ChannelAction.matrices`."""
+        size = sum(1 if m == 0 else 2 for m in self.orders)
+        if size != channels:
+            raise UnknownLayoutError(
+                f"output=Irreps(orders={self.orders}) describes {size} channels, but the map has "
+                f"{channels}; list the order of every field."
+            )
+        rate = (linear[:, 1, 0] - linear[:, 0, 1]) / 2
+        conformal = torch.stack(
+            [linear[:, 0, 0] - linear[:, 1, 1], linear[:, 0, 1] + linear[:, 1, 0]]
+        )
+        if conformal.abs().max() > 1e-12:
+            raise UnknownLayoutError(
+                "output=Irreps(…) of SO(2) does not say how shears, stretches or hyperbolic "
+                "rotations act; measure translation, rotation and scale, or pass a Custom output."
+            )
+        out = linear.new_zeros(len(linear), channels, channels)
+        c = 0
+        for m in self.orders:
+            if m:
+                out[:, c, c + 1], out[:, c + 1, c] = m * rate, -m * rate
+            c += 2 if m else 1
+        return out
+
+
+def _repeat_blocks(block: Tensor, channels: int, name: str) -> Tensor:
+    if channels % 2:
+        raise UnknownLayoutError(
+            f"output={name}() needs an even number of channels (x, y pairs), the map has {channels}."
+        )
+    out = block.new_zeros(len(block), channels, channels)
+    for c in range(0, channels, 2):
+        out[:, c : c + 2, c : c + 2] = block
+    return out
+
+
+class Representation(ABC):
+    """How generators act on one output tensor."""
+
+    @abstractmethod
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """X_out y.
+
+        Args:
+            action: the K generators, bound to the input.
+            y: output tensor, batch first.
+
+        Returns:
+            [K, *y.shape].
+
+        Raises:
+            UnknownLayoutError: if y cannot have this representation.
+        """
+
+
+@dataclass(frozen=True)
+class Invariant(Representation):
+    """The trivial representation: class scores, probabilities, pooled features. X_out = 0."""
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        return y.new_zeros(()).expand(len(action), *y.shape)
+
+
+@dataclass(frozen=True)
+class FeatureMap(Representation):
+    """A map that covers the input's area at its own resolution.
+
+    Attributes:
+        layout: ``NCHW`` or ``NHWC`` (as in ConvNeXt's or Swin's inner layers).
+        channels: how the group acts on the channels; None for scalars.
+    """
+
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    channels: ChannelAction | None = None
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        if y.ndim != 4:
+            raise UnknownLayoutError(
+                f"output=FeatureMap({self.layout}) needs a tensor of 4 axes, not {list(y.shape)}."
+            )
+        last = self.layout == "NHWC"
+        out = action.on_map(y, channels_last=last)
+        if self.channels is not None:
+            C = y.shape[-1] if last else y.shape[1]
+            M = self.channels.matrices(action.linear, C).to(y)
+            out = out + torch.einsum("kdc,bhwc->kbhwd" if last else "kdc,bchw->kbdhw", M, y)
+        return out
+
+
+@dataclass(frozen=True)
+class TokenGrid(Representation):
+    """Patch tokens in row-major order, after prefix tokens (class, register) that are invariant.
+
+    Attributes:
+        grid: rows and columns of patches.
+        prefix: number of prefix tokens in front.
+        layout: ``NLC`` [B, tokens, C] or ``NCL`` [B, C, tokens].
+    """
+
+    grid: tuple[int, int]
+    prefix: int = 0
+    layout: Literal["NLC", "NCL"] = "NLC"
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        h, w = self.grid
+        tokens = y if self.layout == "NLC" else y.mT
+        if y.ndim != 3 or tokens.shape[1] != h * w + self.prefix:
+            raise UnknownLayoutError(
+                f"output=TokenGrid(grid={self.grid}, prefix={self.prefix}) describes "
+                f"{h * w + self.prefix} tokens in layout {self.layout}, but the output has shape "
+                f"{list(y.shape)}; declare the patch grid and the number of prefix tokens."
+            )
+        patches = tokens[:, self.prefix :].unflatten(1, self.grid)
+        moved = action.on_map(patches, channels_last=True).flatten(2, 3)
+        out = tokens.new_zeros(len(action), *tokens.shape)
+        out[:, :, self.prefix :] = moved
+        return out if self.layout == "NLC" else out.mT
+
+
+@dataclass(frozen=True)
+class Custom(Representation):
+    """A representation given by the user.
+
+    Attributes:
+        function: ``(action, y) -> [K, *y.shape]``, the generators applied to the output.
+    """
+
+    function: Callable[[ImageAction, Tensor], Tensor]
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        out = self.function(action, y)
+        if out.shape != (len(action), *y.shape):
+            raise UnknownLayoutError(
+                f"output=Custom(…) returned shape {list(out.shape)}; expected one generator "
+                f"after another, {[len(action), *y.shape]}."
+            )
+        return out
+
+
+OutputSpec = Any
+"""``"auto"``, a name (``invariant``, ``NCHW``, ``NHWC``), a `Representation`, or a dict, list or
+tuple of those in the structure of the model's output."""
+
+_NAMED: Mapping[str, Representation] = {
+    "invariant": Invariant(),
+    "NCHW": FeatureMap("NCHW"),
+    "NHWC": FeatureMap("NHWC"),
+}
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A representation and how it came to be known: ``declared`` or ``recognised``."""
+
+    representation: Representation
+    status: Literal["declared", "recognised"]
+
+
+def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resolved:
+    """Decide how the group acts on an output tensor.
+
+    Args:
+        output: see `OutputSpec`; for one tensor.
+        y: the output, batch first.
+        image_size: height and width of the input in pixels.
+
+    Raises:
+        UnknownLayoutError: if it is neither declared nor unambiguous.
+    """
+    if isinstance(output, Representation):
+        return Resolved(output, "declared")
+    if isinstance(output, str) and output in _NAMED:
+        return Resolved(_NAMED[output], "declared")
+    if output != "auto":
+        raise UnknownLayoutError(
+            f"output={output!r} is not understood; pass 'auto', one of {', '.join(_NAMED)}, "
+            "or a Representation such as TokenGrid(grid=(14, 14), prefix=1)."
+        )
+    found = recognise(tuple(y.shape), image_size)
+    if len(found) == 1:
+        return Resolved(found[0], "recognised")
+    what = " or ".join(str(r) for r in found) if found else "none that is known"
+    raise UnknownLayoutError(
+        f"the representation of the output of shape {list(y.shape)} is unknown (it fits {what}); "
+        "declare it: output='invariant', output='NCHW', output=TokenGrid(grid=(h, w), prefix=n), …"
+    )
+
+
+def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Representation]:
+    """All standard representations that a shape fits; a single one is unambiguous.
+
+    Args:
+        shape: of an output, batch first. [B] and [B, n] have no spatial axes and are invariant.
+            Maps and token grids must divide the image by one whole number on both axes.
+        image_size: height and width of the input in pixels.
+    """
+    if len(shape) <= 2:
+        return [Invariant()]
+    found: list[Representation] = []
+    if len(shape) == 4:
+        if _is_grid(shape[2:], image_size):
+            found.append(FeatureMap("NCHW"))
+        if _is_grid(shape[1:3], image_size):
+            found.append(FeatureMap("NHWC"))
+    if len(shape) == 3:
+        for layout, length in (("NLC", shape[1]), ("NCL", shape[2])):
+            for prefix in (0, 1, 2):
+                grid = _token_grid(length - prefix, image_size)
+                if grid is not None:
+                    found.append(TokenGrid(grid, prefix, layout))  # type: ignore[arg-type]
+    return found
+
+
+def _is_grid(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+    """Whether the grid is the image divided by the same whole number on both axes."""
+    (h, w), (H, W) = grid, image_size
+    return h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
+
+
+def _token_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
+    """The grid of that many square patches, if there is one of at least 2 × 2."""
+    H, W = image_size
+    for stride in range(1, min(H, W) // 2 + 1):
+        if H % stride == 0 and W % stride == 0 and (H // stride) * (W // stride) == tokens:
+            return H // stride, W // stride
+    return None
