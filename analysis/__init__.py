@@ -1,0 +1,1 @@
+"""What the measurements mean: attribution to layers, aliasing, interventions, statistics, plots."""

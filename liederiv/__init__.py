@@ -15,7 +15,7 @@ from liederiv.errors import (
     UnknownLayoutError,
 )
 from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
-from liederiv.generators import GENERATORS, GROUPS, Generator, generator, generators
+from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
 from liederiv.representations import (
     CovectorChannels,
@@ -51,9 +51,9 @@ __all__ = [
     "__version__",
     "forward_mode",
     "generator",
-    "generators",
     "get_scheme",
     "lie_derivative",
     "lie_derivative_with_output",
     "pushforward",
+    "resolve_generators",
 ]

@@ -42,7 +42,7 @@ class ImageAction:
     """K generators acting on images of one size, and on what is computed from them.
 
     Args:
-        generators: resolved generators (see `liederiv.generators.generators`).
+        generators: resolved generators (see `liederiv.generators.resolve_generators`).
         height: pixels of the input image.
         width: pixels of the input image.
         scheme: name or instance of an interpolation scheme.

@@ -40,7 +40,7 @@ _LANE_FACTOR = 32  # largest activations of usual networks, in units of the inpu
 
 
 class ForwardModeWarning(UserWarning):
-    """A slower, equally exact engine had to be used; the message names the module and the reason."""
+    """A slower, equally exact engine had to be used; the message names the module and why."""
 
 
 @contextmanager

@@ -31,7 +31,7 @@ __all__ = [
     "IntensityGenerator",
     "SpatialGenerator",
     "generator",
-    "generators",
+    "resolve_generators",
 ]
 
 
@@ -183,7 +183,7 @@ def generator(name: str, *, unit: Literal["pixel", "grid"] = "pixel") -> Generat
         if siblings:
             raise LieDerivError(
                 f"generator {name!r} stands for several ({', '.join(siblings)}); "
-                "use generators() to get them all."
+                "use resolve_generators() to get them all."
             )
         raise LieDerivError(
             f"transform {name!r} is unknown; choose from {', '.join(_all_names())}."
@@ -194,7 +194,7 @@ def generator(name: str, *, unit: Literal["pixel", "grid"] = "pixel") -> Generat
     return found
 
 
-def generators(
+def resolve_generators(
     names: str | Generator | Iterable[str | Generator],
     *,
     unit: Literal["pixel", "grid"] = "pixel",
@@ -209,7 +209,7 @@ def generators(
         LieDerivError: for an unknown name or an empty list.
 
     Example:
-        >>> [g.name for g in generators("translation,rotation")]
+        >>> [g.name for g in resolve_generators("translation,rotation")]
         ['translation_x', 'translation_y', 'rotation']
     """
     if isinstance(names, Generator):

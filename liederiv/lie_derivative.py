@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -21,7 +20,7 @@ from liederiv.actions import ImageAction, check_images
 from liederiv.derivatives import Scheme
 from liederiv.errors import UnknownLayoutError
 from liederiv.forward_mode import pushforward
-from liederiv.generators import Generator, generators as resolve_generators
+from liederiv.generators import Generator, resolve_generators
 from liederiv.representations import OutputSpec, Resolved, resolve
 
 __all__ = ["LieDerivative", "lie_derivative", "lie_derivative_with_output"]

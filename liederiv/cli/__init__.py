@@ -1,0 +1,1 @@
+"""The command line: `liederiv score`, `compare`, `check`, `models`, `info`."""

@@ -1,0 +1,1 @@
+"""Metrics of equivariance: local (Lie derivatives), finite, sampled and discrete."""
