@@ -17,6 +17,7 @@ from liederiv.errors import (
 from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
 from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
+from liederiv.measurement import measure
 from liederiv.representations import (
     CovectorChannels,
     Custom,
@@ -27,6 +28,7 @@ from liederiv.representations import (
     TokenGrid,
     VectorChannels,
 )
+from liederiv.results import Measurement, Provenance, Score
 
 __all__ = [
     "GENERATORS",
@@ -42,9 +44,12 @@ __all__ = [
     "Irreps",
     "LieDerivError",
     "LieDerivative",
+    "Measurement",
     "ModelError",
     "NotDifferentiableError",
+    "Provenance",
     "Representation",
+    "Score",
     "TokenGrid",
     "UnknownLayoutError",
     "VectorChannels",
@@ -54,6 +59,7 @@ __all__ = [
     "get_scheme",
     "lie_derivative",
     "lie_derivative_with_output",
+    "measure",
     "pushforward",
     "resolve_generators",
 ]

@@ -31,6 +31,7 @@ identity grid of ``torch.nn.functional.affine_grid``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -63,7 +64,6 @@ class Scheme(ABC):
         """The matrix D [n, n]: (D v)_j is the slope of v's continuation at pixel j, per pixel."""
         return _cast_derivative(self.name, n, dtype, torch.device(device))
 
-    @abstractmethod
     def interpolation(self, n: int, positions: Tensor) -> Tensor:
         """Values of the basis functions.
 
@@ -74,6 +74,32 @@ class Scheme(ABC):
         Returns:
             float64 [P, n]; row p applied to the samples gives the signal at ``positions[p]``.
         """
+        local = self.taps(positions)
+        assert local is not None, "a scheme of global basis functions overrides interpolation()"
+        weights, index = local
+        out = _taps_to_matrix(weights, self.extend(index, n), n)
+        coefficients = self.coefficients(n)
+        return out if coefficients is None else out @ coefficients
+
+    def taps(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The few basis functions that reach a position, for schemes with local ones.
+
+        Args:
+            positions: float64 [P], in pixels.
+
+        Returns:
+            Weights float64 [P, taps] and the indices [P, taps] of the coefficients that they
+            multiply, to be brought inside the axis by `extend`; None for global basis functions.
+        """
+        return None
+
+    def coefficients(self, n: int) -> Tensor | None:
+        """float64 [n, n] map from samples to the coefficients of `taps`; None for the identity."""
+        return None
+
+    def extend(self, index: Tensor, n: int) -> Tensor:
+        """The sample of an axis of n that stands at any integer index, beyond the border too."""
+        return _CONTINUATIONS[self.boundary](index, n)
 
     @abstractmethod
     def _derivative64(self, n: int) -> Tensor: ...
@@ -101,6 +127,13 @@ def _reflect(index: Tensor, n: int) -> Tensor:
     return torch.minimum(index, 2 * n - 2 - index)
 
 
+_CONTINUATIONS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "mirror": _mirror,
+    "reflection": _reflect,
+    "periodic": torch.remainder,
+}
+
+
 def _taps_to_matrix(weights: Tensor, index: Tensor, n: int) -> Tensor:
     """Scatter [P, taps] weights at integer sample indices into a dense [P, n] matrix."""
     out = weights.new_zeros(len(weights), n)
@@ -116,16 +149,9 @@ class _Cubic(Scheme):
     def _weights(self, fraction: Tensor) -> Tensor:
         """Weights [P, 4] of the samples at floor(u) − 1 … floor(u) + 2, for u − floor(u)."""
 
-    def _coefficients(self, n: int) -> Tensor | None:
-        """[n, n] map from samples to basis coefficients; None when they are the samples."""
-        return None
-
-    def interpolation(self, n: int, positions: Tensor) -> Tensor:
+    def taps(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         base = positions.floor()
-        index = base.long()[:, None] + torch.arange(-1, 3)
-        out = _taps_to_matrix(self._weights(positions - base), _mirror(index, n), n)
-        coefficients = self._coefficients(n)
-        return out if coefficients is None else out @ coefficients
+        return self._weights(positions - base), base.long()[:, None] + torch.arange(-1, 3)
 
     def _derivative64(self, n: int) -> Tensor:
         # Both cubic kernels have slope (c[j+1] − c[j−1]) / 2 at the pixel centres.
@@ -133,7 +159,7 @@ class _Cubic(Scheme):
         index = _mirror(torch.stack([j - 1, j + 1], 1), n)
         weights = torch.tensor([-0.5, 0.5], dtype=torch.float64).expand(n, 2)
         out = _taps_to_matrix(weights, index, n)
-        coefficients = self._coefficients(n)
+        coefficients = self.coefficients(n)
         return out if coefficients is None else out @ coefficients
 
 
@@ -148,7 +174,7 @@ class CubicBSpline(_Cubic):
             [s**3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * s**2 + 3 * s**3, t**3], dim=1
         ).div(6)
 
-    def _coefficients(self, n: int) -> Tensor:
+    def coefficients(self, n: int) -> Tensor:
         return _bspline_coefficients(n)
 
 
@@ -250,11 +276,10 @@ class Bilinear(Scheme):
     boundary = "reflection"
     align_corners = True
 
-    def interpolation(self, n: int, positions: Tensor) -> Tensor:
+    def taps(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         base = positions.floor()
         t = positions - base
-        index = base.long()[:, None] + torch.arange(2)
-        return _taps_to_matrix(torch.stack([1 - t, t], 1), _reflect(index, n), n)
+        return torch.stack([1 - t, t], 1), base.long()[:, None] + torch.arange(2)
 
     def _derivative64(self, n: int) -> Tensor:
         if n == 1:

@@ -121,7 +121,7 @@ class Irreps(ChannelAction):
 def _repeat_blocks(block: Tensor, channels: int, name: str) -> Tensor:
     if channels % 2:
         raise UnknownLayoutError(
-            f"output={name}() needs an even number of channels (x, y pairs); the map has {channels}."
+            f"output={name}() needs (x, y) pairs of channels; the map has {channels}."
         )
     out = block.new_zeros(len(block), channels, channels)
     for c in range(0, channels, 2):

@@ -1,0 +1,136 @@
+"""Is this model fit to be measured? Preconditions before a run, and an independent derivative."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from liederiv.actions import ImageAction, check_images
+from liederiv.errors import LieDerivError, ModelError
+from liederiv.forward_mode import forward_mode, pushforward
+
+__all__ = ["DerivativeCheck", "check_derivative", "double_copy", "preflight"]
+
+
+def preflight(f: Callable[[Tensor], Any], x: Tensor, *, tolerance: float = 1e-3) -> Any:
+    """Check that f can be measured at x: mode, device, dtype, determinism, finite output.
+
+    Args:
+        f: model or function.
+        x: images [B, C, H, W]; two forward passes are made on the first one.
+        tolerance: largest relative difference between two passes that rounding may explain.
+
+    Returns:
+        f(x[:1]).
+
+    Raises:
+        ModelError: naming what is wrong and what to do about it.
+    """
+    check_images(x, "images")
+    if isinstance(f, nn.Module):
+        _check_mode(f)
+        _check_placement(f, x)
+    one = x[:1]
+    with torch.no_grad(), forward_mode():
+        state = torch.get_rng_state()
+        first = f(one.clone())
+        second = f(one.clone())
+        torch.set_rng_state(state)
+    for a, b in zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=True):
+        if not isinstance(a, Tensor) or not a.is_floating_point() or not a.isfinite().all():
+            continue  # what is wrong with these is said with the result
+        gap = float((a - b).norm() / a.norm().clamp_min(1e-30))
+        if gap > tolerance:
+            raise ModelError(
+                f"the model is stochastic: two passes over the same image differ by {gap:.1e} "
+                "relative; switch off dropout, stochastic depth or sampling (model.eval() does, "
+                "unless they are called with training=True)."
+            )
+    return first
+
+
+def _check_mode(model: nn.Module) -> None:
+    training = [name or "the model" for name, m in model.named_modules() if m.training]
+    if training:
+        raise ModelError(
+            f"the model is in training mode ({len(training)} modules, first: {training[0]}); "
+            "call model.eval() first, since batch norm and dropout differ in training."
+        )
+
+
+def _check_placement(model: nn.Module, x: Tensor) -> None:
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        return
+    if parameter.device != x.device:
+        raise ModelError(
+            f"the model is on {parameter.device}, but the images are on {x.device}; move one of "
+            "them with .to(device)."
+        )
+    if parameter.dtype != x.dtype:
+        raise ModelError(
+            f"the model has dtype {parameter.dtype}, but the images have {x.dtype}; convert one of "
+            "them: model.float() or images.double()."
+        )
+
+
+def double_copy(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+    """F in float64: a converted deep copy of a module, a plain function as it is."""
+    return copy.deepcopy(f).double() if isinstance(f, nn.Module) else f
+
+
+@dataclass(frozen=True)
+class DerivativeCheck:
+    """Agreement of forward-mode derivatives with central finite differences, in float64.
+
+    Attributes:
+        errors: relative error ‖J v − Δf/2h‖/‖J v‖ per generator name.
+        engine: which engine differentiated.
+        step: h, in the unit of each generator.
+    """
+
+    errors: dict[str, float]
+    engine: str
+    step: float
+
+    @property
+    def worst(self) -> float:
+        """The largest relative error."""
+        return max(self.errors.values())
+
+
+def check_derivative(
+    f: Callable[[Tensor], Any], x: Tensor, action: ImageAction, *, step: float = 1e-5
+) -> DerivativeCheck:
+    """Compare J_f(x)·(X x) with (f(x + h X x) − f(x − h X x)) / 2h in float64.
+
+    Args:
+        f: the model in float64 (see `double_copy`).
+        x: float64 images [B, C, H, W].
+        action: the generators.
+        step: h. Kinks of the network that lie within h of x show up as an error of the order of
+            the number of kinks crossed; rounding shows up as 1e-16/h.
+
+    Raises:
+        LieDerivError: if the output is not one tensor.
+    """
+    tangents = action.tangents(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        y, jv, engine = pushforward(f, x, tangents)
+    if not isinstance(y, Tensor):
+        raise LieDerivError("the model must return one tensor to be checked; wrap it.")
+    errors = {}
+    with torch.no_grad(), forward_mode():
+        for g, v, d in zip(action.generators, tangents, jv, strict=True):
+            difference = (f(x + step * v) - f(x - step * v)) / (2 * step)
+            scale = torch.maximum(d.norm(), difference.norm())
+            errors[g.name] = float((d - difference).norm() / scale) if scale > 0 else 0.0
+    return DerivativeCheck(errors, engine, step)

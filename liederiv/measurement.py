@@ -1,0 +1,339 @@
+"""`measure`: scores of a model with confidence intervals, floors and provenance."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from liederiv.actions import ImageAction, check_images
+from liederiv.checks import check_derivative, double_copy, preflight
+from liederiv.derivatives import Scheme, get_scheme
+from liederiv.errors import ImageError, LieDerivError, ModelError, NotDifferentiableError
+from liederiv.forward_mode import ForwardModeWarning, pushforward
+from liederiv.generators import Generator, resolve_generators
+from liederiv.metrics.local import NOT_ONE_TENSOR, LocalBatch, lie_value, local_batch
+from liederiv.metrics.reference import reference_relative_lee
+from liederiv.metrics.registry import Metric, resolve_metrics
+from liederiv.representations import OutputSpec, Resolved, resolve
+from liederiv.results import Measurement, Provenance, Score
+from liederiv.scoring import Bootstrap, Floor, local_scores, reference_score
+
+__all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "measure"]
+
+DEFAULT_TRANSFORMS = "translation,rotation,scale"
+DEFAULT_METRICS = "lee,relative,reference"
+_OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
+_LANES = 32  # images × tangents per pass on a CPU: more no longer fits its caches
+
+
+def measure(
+    model: Callable[[Tensor], Tensor],
+    batches: Tensor | Iterable[Any],
+    transforms: str | Generator | Iterable[str | Generator] = DEFAULT_TRANSFORMS,
+    metrics: str | Iterable[str] = DEFAULT_METRICS,
+    *,
+    scheme: str | Scheme = "bspline",
+    output: OutputSpec = "auto",
+    output_type: str | Sequence[str] = "auto",
+    unit: Literal["pixel", "grid"] = "pixel",
+    batch_size: int | None = None,
+    chunk_size: int | None = None,
+    engine: str | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    clusters: Sequence[Any] | None = None,
+    image_names: Sequence[str] = (),
+    provenance: Provenance | None = None,
+    self_check: bool = True,
+    progress: bool = False,
+) -> Measurement:
+    """Score how equivariant a model is.
+
+    Args:
+        model: maps images [B, C, H, W] to one tensor, batch first. An `nn.Module` must be in eval
+            mode. The model is left as it is.
+        batches: images as one tensor [N, C, H, W], or an iterable of such tensors or of
+            ``(images, labels)``; all of one size, normalised as the model expects.
+        transforms: generators or groups of them, see `liederiv.generators`.
+        metrics: names or families of `liederiv.metrics.registry.METRICS`.
+        scheme: how images are continued between pixels, see `liederiv.derivatives`.
+        output: representation of the output, see `liederiv.lie_derivative`.
+        output_type: ``probs`` (softmax of the output over its classes), ``logits``, ``features`` or
+            ``output`` (the output as it is), or several. ``auto`` measures probs and logits of a
+            classifier ([B, n] outputs), else ``output``.
+        unit: of translations, ``pixel`` of the input or ``grid`` (half-widths).
+        batch_size: images per pass; None chooses by memory.
+        chunk_size: tangents per pass; None chooses by memory.
+        engine: see `liederiv.forward_mode`.
+        seed: of noise directions, sampled transforms and the bootstrap.
+        resamples: bootstrap samples over images.
+        clusters: per image, a label shared by images that are not independent (crops of one
+            photograph); the bootstrap then draws whole clusters.
+        image_names: per image.
+        provenance: what is known about model and images; completed here.
+        self_check: compare one derivative with a finite difference in float64, and measure the
+            rounding floor, on the first image.
+        progress: show a progress bar.
+
+    Returns:
+        a `Measurement` with one row per metric, transform and output type.
+
+    Raises:
+        ImageError: for unusable or no images.
+        ModelError: for a model in training mode, a stochastic one, or one on another device.
+        UnknownLayoutError: if it is not known how the group acts on the output.
+        NotDifferentiableError: if no derivative reaches the output.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> scores = measure(model, images, "translation", "lee", scheme="fourier")
+        >>> scores.get("lee", "translation", "logits").value < 1e-12
+        True
+    """
+    settings = _Settings(
+        model=model,
+        generators=resolve_generators(transforms, unit=unit),
+        metrics=resolve_metrics(metrics),
+        scheme=get_scheme(scheme),
+        output=output,
+        output_types=_requested_types(output_type),
+        batch_size=batch_size,
+        chunk_size=chunk_size,
+        engine=engine,
+        seed=seed,
+        self_check=self_check,
+    )
+    run: _Run | None = None
+    with tqdm(total=_count(batches), unit="image", disable=not progress, desc="scoring") as bar:
+        for x, labels in _images(batches, batch_size):
+            run = run or _Run(settings, x)
+            run.add(x, labels)
+            bar.update(len(x))
+    if run is None:
+        raise ImageError("batches holds no images; pass at least one.")
+    if clusters is not None and len(clusters) < run.count:
+        raise LieDerivError(
+            f"clusters has {len(clusters)} labels for {run.count} images; give one per image."
+        )
+    bootstrap = Bootstrap(resamples, seed, None if clusters is None else clusters[: run.count])
+    names = tuple(image_names)[: run.count]
+    return Measurement(run.scores(bootstrap), run.describe(provenance or Provenance()), names)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """The resolved arguments of `measure`."""
+
+    model: Callable[[Tensor], Tensor]
+    generators: tuple[Generator, ...]
+    metrics: tuple[Metric, ...]
+    scheme: Scheme
+    output: OutputSpec
+    output_types: tuple[str, ...]
+    batch_size: int | None
+    chunk_size: int | None
+    engine: str | None
+    seed: int
+    self_check: bool
+
+    def wants(self, *kinds: str) -> bool:
+        """Whether a metric of one of these kinds was asked for."""
+        return any(m.kind in kinds for m in self.metrics)
+
+
+class _Run:
+    """One measurement under way: preconditions on the first image, then what accumulates."""
+
+    def __init__(self, settings: _Settings, x: Tensor) -> None:
+        self.settings = settings
+        self.count = 0
+        self.local: list[dict[str, LocalBatch]] = []
+        self.reference: list[Tensor] = []
+        self.bad: list[int] = []
+        self.floor: dict[str, Floor] = {}
+        self.notes: list[str] = []
+        self.resolved: Resolved | None = None
+        self.engine = ""
+        self.dtype, self.device = x.dtype, x.device
+        self.action = ImageAction(settings.generators, *x.shape[-2:], settings.scheme)
+        y = preflight(settings.model, x)
+        if not isinstance(y, Tensor):
+            raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
+        self.output_types = _output_types(settings.output_types, y)
+        if settings.self_check and settings.wants("lie", "comparison"):
+            if y.is_floating_point() and y.isfinite().all():
+                self._check_and_floor(x[:1])
+
+    def add(self, x: Tensor, labels: Tensor | None) -> None:
+        """Measure one batch."""
+        s = self.settings
+        seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
+        if s.wants("lie", "comparison"):
+            with _noted(self.notes):
+                batch, y, self.resolved, self.engine = local_batch(
+                    s.model,
+                    x,
+                    self.action,
+                    output=s.output,
+                    output_types=self.output_types,
+                    relative=s.wants("comparison"),
+                    seeds=seeds,
+                    chunk_size=s.chunk_size or _cpu_chunk(x),
+                    engine=s.engine,
+                )
+            self._note_bad(batch, y)
+            self.local.append(batch)
+        if s.wants("reference"):
+            self.reference.append(reference_relative_lee(x, seeds))
+        self.count += len(x)
+
+    def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
+        """Remember the images with non-finite outputs or derivatives."""
+        fine = y.flatten(1).isfinite().all(1).cpu()
+        for local in batch.values():
+            fine &= local.lie.isfinite().all(0)
+        self.bad += (self.count + (~fine).nonzero().flatten()).tolist()
+
+    def _check_and_floor(self, x: Tensor) -> None:
+        """Derivative against finite difference, and float32 against float64, on one image."""
+        s = self.settings
+        try:
+            model64 = double_copy(s.model)
+            first = ImageAction(s.generators[:1], *x.shape[-2:], s.scheme)
+            error = check_derivative(model64, x.double(), first).worst
+        except LieDerivError:
+            raise
+        except Exception as failure:
+            reason = (str(failure).splitlines() or [type(failure).__name__])[0][:120]
+            self.notes.append(f"the model does not run in float64, so no floor: {reason}")
+            return
+        self._judge(error)
+        if x.dtype == torch.float64:
+            return
+        with _noted(self.notes):
+            single = self._lie_values(s.model, x)
+            double = self._lie_values(model64, x.double())
+        self.floor = {k: Floor.between(single[k], double[k]) for k in single}
+
+    def _judge(self, error: float) -> None:
+        """Say what a disagreement between derivative and finite difference means."""
+        name = self.settings.generators[0].name
+        if error > 0.999:
+            raise NotDifferentiableError(
+                f"the model's derivative along {name} disagrees entirely with a finite difference "
+                f"(relative error {error:.2f}): a detach, no_grad or rounding inside the model "
+                "cuts it; remove it, or measure sampled metrics instead."
+            )
+        if error > 0.05:
+            self.notes.append(
+                f"derivative and finite difference along {name} differ by {error:.0%}; part of "
+                "the model may be detached: run `liederiv check`."
+            )
+
+    def _lie_values(self, model: Any, x: Tensor) -> dict[str, Tensor]:
+        """L f per output type, [K, 1, …]."""
+        s = self.settings
+        tangents = self.action.tangents(x)
+        y, jv, _ = pushforward(model, x, tangents, chunk_size=s.chunk_size, engine=s.engine)
+        rho = resolve(s.output, y, (self.action.height, self.action.width)).representation
+        return {
+            kind: lie_value(rho, self.action, y, jv, probabilities=kind == "probs")
+            for kind in self.output_types
+        }
+
+    def scores(self, bootstrap: Bootstrap) -> tuple[Score, ...]:
+        """All rows."""
+        s = self.settings
+        rows: list[Score] = []
+        failure = ""
+        if self.bad:
+            failure = (
+                f"non-finite output or derivative for {len(self.bad)} of {self.count} images "
+                f"(first: number {self.bad[0]})"
+            )
+        for kind in self.output_types if self.local else ():
+            parts = [batch[kind] for batch in self.local]
+            floor = self.floor.get(kind)
+            rows += local_scores(parts, kind, s.generators, s.metrics, bootstrap, floor, failure)
+        if self.reference:
+            rows.append(reference_score(torch.cat(self.reference), bootstrap))
+        return tuple(rows)
+
+    def describe(self, known: Provenance) -> Provenance:
+        """Complete the provenance."""
+        rho = self.resolved
+        return replace(
+            known,
+            model=known.model or type(self.settings.model).__name__,
+            num_images=self.count,
+            scheme=self.settings.scheme.name,
+            representation=f"{rho.representation} ({rho.status})" if rho else "",
+            engine=self.engine,
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            seed=self.settings.seed,
+            warnings=(*known.warnings, *dict.fromkeys(self.notes)),
+        )
+
+
+def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:
+    names = output_type.split(",") if isinstance(output_type, str) else list(output_type)
+    for name in names:
+        if name not in _OUTPUT_TYPES:
+            raise LieDerivError(
+                f"output_type={name!r} is unknown; choose from {', '.join(_OUTPUT_TYPES)}."
+            )
+    return tuple(names)
+
+
+def _output_types(requested: tuple[str, ...], y: Tensor) -> tuple[str, ...]:
+    if "auto" not in requested:
+        return requested
+    classifier = y.ndim == 2 and y.shape[1] > 1
+    return ("probs", "logits") if classifier else ("output",)
+
+
+def _cpu_chunk(x: Tensor) -> int | None:
+    return max(1, _LANES // len(x)) if x.device.type == "cpu" else None
+
+
+@contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """Turn warnings about a slower engine into notes of the provenance."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ForwardModeWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, ForwardModeWarning):
+            notes.append(str(warning.message))
+        else:
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+
+
+def _count(batches: Any) -> int | None:
+    """Number of images, where it is known beforehand."""
+    if isinstance(batches, Tensor):
+        return len(batches)
+    return getattr(batches, "num_images", None)
+
+
+def _images(
+    batches: Tensor | Iterable[Any], batch_size: int | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Batches of images and labels, split to a size that fits memory and cache."""
+    for item in (batches,) if isinstance(batches, Tensor) else batches:
+        x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+        check_images(x, "batches")
+        size = batch_size or (4 if x.device.type == "cpu" else 32)
+        for i in range(0, len(x), size):
+            yield x[i : i + size], None if labels is None else labels[i : i + size]

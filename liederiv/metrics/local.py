@@ -1,0 +1,134 @@
+r"""Local metrics: what the Lie derivative says about one batch of images.
+
+* ``lee``: local equivariance error, E_x ‖L_X f(x)‖² / dim(out). Unit: (unit of the output)² per
+  (unit of the generator)². For a group of generators (translation) it is the mean over them, the
+  error along a random direction of the group. Source: Gruver et al., arXiv 2210.02984, eq. 5.
+* ``mean_abs``: E_x mean |L_X f(x)|, what the paper's code reports. Source: its public code.
+* ``relative_norm``: lee divided by the same quantity along Gaussian noise of the tangent's norm.
+  Dimensionless; 1 means that the network reacts to the symmetry as to noise.
+* ``relative_spectrum``: the same along the tangent with scrambled Fourier phases, so noise with
+  the frequencies and colours of the symmetry's own tangent.
+* ``blur_response``: E ‖J_f (½ Δx)‖² / dim, the response to a small blur, per (px²)².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from liederiv.actions import ImageAction
+from liederiv.errors import ModelError
+from liederiv.forward_mode import pushforward
+from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
+from liederiv.representations import OutputSpec, Representation, Resolved, resolve
+
+__all__ = ["NOT_ONE_TENSOR", "LocalBatch", "lie_value", "local_batch", "softmax_pushforward"]
+
+NOT_ONE_TENSOR = (
+    "the model returns a {kind}, not one tensor; wrap it so that it returns the tensor to be "
+    "measured, e.g. lambda x: model(x)['out']."
+)
+
+
+@dataclass(frozen=True)
+class LocalBatch:
+    """Squared responses per image, divided by the output's dimension.
+
+    Attributes:
+        lie: ‖L_X f‖²/dim, float64 [K, B].
+        lie_abs: mean |L_X f|, float64 [K, B].
+        noise: ‖J r‖²/dim along noise of each tangent's norm, [K, B]; None if not asked for.
+        spectrum: the same along phase-scrambled tangents, [K, B]; None if not asked for.
+        blur: ‖J ½Δx‖²/dim, [B]; None if not asked for.
+    """
+
+    lie: Tensor
+    lie_abs: Tensor
+    noise: Tensor | None = None
+    spectrum: Tensor | None = None
+    blur: Tensor | None = None
+
+
+def softmax_pushforward(y: Tensor, jv: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Probabilities p = softmax(y) along ``dim`` and their pushforward (diag p − ppᵀ) jv."""
+    p = y.softmax(dim)
+    weighted = jv * p
+    return p, weighted - p * weighted.sum(dim if dim < 0 else dim + 1, keepdim=True)
+
+
+def lie_value(
+    rho: Representation, action: ImageAction, y: Tensor, jv: Tensor, *, probabilities: bool
+) -> Tensor:
+    """L f = J X x − X_out f from the output y, for y itself or for its softmax: [K, *y.shape]."""
+    if probabilities:
+        y, jv = softmax_pushforward(y, jv, class_axis(y))
+    return jv - rho.act(action, y)
+
+
+def local_batch(
+    f: Callable[[Tensor], Tensor],
+    x: Tensor,
+    action: ImageAction,
+    *,
+    output: OutputSpec = "auto",
+    output_types: Sequence[str] = ("output",),
+    relative: bool = True,
+    directions: int = 2,
+    seeds: Sequence[int] = (),
+    chunk_size: int | None = None,
+    engine: str | None = None,
+) -> tuple[dict[str, LocalBatch], Tensor, Resolved, str]:
+    """Lie derivatives and comparison directions of one batch, in one call of the engine.
+
+    Args:
+        f: the model; one output tensor.
+        x: images [B, C, H, W].
+        action: K generators.
+        output: representation of the output.
+        output_types: of ``probs`` (softmax over the class axis), ``logits``, ``features``,
+            ``output``; all but the first are the model's output as it is.
+        relative: whether to add the comparison directions.
+        directions: number of noise directions per image.
+        seeds: one per image, for the noise.
+        chunk_size: tangents per forward-mode pass.
+        engine: see `liederiv.forward_mode`.
+
+    Returns:
+        one `LocalBatch` per output type, f(x), its representation and the engine used.
+    """
+    K, B = len(action), len(x)
+    tangents = action.tangents(x)
+    blocks = [tangents]
+    if relative:
+        noises = [seeded_noise(x, [s * 31 + r for s in seeds]) for r in range(directions + 1)]
+        blocks += [torch.stack([same_norm(n) for n in noises[1:]])]
+        blocks += [same_spectrum(tangents, noises[0])]
+        blocks += [blur(x, action.scheme)[None]]
+    y, jv, used = pushforward(f, x, torch.cat(blocks), chunk_size=chunk_size, engine=engine)
+    if not isinstance(y, Tensor):
+        raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
+    resolved = resolve(output, y, (action.height, action.width))
+    norms = tangents.flatten(2).double().square().sum(-1)
+    out: dict[str, LocalBatch] = {}
+    for kind in output_types:
+        probs = kind == "probs"
+        lie = lie_value(resolved.representation, action, y, jv[:K], probabilities=probs)
+        lie = lie.reshape(K, B, -1).double()
+        other = softmax_pushforward(y, jv[K:], class_axis(y))[1] if probs else jv[K:]
+        parts = list(other.reshape(len(other), B, -1).double().square().mean(-1))
+        out[kind] = LocalBatch(
+            lie.square().mean(-1).cpu(),
+            lie.abs().mean(-1).cpu(),
+            (torch.stack(parts[:directions]).mean(0) * norms).cpu() if relative else None,
+            torch.stack(parts[directions : directions + K]).cpu() if relative else None,
+            parts[-1].cpu() if relative else None,
+        )
+    return out, y, resolved, used
+
+
+def class_axis(y: Tensor) -> int:
+    """The axis of the classes: 1 of a dense [B, n, h, w], the last of [B, n] and [B, tokens, n]."""
+    return 1 if y.ndim == 4 else -1

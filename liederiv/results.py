@@ -1,0 +1,228 @@
+"""Typed results: one row per score, with everything needed to know how it was obtained."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+
+from liederiv._version import __version__
+from liederiv.errors import LieDerivError
+
+__all__ = ["SCHEMA_VERSION", "Measurement", "Provenance", "Score", "Status", "write_atomically"]
+
+SCHEMA_VERSION = 1
+Status = Literal["measured", "not applicable", "failed"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its interval, unit and status.
+
+    Attributes:
+        metric: what was measured, e.g. ``lee`` (definitions in `liederiv.metrics`).
+        transform: generator or group of generators, e.g. ``translation_x``, ``translation``.
+        output: what it was measured on: ``probs``, ``logits``, ``features`` or ``output``.
+        value: the score; None unless measured.
+        ci_low: lower end of the 95 % bootstrap interval over images; None if unknown.
+        ci_high: upper end.
+        unit: of value.
+        floor: what rounding alone contributes to value, in the same unit; None if unknown.
+        status: ``measured``, ``not applicable`` or ``failed``.
+        reason: why it was not measured, else empty.
+        per_image: contribution of each image (value is their mean, or a ratio of means).
+    """
+
+    metric: str
+    transform: str
+    output: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    unit: str
+    floor: float | None = None
+    status: Status = "measured"
+    reason: str = ""
+    per_image: tuple[float, ...] = field(default=(), repr=False)
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "liederiv": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """How a measurement was made.
+
+    Attributes:
+        model: name of the model.
+        weights: where its weights came from.
+        weights_fingerprint: hash of the weights.
+        images: where the images came from.
+        images_fingerprint: hash of the images.
+        num_images: how many were measured.
+        scheme: interpolation scheme.
+        representation: how the output transforms, and whether that was declared or recognised.
+        engine: how derivatives were computed.
+        dtype: of the computation.
+        device: of the computation.
+        seed: of everything random.
+        preprocessing: size, crop, mean, std and interpolation.
+        versions: of the software.
+        warnings: what a reader of the numbers should know.
+    """
+
+    model: str = ""
+    weights: str = ""
+    weights_fingerprint: str = ""
+    images: str = ""
+    images_fingerprint: str = ""
+    num_images: int = 0
+    scheme: str = ""
+    representation: str = ""
+    engine: str = ""
+    dtype: str = ""
+    device: str = ""
+    seed: int = 0
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=_versions)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Scores of one model on one set of images.
+
+    Attributes:
+        scores: the rows.
+        provenance: how they were obtained.
+        image_names: names of the measured images, in the order of `Score.per_image`.
+    """
+
+    scores: tuple[Score, ...]
+    provenance: Provenance
+    image_names: tuple[str, ...] = ()
+
+    def get(self, metric: str, transform: str, output: str | None = None) -> Score:
+        """The row of that metric and transform (and output, if there are several).
+
+        Raises:
+            LieDerivError: if there is no such row, or more than one.
+        """
+        rows = [
+            s
+            for s in self.scores
+            if (s.metric, s.transform) == (metric, transform) and output in (None, s.output)
+        ]
+        if len(rows) != 1:
+            have = ", ".join(sorted({f"{s.metric}/{s.transform}/{s.output}" for s in self.scores}))
+            raise LieDerivError(
+                f"{len(rows)} scores fit metric={metric!r}, transform={transform!r}, "
+                f"output={output!r}; there are: {have}."
+            )
+        return rows[0]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per score, without the values per image."""
+        frame = pd.DataFrame([asdict(s) for s in self.scores])
+        return frame.drop(columns="per_image")
+
+    def per_image(self) -> pd.DataFrame:
+        """One row per score and image: columns image, metric, transform, output, value, unit."""
+        names = self.image_names
+        rows = [
+            {
+                "image": names[i] if i < len(names) else str(i),
+                "index": i,
+                "metric": s.metric,
+                "transform": s.transform,
+                "output": s.output,
+                "value": v,
+                "unit": s.unit,
+            }
+            for s in self.scores
+            for i, v in enumerate(s.per_image)
+        ]
+        columns = ["image", "index", "metric", "transform", "output", "value", "unit"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
+        origin = asdict(self.provenance)
+        rows = [{k: v for k, v in asdict(s).items() if k != "per_image"} for s in self.scores]
+        return _finite({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write to a .json, .csv or .parquet file, atomically; .parquet holds values per image.
+
+        Raises:
+            LieDerivError: for another ending.
+        """
+        path = Path(path)
+        writers: dict[str, Callable[[Path], Any]] = {
+            ".json": lambda p: p.write_text(
+                json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+                encoding="utf-8",
+            ),
+            ".csv": lambda p: self.to_dataframe().to_csv(p, index=False),
+            ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
+        }
+        if path.suffix not in writers:
+            raise LieDerivError(
+                f"path={str(path)!r} ends in {path.suffix or 'nothing'}; "
+                f"use one of {', '.join(writers)}."
+            )
+        return write_atomically(path, writers[path.suffix])
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Let ``write`` fill a temporary file beside path, then rename it.
+
+    Raises:
+        LieDerivError: if the folder does not exist or cannot be written to.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise LieDerivError(
+            f"cannot write {str(path)!r} ({error.strerror}); choose an existing, writable folder."
+        ) from error
+    try:
+        write(Path(temporary))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _finite(data: Any) -> Any:
+    """Replace what JSON cannot hold."""
+    if isinstance(data, Mapping):
+        return {str(k): _finite(v) for k, v in data.items()}
+    if isinstance(data, list | tuple):
+        return [_finite(v) for v in data]
+    if isinstance(data, float) and not math.isfinite(data):
+        return None
+    return data

@@ -1,0 +1,191 @@
+"""From responses per image to rows of results: groups, units, intervals, floors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from liederiv.bootstrap import bootstrap_ratio
+from liederiv.generators import Generator
+from liederiv.metrics.local import LocalBatch
+from liederiv.metrics.registry import Metric
+from liederiv.results import Score
+
+__all__ = ["Bootstrap", "Floor", "local_scores", "make_score", "reference_score", "targets"]
+
+_OUTPUT_UNIT = {"probs": "prob", "logits": "logit", "features": "feature", "output": "output"}
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made: see `liederiv.bootstrap`."""
+
+    resamples: int = 2000
+    seed: int = 0
+    clusters: Sequence[Any] | None = None
+
+    def __call__(
+        self, top: NDArray[np.float64], bottom: NDArray[np.float64] | None = None
+    ) -> tuple[float, float, float]:
+        """Mean (or ratio of means) and interval over images."""
+        return bootstrap_ratio(
+            top, bottom, resamples=self.resamples, seed=self.seed, clusters=self.clusters
+        )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What float32 rounding contributes, from one image: [K] per generator.
+
+    Attributes:
+        lee: ‖L₃₂ − L₆₄‖²/dim.
+        mean_abs: mean |L₃₂ − L₆₄|.
+    """
+
+    lee: NDArray[np.float64]
+    mean_abs: NDArray[np.float64]
+
+    @staticmethod
+    def between(single: Tensor, double: Tensor) -> Floor:
+        """Compare Lie derivatives [K, 1, …] computed in float32 and in float64."""
+        gap = (single.double() - double).flatten(1)
+        return Floor(gap.square().mean(1).cpu().numpy(), gap.abs().mean(1).cpu().numpy())
+
+
+def targets(generators: Sequence[Generator]) -> list[tuple[str, str, list[int]]]:
+    """Rows to report: each generator, then each group of several: (name, unit, indices)."""
+    rows = []
+    for k, g in enumerate(generators):
+        rows.append((g.name, g.unit, [k]))
+        siblings = [i for i, h in enumerate(generators) if h.group == g.group]
+        if len(siblings) > 1 and k == siblings[-1]:
+            rows.append((g.group, g.unit, siblings))
+    return rows
+
+
+def make_score(
+    metric: str,
+    transform: str,
+    output: str,
+    unit: str,
+    top: NDArray[np.float64],
+    bottom: NDArray[np.float64] | None,
+    bootstrap: Bootstrap,
+    *,
+    floor: float | None = None,
+    failure: str = "",
+) -> Score:
+    """One row: the mean of ``top`` over images, or the ratio of the means of top and bottom."""
+    value, low, high = bootstrap(top, bottom)
+    if not failure and not math.isfinite(value):
+        failure = "the network does not react to the comparison directions at all"
+    if failure:
+        return Score(metric, transform, output, None, None, None, unit, None, "failed", failure)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = top if bottom is None else top / bottom
+    return Score(
+        metric,
+        transform,
+        output,
+        value,
+        _or_none(low),
+        _or_none(high),
+        unit,
+        floor,
+        per_image=tuple(each.tolist()),
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def local_scores(
+    batches: Sequence[LocalBatch],
+    output: str,
+    generators: Sequence[Generator],
+    metrics: Sequence[Metric],
+    bootstrap: Bootstrap,
+    floor: Floor | None = None,
+    failure: str = "",
+) -> list[Score]:
+    """Rows of the local metrics for one output type.
+
+    Args:
+        batches: responses of all batches, in order.
+        output: ``probs``, ``logits``, ….
+        generators: K generators.
+        metrics: the metrics wanted; others than local ones are passed over.
+        bootstrap: how intervals are made.
+        floor: of the Lie derivative.
+        failure: why the values cannot be trusted (non-finite outputs), else empty.
+    """
+    joined = {
+        name: torch.cat([getattr(b, name) for b in batches], dim=-1).numpy()
+        for name in ("lie", "lie_abs", "noise", "spectrum", "blur")
+        if getattr(batches[0], name) is not None
+    }
+    y_unit = _OUTPUT_UNIT[output]
+    rows = []
+    for name, t_unit, index in targets(generators):
+        mean = {k: v[index].mean(0) for k, v in joined.items() if v.ndim == 2}
+        lee_floor = None if floor is None else float(floor.lee[index].mean())
+        abs_floor = None if floor is None else float(floor.mean_abs[index].mean())
+        table = {
+            "lee": (f"{y_unit}²/{_squared(t_unit)}", "lie", None, lee_floor),
+            "mean_abs": (f"{y_unit}/{t_unit}", "lie_abs", None, abs_floor),
+            "relative_norm": ("1", "lie", "noise", lee_floor),
+            "relative_spectrum": ("1", "lie", "spectrum", lee_floor),
+        }
+        for metric in metrics:
+            if metric.name not in table:
+                continue
+            unit, top, bottom, rounding = table[metric.name]
+            below = None if bottom is None else mean[bottom]
+            if rounding is not None and below is not None:
+                rounding = rounding / float(below.mean()) if below.mean() > 0 else None
+            rows.append(
+                make_score(
+                    metric.name,
+                    name,
+                    output,
+                    unit,
+                    mean[top],
+                    below,
+                    bootstrap,
+                    floor=rounding,
+                    failure=failure,
+                )
+            )
+    if any(m.name == "blur_response" for m in metrics):
+        unit = f"{y_unit}²/px⁴"
+        rows.append(
+            make_score(
+                "blur_response",
+                "blur",
+                output,
+                unit,
+                joined["blur"],
+                None,
+                bootstrap,
+                failure=failure,
+            )
+        )
+    return rows
+
+
+def _squared(unit: str) -> str:
+    return f"{unit}²" if unit.isalpha() else f"({unit})²"
+
+
+def reference_score(per_image: Tensor, bootstrap: Bootstrap) -> Score:
+    """The row of the exactly invariant reference network."""
+    values = per_image.double().cpu().numpy()
+    return make_score("reference", "translation", "reference", "1", values, None, bootstrap)
