@@ -168,9 +168,9 @@ class _Run:
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
         self.output_types = _output_types(settings.output_types, y)
-        if settings.self_check and settings.wants("lie", "comparison"):
-            if y.is_floating_point() and y.isfinite().all():
-                self._check_and_floor(x[:1])
+        local = settings.wants("lie", "comparison")
+        if settings.self_check and local and y.is_floating_point() and y.isfinite().all():
+            self._check_and_floor(x[:1])
 
     def add(self, x: Tensor, labels: Tensor | None) -> None:
         """Measure one batch."""

@@ -59,6 +59,18 @@ class ChannelAction(ABC):
             UnknownLayoutError: where the representation is not defined.
         """
 
+    def reflection(self, axis: Literal["x", "y"], channels: int) -> Tensor | None:
+        """What a mirror image does to the channels; no generator leads there.
+
+        Args:
+            axis: the coordinate that changes sign.
+            channels: number of channels of the map.
+
+        Returns:
+            float64 [channels, channels]; None where it is not defined.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class VectorChannels(ChannelAction):
@@ -68,6 +80,10 @@ class VectorChannels(ChannelAction):
         """See `ChannelAction.matrices`."""
         return _repeat_blocks(-linear, channels, "VectorChannels")
 
+    def reflection(self, axis: Literal["x", "y"], channels: int) -> Tensor:
+        """See `ChannelAction.reflection`."""
+        return _mirrored_pairs(axis, channels)
+
 
 @dataclass(frozen=True)
 class CovectorChannels(ChannelAction):
@@ -76,6 +92,10 @@ class CovectorChannels(ChannelAction):
     def matrices(self, linear: Tensor, channels: int) -> Tensor:
         """See `ChannelAction.matrices`."""
         return _repeat_blocks(linear.mT, channels, "CovectorChannels")
+
+    def reflection(self, axis: Literal["x", "y"], channels: int) -> Tensor:
+        """See `ChannelAction.reflection`."""
+        return _mirrored_pairs(axis, channels)
 
 
 @dataclass(frozen=True)
@@ -129,6 +149,11 @@ def _repeat_blocks(block: Tensor, channels: int, name: str) -> Tensor:
     return out
 
 
+def _mirrored_pairs(axis: Literal["x", "y"], channels: int) -> Tensor:
+    pair = [-1.0, 1.0] if axis == "x" else [1.0, -1.0]
+    return torch.tensor(pair * (channels // 2), dtype=torch.float64).diag()
+
+
 class Representation(ABC):
     """How generators act on one output tensor."""
 
@@ -169,12 +194,16 @@ class FeatureMap(Representation):
     layout: Literal["NCHW", "NHWC"] = "NCHW"
     channels: ChannelAction | None = None
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
+    def check(self, y: Tensor) -> None:
+        """Raise `UnknownLayoutError` unless y can be such a map."""
         if y.ndim != 4:
             raise UnknownLayoutError(
                 f"output=FeatureMap({self.layout}) needs a tensor of 4 axes, not {list(y.shape)}."
             )
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        self.check(y)
         last = self.layout == "NHWC"
         out = action.on_map(y, channels_last=last)
         if self.channels is not None:
@@ -198,8 +227,8 @@ class TokenGrid(Representation):
     prefix: int = 0
     layout: Literal["NLC", "NCL"] = "NLC"
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
+    def check(self, y: Tensor) -> None:
+        """Raise `UnknownLayoutError` unless y has the declared number of tokens."""
         h, w = self.grid
         tokens = y if self.layout == "NLC" else y.mT
         if y.ndim != 3 or tokens.shape[1] != h * w + self.prefix:
@@ -208,6 +237,11 @@ class TokenGrid(Representation):
                 f"{h * w + self.prefix} tokens in layout {self.layout}, but the output has shape "
                 f"{list(y.shape)}; declare the patch grid and the number of prefix tokens."
             )
+
+    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        self.check(y)
+        tokens = y if self.layout == "NLC" else y.mT
         patches = tokens[:, self.prefix :].unflatten(1, self.grid)
         moved = action.on_map(patches, channels_last=True).flatten(2, 3)
         out = tokens.new_zeros(len(action), *tokens.shape)
@@ -221,9 +255,12 @@ class Custom(Representation):
 
     Attributes:
         function: ``(action, y) -> [K, *y.shape]``, the generators applied to the output.
+        finite: ``(element, y) -> [*y.shape]``, a finite transform applied to the output (see
+            `liederiv.metrics.finite.GroupElement`); None if finite metrics are not wanted.
     """
 
     function: Callable[[ImageAction, Tensor], Tensor]
+    finite: Callable[[Any, Tensor], Tensor] | None = None
 
     def act(self, action: ImageAction, y: Tensor) -> Tensor:
         """See `Representation.act`."""
@@ -245,6 +282,9 @@ _NAMED: Mapping[str, Representation] = {
     "NCHW": FeatureMap("NCHW"),
     "NHWC": FeatureMap("NHWC"),
 }
+
+
+_PATCH_SIZES = (4, 8, 14, 16, 32)
 
 
 @dataclass(frozen=True)
@@ -290,7 +330,8 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
 
     Args:
         shape: of an output, batch first. [B] and [B, n] have no spatial axes and are invariant.
-            Maps and token grids must divide the image by one whole number on both axes.
+            Maps must divide the image by one whole number on both axes; tokens must be last but
+            one, as many as square patches of a customary size (`_PATCH_SIZES`) plus at most two.
         image_size: height and width of the input in pixels.
     """
     if len(shape) <= 2:
@@ -302,11 +343,10 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
         if _is_grid(shape[1:3], image_size):
             found.append(FeatureMap("NHWC"))
     if len(shape) == 3:
-        for layout, length in (("NLC", shape[1]), ("NCL", shape[2])):
-            for prefix in (0, 1, 2):
-                grid = _token_grid(length - prefix, image_size)
-                if grid is not None:
-                    found.append(TokenGrid(grid, prefix, layout))  # type: ignore[arg-type]
+        for prefix in (0, 1, 2):
+            grid = _token_grid(shape[1] - prefix, image_size)
+            if grid is not None:
+                found.append(TokenGrid(grid, prefix))
     return found
 
 
@@ -317,9 +357,9 @@ def _is_grid(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
 
 
 def _token_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid of that many square patches, if there is one of at least 2 × 2."""
+    """The grid of that many square patches of a customary size, if there is one."""
     H, W = image_size
-    for stride in range(1, min(H, W) // 2 + 1):
-        if H % stride == 0 and W % stride == 0 and (H // stride) * (W // stride) == tokens:
-            return H // stride, W // stride
+    for patch in _PATCH_SIZES:
+        if H % patch == 0 and W % patch == 0 and (H // patch) * (W // patch) == tokens > 1:
+            return H // patch, W // patch
     return None
