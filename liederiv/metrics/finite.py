@@ -1,0 +1,163 @@
+r"""How a finite transform moves what a network computes: ρ_g on every representation.
+
+`act_finite` is to a group element g what `Representation.act` is to a generator: class scores stay,
+maps are warped at their own resolution and turn their channels too, patch tokens are warped as a
+map while prefix tokens stay. The derivative of ρ_{T_t} at t = 0 is `Representation.act`.
+
+A representation of your own takes part by ``act_finite.register`` (and ``valid.register``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import singledispatch
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from liederiv.errors import ModelError, UnknownLayoutError
+from liederiv.representations import (
+    ChannelAction,
+    Custom,
+    FeatureMap,
+    Invariant,
+    Representation,
+    TokenGrid,
+)
+
+__all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
+
+
+class GroupElement(Protocol):
+    """A finite transform g, bound to an image size.
+
+    `liederiv.transforms.FiniteTransform` and `liederiv.metrics.discrete.LatticeTransform` are such.
+    """
+
+    def on_image(self, x: Tensor) -> Tensor:
+        """Move images [B, C, H, W]."""
+
+    def on_map(self, z: Tensor) -> Tensor:
+        """Move maps of scalars [B, C, h, w] at any resolution."""
+
+    def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
+        """The matrices that multiply the channels of a map, float64 [B or 1, C, C]."""
+
+    def valid(self, h: int, w: int, margin: float = 0.0) -> Tensor:
+        """Where an h × w map was moved from inside the image, bool [B or 1, 1, h, w]."""
+
+
+def evaluate(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """f(x) without gradients; x survives a model that works in place.
+
+    Raises:
+        ModelError: if the output is not one tensor with the batch in front.
+    """
+    with torch.no_grad():
+        y = f(x.detach().clone())
+    if not isinstance(y, Tensor):
+        raise ModelError(
+            f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it returns "
+            "the tensor to be measured, e.g. lambda x: model(x)['out']."
+        )
+    if y.ndim == 0 or len(y) != len(x):
+        raise ModelError(
+            f"the model returns shape {list(y.shape)} for {len(x)} images; the finite metrics "
+            "need one output per image, batch first."
+        )
+    return y
+
+
+@singledispatch
+def act_finite(representation: Representation, element: GroupElement, y: Tensor) -> Tensor:
+    """ρ_g y.
+
+    Args:
+        representation: ρ.
+        element: g.
+        y: output, batch first.
+
+    Returns:
+        Tensor like y.
+
+    Raises:
+        UnknownLayoutError: if y cannot have this representation, or it is not known how finite
+            transforms act.
+    """
+    raise UnknownLayoutError(
+        f"output={representation} does not say how finite transforms act; register a function "
+        "with liederiv.metrics.finite.act_finite.register."
+    )
+
+
+@act_finite.register
+def _(representation: Invariant, element: GroupElement, y: Tensor) -> Tensor:
+    return y
+
+
+@act_finite.register
+def _(representation: FeatureMap, element: GroupElement, y: Tensor) -> Tensor:
+    representation.check(y)
+    last = representation.layout == "NHWC"
+    z = y.movedim(-1, 1) if last else y
+    out = element.on_map(z)
+    if representation.channels is not None:
+        M = element.on_channels(representation.channels, z.shape[1]).to(out)
+        out = (M @ out.flatten(2)).view_as(out)
+    return out.movedim(1, -1) if last else out
+
+
+@act_finite.register
+def _(representation: TokenGrid, element: GroupElement, y: Tensor) -> Tensor:
+    representation.check(y)
+    prefix, grid = representation.prefix, representation.grid
+    tokens = y.mT if representation.layout == "NLC" else y
+    moved = element.on_map(tokens[..., prefix:].unflatten(2, grid)).flatten(2)
+    out = torch.cat([tokens[..., :prefix], moved], 2)
+    return out.mT if representation.layout == "NLC" else out
+
+
+@act_finite.register
+def _(representation: Custom, element: GroupElement, y: Tensor) -> Tensor:
+    if representation.finite is None:
+        raise UnknownLayoutError(
+            "output=Custom(…) does not say how finite transforms act; pass finite= as well."
+        )
+    out = representation.finite(element, y)
+    if out.shape != y.shape:
+        raise UnknownLayoutError(
+            f"output=Custom(finite=…) returned shape {list(out.shape)}; expected {list(y.shape)}."
+        )
+    return out
+
+
+@singledispatch
+def valid(
+    representation: Representation, element: GroupElement, y: Tensor, margin: float = 0.0
+) -> Tensor:
+    """Entries of ρ_g y that come from inside the image: bool, broadcastable to y.
+
+    Args:
+        representation: ρ; all entries count unless it is a map or a token grid.
+        element: g.
+        y: output, batch first.
+        margin: see `liederiv.transforms.FiniteTransform.valid`, in pixels (patches) of the output.
+    """
+    return torch.ones([1] * y.ndim, dtype=torch.bool, device=y.device)
+
+
+@valid.register
+def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
+    last = representation.layout == "NHWC"
+    h, w = y.shape[1:3] if last else y.shape[2:]
+    inside = element.valid(h, w, margin).to(y.device)
+    return inside.movedim(1, -1) if last else inside
+
+
+@valid.register
+def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
+    patches = element.valid(*representation.grid, margin).flatten(2)
+    prefix = torch.ones(len(patches), 1, representation.prefix, dtype=torch.bool)
+    inside = torch.cat([prefix, patches], 2).to(y.device)
+    return inside.mT if representation.layout == "NLC" else inside
