@@ -1,0 +1,29 @@
+"""What to measure: models with their weights and data config, and the images to feed them.
+
+`load` takes a timm name, a hub id, a local folder or the user's own factory, and a checkpoint;
+`load_images` takes the built-in photographs, a folder or a timm data set. Neither executes
+anything that a file contains, and both work offline with the `samples` extra.
+"""
+
+from .checkpoints import Checkpoint, read_checkpoint
+from .data_config import DataConfig
+from .images import ImageSet, load_images
+from .layouts import FeatureLevel, OutputLayout
+from .names import ModelEntry, list_models
+from .timm_models import LoadedModel, load
+from .weights import weights_fingerprint
+
+__all__ = [
+    "Checkpoint",
+    "DataConfig",
+    "FeatureLevel",
+    "ImageSet",
+    "LoadedModel",
+    "ModelEntry",
+    "OutputLayout",
+    "list_models",
+    "load",
+    "load_images",
+    "read_checkpoint",
+    "weights_fingerprint",
+]

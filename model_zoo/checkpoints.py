@@ -1,0 +1,221 @@
+"""Read a checkpoint file into a state dict without executing anything that it contains.
+
+Pickled files go through `torch.load(weights_only=True)`, which rebuilds tensors and plain
+containers and refuses every other class; the few harmless classes that real training checkpoints
+carry (`argparse.Namespace`, NumPy numbers, file paths) are allowed inside one context only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import pickle
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from liederiv.errors import ModelError
+
+__all__ = ["Checkpoint", "read_checkpoint"]
+
+# Where training scripts put the weights. Averaged weights come first, as in timm.
+WEIGHT_KEYS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "module",
+    "net",
+    "network",
+    "weights",
+)
+SUFFIXES = ".safetensors, .pth, .pt, .pth.tar or .bin"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights found in one file.
+
+    Attributes:
+        path: The file.
+        state_dict: Tensors by name, on the CPU, names as they stand in the file.
+        key: Dotted path inside the file under which they lay; empty for a bare state dict.
+        arch: Name of the architecture that the file states, or None.
+    """
+
+    path: Path
+    state_dict: dict[str, Tensor]
+    key: str
+    arch: str | None
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of values in all tensors, buffers included."""
+        return sum(t.numel() for t in self.state_dict.values())
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the weights from a checkpoint file; nothing in the file is executed.
+
+    Args:
+        path: A `.safetensors` file or one written by `torch.save`: a state dict, or a dictionary
+            that holds one under a usual name (`state_dict`, `model`, `state_dict_ema`, …).
+
+    Returns:
+        The state dict and what the file says about it.
+
+    Raises:
+        ModelError: If the file is missing, truncated, no checkpoint, or holds anything but data.
+    """
+    path = Path(path).expanduser()
+    _check_file(path)
+    if path.suffix == ".safetensors":
+        content: Any = _read_safetensors(path)
+    else:
+        content = _read_torch(path)
+    if not isinstance(content, Mapping):
+        raise ModelError(
+            f"`checkpoint` {path} holds a {type(content).__name__} where a state dict (tensors by "
+            "name) was expected; save `model.state_dict()`."
+        )
+    key, found = _find_state_dict(content, path)
+    state_dict = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+    return Checkpoint(path, state_dict, key, _stated_architecture(content))
+
+
+def _check_file(path: Path) -> None:
+    if not path.exists():
+        raise ModelError(f"`checkpoint` {path} does not exist; check the path.")
+    if not path.is_file():
+        raise ModelError(
+            f"`checkpoint` {path} is a folder; give the file, or 'local-dir:{path}' as the model "
+            "where the folder has timm's config.json."
+        )
+    with path.open("rb") as file:
+        head = file.read(64)
+    if not head:
+        raise ModelError(f"`checkpoint` {path} is empty (0 bytes); copy or download it again.")
+    if head.startswith(b"version https://git-lfs"):
+        raise ModelError(
+            f"`checkpoint` {path} is a Git LFS pointer, not the weights; run 'git lfs pull'."
+        )
+    if head.lstrip()[:1] == b"<":
+        raise ModelError(
+            f"`checkpoint` {path} is a web page (HTML or XML), not weights; download it again."
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except (SafetensorError, ValueError, RuntimeError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> Any:
+    # TypeError, KeyError, …: what the unpickler raises when fed bytes that are no pickle.
+    try:
+        with torch.serialization.safe_globals(_harmless_classes()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused_or_damaged(path, error) from error
+    except RuntimeError as error:
+        raise _unreadable(path, error) from error
+    except OSError as error:
+        raise _damaged(path, error) from error
+    except (EOFError, TypeError, ValueError, LookupError, AttributeError, struct.error) as error:
+        raise _damaged(path, error) from error
+
+
+def _harmless_classes() -> list[Any]:
+    """Classes that hold data only, found in checkpoints of common training scripts."""
+    multiarray = getattr(np, "_core", None) or np.core
+    names = ("float16", "float32", "float64", "int32", "int64", "bool_")
+    dtypes = [type(np.dtype(getattr(np, name))) for name in names]
+    return [
+        argparse.Namespace,
+        defaultdict,
+        dict,
+        pathlib.PosixPath,
+        pathlib.PurePosixPath,
+        np.dtype,
+        (multiarray.multiarray.scalar, "numpy.core.multiarray.scalar"),
+        (multiarray.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        *dtypes,
+    ]
+
+
+def _refused_or_damaged(path: Path, error: Exception) -> ModelError:
+    """Tell a file that asks for code to run from one whose bytes are broken."""
+    text = str(error)
+    name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", text)
+    if name is None or "nsupported" not in text:
+        return _damaged(path, error)
+    return ModelError(
+        f"`checkpoint` {path} was refused: it asks to import {name.group(1) or name.group(2)}, "
+        "which could execute code, and nothing in it was run; save only `model.state_dict()`, best "
+        "as .safetensors."
+    )
+
+
+def _unreadable(path: Path, error: RuntimeError) -> ModelError:
+    text = str(error)
+    for sign, kind in (("TorchScript", "a TorchScript archive"), (".tar", "in torch's tar format")):
+        if sign in text:
+            return ModelError(
+                f"`checkpoint` {path} is {kind}, which cannot be read without executing code; save "
+                "`model.state_dict()` from it instead."
+            )
+    return _damaged(path, error)
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+    return ModelError(
+        f"`checkpoint` {path} ({path.stat().st_size} bytes) is truncated or not a checkpoint "
+        f"({SUFFIXES}): {reason}; copy or download it again."
+    )
+
+
+def _find_state_dict(content: Mapping[Any, Any], path: Path) -> tuple[str, Mapping[Any, Any]]:
+    """Descend through the usual wrapper keys to the mapping that holds the tensors."""
+    if any(isinstance(v, Tensor) for v in content.values()):
+        return "", content
+    for key in WEIGHT_KEYS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and inner:
+            below, found = _find_state_dict(inner, path)
+            return f"{key}.{below}".rstrip("."), found
+    named = [k for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)]
+    if len(named) == 1:
+        return str(named[0]), content[named[0]]
+    listed = ", ".join(repr(k) for k in list(content)[:8]) or "nothing"
+    raise ModelError(
+        f"`checkpoint` {path} has no single state dict: it holds {listed}; save the weights as a "
+        "bare state dict or under 'state_dict'."
+    )
+
+
+def _holds_tensors(mapping: Mapping[Any, Any]) -> bool:
+    return any(isinstance(v, Tensor) for v in mapping.values())
+
+
+def _stated_architecture(content: Mapping[Any, Any]) -> str | None:
+    """Architecture named by timm's training script ('arch', or 'model' in its arguments)."""
+    arch = content.get("arch")
+    if not isinstance(arch, str):
+        arch = getattr(content.get("args"), "model", None)
+    return arch if isinstance(arch, str) else None

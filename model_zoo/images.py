@@ -1,0 +1,236 @@
+"""Load images as normalised batches: built-in photographs, a folder, or a timm data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liederiv.errors import ImageError
+
+from .data_config import DataConfig
+from .image_datasets import dataset_items, is_dataset_name
+from .image_items import ImageItem, folder_items
+from .photographs import sample_items
+
+__all__ = ["ImageSet", "load_images"]
+
+SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "eval", "evaluation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class ImageSet(Sequence[Tensor]):
+    """Images that are decoded when they are asked for, all of them known to be readable.
+
+    Attributes:
+        source: What they were loaded from, in words.
+        data_config: How they are prepared.
+        items: References to the images.
+        labels: Class index for each image, or None where any image has none. They are a model's
+            classes only if `len(class_names)` is its number of classes.
+        class_names: Names of the classes, where known.
+        skipped: Name and reason of every file that was tried and could not be read.
+        fingerprint: Sixteen hexadecimal digits that name the content and the order of the images,
+            whatever their file names.
+    """
+
+    source: str
+    data_config: DataConfig
+    items: tuple[ImageItem, ...] = field(repr=False)
+    labels: tuple[int, ...] | None = field(repr=False)
+    class_names: tuple[str, ...] = field(repr=False)
+    skipped: tuple[tuple[str, str], ...]
+    fingerprint: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Name of each image."""
+        return tuple(item.name for item in self.items)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Decode one image, [C, H, W] float32 normalised, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        item = self.items[index]
+        try:
+            image, _ = item.read(_mode(self.data_config))
+        except ImageError as error:
+            raise ImageError(
+                f"Image {item.name} of {self.source} can no longer be read: {error}; load again."
+            ) from error
+        return _transform(self.data_config)(image)
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Decode the images in order.
+
+        Args:
+            batch_size: Number of images in each batch but the last.
+
+        Yields:
+            Images [B, C, H, W], float32, normalised by mean and std; labels [B], int64, or None.
+
+        Raises:
+            ImageError: If `batch_size` is below 1 or an image can no longer be read.
+        """
+        if batch_size < 1:
+            raise ImageError(f"`batch_size` must be at least 1, got {batch_size}.")
+        for start in range(0, len(self), batch_size):
+            images = torch.stack(self[start : start + batch_size])
+            labels = None
+            if self.labels is not None:
+                labels = torch.tensor(self.labels[start : start + batch_size], dtype=torch.int64)
+            yield images, labels
+
+
+def load_images(
+    source: str | Path = "samples",
+    data_config: DataConfig | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    split: str | None = None,
+    *,
+    data_dir: str | Path | None = None,
+) -> ImageSet:
+    """Choose images and check that each can be decoded.
+
+    Args:
+        source: "samples" (photographs that come with scikit-image), a folder, or the name of a
+            timm data set ("torch/cifar10", "hfds/…"). A folder is read recursively; class-named
+            subfolders give labels. Files that are no images are skipped and reported.
+        data_config: How images are prepared; ImageNet's defaults when None.
+        num_images: How many to take: the first ones of the samples, else a random choice with
+            `seed`, kept in the order of the source. All when None or when there are fewer.
+        seed: Seed of the choice; the global random state is neither read nor changed.
+        split: Subfolder or split to read. A folder with a subfolder "val" or "validation" is read
+            there by default, as timm does.
+        data_dir: Where the files of a named data set lie.
+
+    Returns:
+        The images.
+
+    Raises:
+        ImageError: If the source is missing or holds no readable image, or `num_images` < 1.
+    """
+    if num_images is not None and num_images < 1:
+        raise ImageError(f"`num_images` must be at least 1, got {num_images}.")
+    config = DataConfig() if data_config is None else data_config
+    mode = _mode(config)
+    items, classes = _find_items(str(source), split, data_dir, num_images)
+    ordered = source == "samples"
+    chosen, labels, skipped = _choose(items, mode, num_images, None if ordered else seed)
+    if not chosen:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
+        found = f"{len(skipped)} files, none an image ({reasons})" if skipped else "no files"
+        raise ImageError(f"`images` {str(source)!r} holds {found}; give a folder with images.")
+    known = [label for label in labels if label is not None]
+    return ImageSet(
+        source=str(source),
+        data_config=config,
+        items=tuple(chosen),
+        labels=tuple(known) if len(known) == len(chosen) else None,
+        class_names=classes,
+        skipped=tuple(skipped),
+        fingerprint=_fingerprint(chosen),
+    )
+
+
+def _find_items(
+    source: str, split: str | None, data_dir: str | Path | None, num_images: int | None
+) -> tuple[list[ImageItem], tuple[str, ...]]:
+    if source == "samples":
+        return sample_items(), ()
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return folder_items(_split_folder(path, split))
+    if path.is_file():
+        raise ImageError(f"`images` {source!r} is a file; give the folder that holds it.")
+    if is_dataset_name(source):
+        return dataset_items(source, data_dir, split, num_images)
+    raise ImageError(
+        f"`images` {source!r} does not exist; give 'samples', a folder, or a timm data set such "
+        "as 'torch/cifar10' or 'hfds/name'."
+    )
+
+
+def _split_folder(folder: Path, split: str | None) -> Path:
+    wanted = split or "validation"
+    names = next((names for names in SPLITS.values() if wanted in names), ())
+    for name in (wanted, *names):
+        if (folder / name).is_dir():
+            return folder / name
+    if split is None:
+        return folder
+    raise ImageError(
+        f"`images` {str(folder)!r} has no subfolder for `split`={split!r}; leave it out to read "
+        "the folder itself."
+    )
+
+
+def _choose(
+    items: list[ImageItem], mode: str, num_images: int | None, seed: int | None
+) -> tuple[list[ImageItem], list[int | None], list[tuple[str, str]]]:
+    """Decode items until enough are good; shuffled by `seed` when only some are wanted."""
+    wanted = len(items) if num_images is None else num_images
+    order = list(range(len(items)))
+    if seed is not None and wanted < len(items):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(items), generator=generator).tolist()
+    good: list[tuple[int, int | None]] = []
+    skipped: list[tuple[int, str]] = []
+    for i in order:
+        if len(good) == wanted:
+            break
+        try:
+            good.append((i, items[i].read(mode)[1]))
+        except ImageError as error:
+            skipped.append((i, str(error)))
+    good.sort(key=lambda pair: pair[0])
+    skipped.sort()
+    chosen = [items[i] for i, _ in good]
+    return chosen, [label for _, label in good], [(items[i].name, why) for i, why in skipped]
+
+
+def _mode(config: DataConfig) -> str:
+    """Mode in which Pillow delivers the number of channels that the model takes."""
+    channels = config.input_size[0]
+    if channels not in (1, 3):
+        raise ImageError(
+            f"Photographs have 1 or 3 channels, the model's `input_size` has {channels}; pass your "
+            "own tensors instead."
+        )
+    return "RGB" if channels == 3 else "L"
+
+
+def _transform(config: DataConfig) -> Any:
+    """Timm's evaluation transform: resize, crop, to [0, 1], normalise."""
+    from timm.data import create_transform
+
+    return create_transform(
+        input_size=config.input_size,
+        is_training=False,
+        interpolation=config.interpolation,
+        mean=config.mean,
+        std=config.std,
+        crop_pct=config.crop_pct,
+        crop_mode=config.crop_mode,
+    )
+
+
+def _fingerprint(items: Sequence[ImageItem]) -> str:
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(hashlib.sha256(item.identity()).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""Models from the user's own code, named `package.module:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from liederiv.errors import ModelError
+
+from .data_config import DataConfig
+
+__all__ = ["build_user_model", "is_factory_name", "user_data_config"]
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+def is_factory_name(name: str) -> bool:
+    """Say whether `name` reads `package.module:factory`."""
+    return _FACTORY.fullmatch(name) is not None
+
+
+def build_user_model(name: str, model_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+    """Import the user's module and call the factory in it.
+
+    The current directory is searched too, as `python -m` does.
+
+    Args:
+        name: `package.module:factory`; the factory may be a function or a class.
+        model_kwargs: Arguments of the factory.
+
+    Returns:
+        The module that the factory returns.
+
+    Raises:
+        ModelError: If the module or the factory is missing, raises, or returns something else.
+    """
+    module_name, _, factory_name = name.partition(":")
+    with _current_directory_on_path():
+        factory = _find_factory(module_name, factory_name)
+        try:
+            model = factory(**dict(model_kwargs or {}))
+        except Exception as error:  # the user's code may raise anything
+            raise ModelError(f"Model factory {name!r} raised {_one_line(error)}.") from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"Model factory {name!r} returned a {type(model).__name__}; it must return a "
+            "torch.nn.Module."
+        )
+    return model
+
+
+def user_data_config(model: nn.Module) -> DataConfig:
+    """Read the model's `data_config` (a DataConfig or a mapping) or `pretrained_cfg`.
+
+    Args:
+        model: The user's model.
+
+    Returns:
+        Its data config; 3 × 224 × 224 with ImageNet's mean and std where it has none.
+
+    Raises:
+        ModelError: If the attribute has values out of range.
+    """
+    for attribute in ("data_config", "pretrained_cfg"):
+        config = getattr(model, attribute, None)
+        if isinstance(config, DataConfig):
+            return config
+        if isinstance(config, Mapping):
+            return DataConfig.from_mapping(config)
+    return DataConfig()
+
+
+def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name + ".").startswith(error.name + "."):
+            raise ModelError(
+                f"Module {module_name!r} was not found; run from the folder that holds it, or "
+                "install it."
+            ) from error
+        raise ModelError(f"Module {module_name!r} cannot be imported: {error}.") from error
+    except Exception as error:  # the user's code may raise anything
+        raise ModelError(
+            f"Module {module_name!r} cannot be imported: it raised {_one_line(error)}."
+        ) from error
+    for part in factory_name.split("."):
+        if not hasattr(found, part):
+            raise ModelError(
+                f"Module {module_name!r} has no {factory_name!r}; check the name after the colon."
+            )
+        found = getattr(found, part)
+    if not callable(found):
+        raise ModelError(
+            f"{module_name}:{factory_name} is a {type(found).__name__}; it must be a function or "
+            "class that returns a torch.nn.Module."
+        )
+    return found
+
+
+@contextmanager
+def _current_directory_on_path() -> Iterator[None]:
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
