@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.func import jvp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -48,7 +49,8 @@ def forward_mode() -> Iterator[None]:
     """Switch off what has no forward-mode formula, and switch it back on every exit.
 
     Fused attention (`scaled_dot_product_attention` runs its math backend), the fast path of
-    `nn.MultiheadAttention`, autocast, and, on glibc, returning freed memory to the system between
+    `nn.MultiheadAttention`, autocast, reentrant checkpointing (it saves memory for a backward pass
+    that never comes), and, on glibc, returning freed memory to the system between
     layers: mapping the K-fold activations afresh costs more than computing them.
     """
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -58,10 +60,29 @@ def forward_mode() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         for device_type in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(_plain_checkpointing())
         stack.enter_context(_keep_freed_memory())
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
         yield
+
+
+class _PlainCheckpoint:
+    """Stands in for torch's reentrant `CheckpointFunction`: just calls the function."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _plain_checkpointing() -> Iterator[None]:
+    original = torch.utils.checkpoint.CheckpointFunction
+    torch.utils.checkpoint.CheckpointFunction = _PlainCheckpoint
+    try:
+        yield
+    finally:
+        torch.utils.checkpoint.CheckpointFunction = original
 
 
 @contextmanager
@@ -124,11 +145,12 @@ def pushforward(
     chunk = chunk_size or _auto_chunk(x, K)
     if chunk < 1:
         raise LieDerivError(f"chunk_size={chunk_size} must be at least 1.")
+    candidates = ENGINES if engine is None else (engine,)
+    why = ""
     with forward_mode():
-        for candidate in ENGINES if engine is None else (engine,):
+        for candidate in candidates:
             try:
                 y, out = _in_chunks(candidate, f, x, tangents, K, chunk)
-                return y, out, candidate
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise
@@ -137,13 +159,15 @@ def pushforward(
                 raise
             except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
                 _primal_must_work(f, x)
-                last = error
-                where = _failing_module(f, x, tangents, candidate)
-                if engine is None and candidate != ENGINES[-1]:
-                    following = ENGINES[ENGINES.index(candidate) + 1]
-                    message = f"{where}: {_first_line(error)} Using the {following} engine."
-                    warnings.warn(message, ForwardModeWarning, stacklevel=2)
-    raise LieDerivError(f"no derivative of the model: {where}: {_first_line(last)}") from last
+                why = why or f"{_failing_module(f, x, tangents, candidate)}: {_first_line(error)}"
+                if candidate == candidates[-1]:
+                    raise LieDerivError(f"no derivative of the model: {why}") from error
+            else:
+                break
+    if why:
+        message = f"{why} Using the {candidate} engine, which is slower and equally exact."
+        warnings.warn(message, ForwardModeWarning, stacklevel=3)
+    return y, out, candidate
 
 
 def _in_chunks(

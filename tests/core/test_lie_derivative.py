@@ -137,9 +137,12 @@ def test_subsampling_has_the_error_of_its_aliases():
     want = (2 * torch.pi / N) ** 2 * bins.abs().square().sum() * n
     assert torch.allclose(L.square().sum(), want, rtol=1e-10)
     low = torch.fft.ifft(torch.fft.fft(x, dim=-1) * (k.abs() < n / 2), dim=-1).real
-    assert lie_derivative(
-        lambda z: z[..., ::s], low, "translation_x", scheme="fourier", output="NCHW"
-    ).norm() < 1e-12 * low.norm()
+    assert (
+        lie_derivative(
+            lambda z: z[..., ::s], low, "translation_x", scheme="fourier", output="NCHW"
+        ).norm()
+        < 1e-12 * low.norm()
+    )
 
 
 def test_linear_in_the_generator():
@@ -178,7 +181,9 @@ def test_unknown_layout_is_refused_with_the_remedy():
         lie_derivative(lambda z: z, x, "rotation")
     with pytest.raises(UnknownLayoutError, match="none that is known"):
         lie_derivative(lambda z: z[..., :5, :7], x, "rotation")
-    with pytest.raises(UnknownLayoutError, match="lists 2 representations, but the model returns 1"):
+    with pytest.raises(
+        UnknownLayoutError, match="lists 2 representations, but the model returns 1"
+    ):
         lie_derivative(lambda z: z, x, "rotation", output=["NCHW", "NCHW"])
     with pytest.raises(UnknownLayoutError, match="output='conv' is not understood"):
         lie_derivative(lambda z: z, x, "rotation", output="conv")
