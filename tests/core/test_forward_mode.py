@@ -1,4 +1,4 @@
-"""Engines and guards on modules named for their awkward feature; everything switched is restored."""
+"""Engines and guards, on modules named for their awkward feature."""
 
 import warnings
 
@@ -120,6 +120,7 @@ def leaves(tree):
 
 
 @pytest.mark.filterwarnings("ignore::liederiv.ForwardModeWarning")
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.__name__)
 def test_agrees_with_finite_differences(case):
     torch.manual_seed(0)

@@ -191,7 +191,7 @@ def test_unknown_layout_is_refused_with_the_remedy():
 
 def test_outputs_without_derivative_are_refused():
     x = torch.randn(1, 3, 8, 8)
-    with pytest.raises(NotDifferentiableError, match="type torch.int64, which has no derivative"):
+    with pytest.raises(NotDifferentiableError, match=r"type torch\.int64, which has no derivative"):
         lie_derivative(lambda z: z.flatten(1).argmax(1), x, "rotation")
 
 
