@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import re
 import struct
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -128,7 +129,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     # TypeError, KeyError, …: what the unpickler raises when fed bytes that are no pickle.
     try:
-        with torch.serialization.safe_globals(_harmless_classes()):
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_harmless_classes()):
+            warnings.simplefilter("ignore", UserWarning)  # a note on what follows as an error
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refused_or_damaged(path, error) from error

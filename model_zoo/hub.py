@@ -23,6 +23,7 @@ from liederiv.errors import ModelError
 __all__ = ["download_errors", "offline_if_unreachable"]
 
 PROBE_SECONDS = 4.0
+PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
 REMEDY = (
     "give the weights as a file with `checkpoint` (--checkpoint), fill the hub's cache on a "
     "machine with a connection and set HF_HUB_OFFLINE=1, or use random weights with "
@@ -108,8 +109,7 @@ def _in_torch_cache(url: str) -> bool:
 
 def _reachable(url: str) -> bool:
     """Say whether the host of `url` accepts a connection; behind a proxy it is taken to."""
-    proxies = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
-    if any(os.environ.get(name) for name in proxies):
+    if any(os.environ.get(name) for name in PROXIES):
         return True
     parts = urlparse(url)
     port = parts.port or (80 if parts.scheme == "http" else 443)

@@ -140,15 +140,26 @@ def fit(
         ModelError: If the state dict holds one tensor under two names.
     """
     plain = strip_wrappers(state_dict, model.state_dict().keys())
-    best, attempt = _try_load(plain, model, optional), plain
-    if best.count and filter_fn is not None:
-        try:
-            attempt = dict(filter_fn(dict(plain), model))
-        except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
-            return best  # the filter knows some foreign formats; this is none of them
-        filtered = _try_load(attempt, model, optional)
-        best = min(filtered, best, key=lambda m: m.count)
+    best = _try_load(plain, model, optional)
+    # A filter may recognise a foreign format by the very prefix that was stripped.
+    for attempt in (plain, dict(state_dict)) if filter_fn is not None else ():
+        if not best.count:
+            break
+        filtered = _filtered(filter_fn, attempt, model)
+        if filtered is not None:
+            best = min(_try_load(filtered, model, optional), best, key=lambda m: m.count)
     return best
+
+
+def _filtered(
+    filter_fn: FilterFn | None, state_dict: StateDict, model: nn.Module
+) -> StateDict | None:
+    if filter_fn is None:
+        return None
+    try:
+        return dict(filter_fn(dict(state_dict), model))
+    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+        return None  # the filter knows some foreign formats; this is none of them
 
 
 def _try_load(
