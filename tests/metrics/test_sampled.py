@@ -1,0 +1,397 @@
+"""Sampled metrics against hand computation, known networks, and the Lie derivative."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from cases import formula_images, formula_network
+from torch import nn
+
+from liederiv import (
+    FeatureMap,
+    ImageError,
+    LieDerivError,
+    ModelError,
+    UnknownLayoutError,
+    lie_derivative,
+    resolve_generators,
+)
+from liederiv.actions import ImageAction
+from liederiv.metrics.agreement import (
+    effective_invariance,
+    grayscale,
+    quarter_turns,
+    shift_consistency,
+    top1_accuracy,
+)
+from liederiv.metrics.finite import act_finite
+from liederiv.metrics.sampled import (
+    SampledMetric,
+    eq_r,
+    eq_t,
+    equivariance_error,
+    random_transforms,
+)
+from liederiv.transforms import FiniteTransform, transform
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=rng(seed))
+
+
+def uniform(count: int, samples: int, ranges: list[float], seed: int = 0) -> np.ndarray:
+    """The parameters that a metric draws: [images, samples, generators]."""
+    u = torch.rand(count, samples, len(ranges), dtype=torch.float64, generator=rng(seed))
+    return ((2 * u - 1) * torch.tensor(ranges, dtype=torch.float64)).numpy()
+
+
+def circular_net() -> nn.Sequential:
+    """Smooth and exactly equivariant under rolls."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [
+            nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"),
+            nn.GELU(),
+            nn.Conv2d(6, 4, 5, padding=2, padding_mode="circular"),
+        ]
+    return nn.Sequential(*layers).double().eval()
+
+
+def blob(height: int, width: int) -> torch.Tensor:
+    y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
+    x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
+    return torch.exp(-((x - 2) ** 2 + 1.4 * (y + 1) ** 2) / 16)[None, None]
+
+
+# --- the limit of small transforms --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["bspline", "fourier", "fourier_mirror", "central"])
+@pytest.mark.parametrize("output", ["NCHW", "invariant"])
+def test_finite_error_over_t_tends_to_the_lie_derivative(scheme, output):
+    net = circular_net()
+    f = net if output == "NCHW" else (lambda x: net(x).square().mean((2, 3)))
+    x = images(2, 3, 10, 14)
+    generators = resolve_generators("spatial")
+    L = lie_derivative(f, x, generators, scheme=scheme, output=output)
+    y = f(x).detach()
+    for k, g in enumerate(generators):
+        errors = []
+        for t in (1e-4, 1e-6):
+            T = FiniteTransform(
+                ImageAction([g], 10, 14, scheme), torch.tensor([[t]], dtype=torch.float64)
+            )
+            rho_y = act_finite(FeatureMap(), T, y) if output == "NCHW" else y
+            difference = (f(T.on_image(x)) - rho_y).detach() / t
+            errors.append(float((difference - L[k]).norm()))
+        # A translation along the fourier scheme is a symmetry of this network up to aliasing.
+        assert errors[1] < 0.02 * errors[0] + 1e-7, (g.name, errors)
+        assert errors[1] < 1e-3 * L[k].norm(), (g.name, errors)
+
+
+@pytest.mark.parametrize("name", ["translation_x", "rotation", "shear_y"])
+def test_sampled_error_over_t_squared_tends_to_the_squared_lie_derivative(name):
+    """E t² ‖L f‖²/dim, with E t² over the parameters drawn."""
+    net, x, half_range = (
+        formula_network().double(),
+        formula_images(torch.float64),
+        1e-7,
+    )  # below the ReLU kinks
+
+    def f(x):
+        return net(x).softmax(1)
+
+    metric = equivariance_error(f, x, name, half_range=half_range, num_samples=6, rng=rng())
+    t = uniform(2, 6, [half_range])[..., 0]
+    L = lie_derivative(f, x, name)[0]
+    expected = L.square().mean(1).numpy() * (t**2).mean(1)
+    np.testing.assert_allclose(metric.per_image.numpy(), expected, rtol=1e-3)
+
+
+# --- EQ-T and EQ-R ------------------------------------------------------------------------------
+
+
+def test_eq_t_is_infinite_for_an_exactly_equivariant_and_an_exactly_invariant_network():
+    x, pointwise = images(3, 3, 16, 24), nn.GELU()
+    for scheme in ("bspline", "fourier", "fourier_mirror", "central"):
+        metric = eq_t(pointwise, x, rng=rng(), scheme=scheme, output="NCHW")
+        assert metric.value == math.inf
+        assert (metric.per_image == 0).all()
+    net = circular_net()
+    exact = eq_t(net, x, rng=rng(), scheme="fourier", output="NCHW")
+    assert exact.value > 280, "rounding of float64 only"
+    pooled = eq_t(lambda x: net(x).mean((2, 3)), x, rng=rng(), scheme="fourier")
+    assert pooled.value > 280
+    fractional = eq_t(net, x, rng=rng(), integer=False, scheme="fourier", output="NCHW")
+    assert fractional.value < 60, "GELU aliases"
+    assert (exact.name, fractional.name, exact.unit) == ("eq_t", "eq_t_frac", "dB")
+
+
+def test_eq_t_equals_hand_computation_on_a_map_that_is_not_equivariant():
+    """f(x) = a ⊙ x: f(T x) − T f(x) = (a − T a) ⊙ T x, over the pixels that stay inside."""
+    x, a = images(2, 1, 16, 24), images(1, 1, 16, 24, seed=9)
+    metric = eq_t(lambda x: a * x, x, rng=rng(3), num_samples=5, output="NCHW", dynamic_range=2.0)
+    shifts = np.rint(uniform(2, 5, [3.0, 2.0], seed=3)).astype(int)
+    mse = []
+    for b in range(2):
+        squares, count = 0.0, 0
+        for dx, dy in shifts[b]:
+            rows = slice(max(-dy, 0), 16 - max(dy, 0))
+            columns = slice(max(-dx, 0), 24 - max(dx, 0))
+            there = (slice(rows.start + dy, rows.stop + dy),
+                     slice(columns.start + dx, columns.stop + dx))  # fmt: skip
+            factor = a[0, 0].numpy()[rows, columns] - a[0, 0].numpy()[there]
+            squares += float(((factor * x[b, 0].numpy()[there]) ** 2).sum())
+            count += factor.size
+        mse.append(squares / count)
+    np.testing.assert_allclose(metric.per_image.numpy(), np.array(mse) / 4, rtol=1e-12)
+    assert metric.value == pytest.approx(10 * math.log10(4 / np.mean(mse)), abs=1e-9)
+
+
+def test_dynamic_range_decides_whether_the_scale_of_the_output_counts():
+    x = images(2, 3, 16, 16)
+    net = nn.Sequential(circular_net(), nn.Flatten())
+    args = {"rng": rng(), "output": "invariant"}
+    once = eq_t(net, x, **args)
+    y = net(x).detach()
+    peak = y.amax(1) - y.amin(1)
+    fixed = eq_t(net, x, rng=rng(), output="invariant", dynamic_range=1.0)
+    torch.testing.assert_close(once.per_image * peak**2, fixed.per_image, rtol=1e-12, atol=0)
+    ten = eq_t(lambda x: 10 * net(x), x, rng=rng(), output="invariant")
+    assert ten.value == pytest.approx(once.value, abs=1e-9)
+    ten = eq_t(lambda x: 10 * net(x), x, rng=rng(), output="invariant", dynamic_range=1.0)
+    assert ten.value == pytest.approx(fixed.value - 20, abs=1e-9)
+    constant = eq_t(lambda x: torch.zeros(len(x), 4), x, rng=rng())
+    assert math.isnan(constant.value), "no range, no ratio: not 0 and not ∞"
+
+
+def test_eq_r_equals_its_analytic_value_for_a_derivative_taken_as_a_scalar():
+    """f = ∂x: f(T x) − T f(x) = ((cos θ − 1) ∂x x + sin θ ∂y x)∘R, and the picture is smooth."""
+    x = blob(49, 49)
+    size, samples = 49, 8
+
+    def f(x):
+        return ImageAction(resolve_generators("translation_x"), size, size, "fourier").on_map(x)[0]
+
+    metric = eq_r(f, x, rng=rng(5), num_samples=samples, scheme="fourier", output="NCHW",
+                  dynamic_range=1.0)  # fmt: skip
+    gx, gy = ImageAction(resolve_generators("translation"), size, size, "fourier").on_map(x)
+    q = np.arange(size) - (size - 1) / 2
+    squares, count = 0.0, 0
+    for theta in uniform(1, samples, [math.pi], seed=5)[0, :, 0]:
+        squares += float(((math.cos(theta) - 1) * gx + math.sin(theta) * gy).square().sum())
+        turned_x = math.cos(theta) * q - math.sin(theta) * q[:, None]
+        turned_y = math.sin(theta) * q + math.cos(theta) * q[:, None]
+        count += ((abs(turned_x) <= q[-1]) & (abs(turned_y) <= q[-1])).sum()
+    assert float(metric.per_image) == pytest.approx(squares / count, rel=1e-6)
+    assert eq_r(nn.Identity(), x, rng=rng(), output="NCHW").value == math.inf
+
+
+def test_margin_keeps_away_from_the_border_of_a_zero_padded_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Conv2d(1, 2, 5, padding=2).double()
+    x = images(2, 1, 24, 24)
+    plain = eq_t(net, x, rng=rng(), output="NCHW")
+    inside = eq_t(net, x, rng=rng(), output="NCHW", margin=2 + 3)
+    # 2 pixels of receptive field on each side of a shift of up to 3.
+    assert plain.value < 40
+    assert inside.value > 280
+
+
+# --- sampled error ------------------------------------------------------------------------------
+
+
+def test_invariance_error_of_the_centroid_is_its_mean_squared_displacement():
+    """f(x) = Σ j x_j moves by −t·mass: analytic, no interpolation error for a smooth blob."""
+    x = torch.cat([blob(40, 48), 2 * blob(40, 48)])
+    j = torch.arange(48, dtype=torch.float64)
+    mass = x.sum((1, 2, 3)).numpy()
+    metric = equivariance_error(
+        lambda x: (x * j).sum((2, 3)), x, "translation_x", rng=rng(1), num_samples=7
+    )
+    t = uniform(2, 7, [48 / 8], seed=1)[..., 0]
+    np.testing.assert_allclose(metric.per_image, mass**2 * (t**2).mean(1), rtol=1e-3)
+    many = equivariance_error(
+        lambda x: (x * j).sum((2, 3)), x[:1], "translation_x", rng=rng(), num_samples=2000
+    )
+    standard_error = math.sqrt(4 / 45 / 2000) * 3  # of t² / (range²/3), t uniform
+    assert many.value / (mass[0] ** 2 * 36 / 3) == pytest.approx(1, abs=4 * standard_error)
+    assert metric.transform == "translation_x, ±6 px"
+
+
+def test_default_ranges():
+    x, f = images(1, 3, 16, 32), lambda x: x.mean((2, 3))
+    for name, expected in (
+        ("translation_y", "±2 px"),
+        ("rotation", f"±{math.pi / 16:.4g} rad"),
+        (resolve_generators("translation_x", unit="grid")[0], "±0.25 half-width"),
+    ):
+        assert equivariance_error(f, x, name, rng=rng()).transform.endswith(expected)
+    with pytest.raises(LieDerivError, match="half_range is needed for shear_x"):
+        equivariance_error(f, x, "shear_x", rng=rng())
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+
+def test_draws_depend_on_the_seed_and_not_on_the_batches_or_the_global_state():
+    x, net = images(5, 3, 16, 16), circular_net()
+    before = torch.random.get_rng_state()
+    for metric in (
+        lambda x, r: eq_t(net, x, rng=r, output="NCHW"),
+        lambda x, r: eq_r(net, x, rng=r, output="NCHW"),
+        lambda x, r: equivariance_error(net, x, "translation_y", rng=r, output="NCHW"),
+        lambda x, r: shift_consistency(lambda x: net(x).mean((2, 3)), x, num_pairs=4, rng=r),
+    ):
+        whole, generator = metric(x, rng(7)), rng(7)
+        parts = SampledMetric.join([metric(x[:2], generator), metric(x[2:], generator)])
+        torch.testing.assert_close(parts.per_image, whole.per_image, rtol=1e-9, atol=0)
+        assert parts.value == pytest.approx(whole.value, rel=1e-9)
+    assert not torch.equal(
+        eq_t(net, x, rng=rng(8), output="NCHW").per_image,
+        eq_t(net, x, rng=rng(7), output="NCHW").per_image,
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_parameters_are_uniform_in_the_range_and_whole_ones_are_whole():
+    x = images(200, 1, 4, 4)
+    drawn = list(random_transforms(x, "translation", [3.0, 0.5], num_samples=20, rng=rng()))
+    t = torch.stack([T.t for T in drawn]).flatten(0, 1)
+    assert t.abs().amax(0).tolist() == pytest.approx([3.0, 0.5], rel=0.01)
+    assert (t.square().mean(0) * 3 / torch.tensor([9.0, 0.25])).tolist() == pytest.approx(
+        [1, 1], abs=0.06
+    )
+    whole = next(random_transforms(x, "rotation", [3.2], num_samples=1, rng=rng(), whole=True))
+    assert set(whole.t.flatten().tolist()) == {-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0}
+    with pytest.raises(LieDerivError, match="1 entries for 2"):
+        next(random_transforms(x, "translation", [3.0], num_samples=1, rng=rng()))
+    with pytest.raises(LieDerivError, match="num_samples=0"):
+        next(random_transforms(x, "rotation", [3.0], num_samples=0, rng=rng()))
+
+
+def test_unknown_outputs_are_refused_and_batches_of_other_metrics_not_joined():
+    x = images(2, 3, 16, 16)
+    with pytest.raises(UnknownLayoutError, match="declare it"):
+        eq_t(lambda x: x[:, :, :5, :7], x, rng=rng())
+    one, other = eq_t(nn.GELU(), x, rng=rng()), eq_r(nn.GELU(), x, rng=rng())
+    with pytest.raises(LieDerivError, match="same metric"):
+        SampledMetric.join([one, other])
+
+
+# --- decisions ----------------------------------------------------------------------------------
+
+
+def column_parity(x: torch.Tensor) -> torch.Tensor:
+    """Class 0 if the brightest pixel is in an even column, else 1."""
+    column = x.flatten(1).argmax(1) % x.shape[-1]
+    return nn.functional.one_hot(column % 2, 2).to(x)
+
+
+def bright_pixels(*columns: int) -> torch.Tensor:
+    x = torch.zeros(len(columns), 1, 16, 32)
+    for b, column in enumerate(columns):
+        x[b, 0, 8, column] = 1
+    return x
+
+
+@pytest.mark.parametrize("scheme", ["bspline", "fourier"])
+def test_shift_consistency_over_all_pairs(scheme):
+    """0 … 7 px: half the shifts are even, so two shifts agree with probability 1/2."""
+    x = bright_pixels(15, 20)
+    for along, expected in (("x", 0.5), ("y", 1.0), ("xy", 0.5)):
+        metric = shift_consistency(column_parity, x, along=along, scheme=scheme)
+        assert metric.per_image.tolist() == [expected] * 2
+    uneven = shift_consistency(column_parity, x, along="x", max_shift=2, scheme=scheme)
+    assert uneven.value == pytest.approx((2 / 3) ** 2 + (1 / 3) ** 2)
+    assert (uneven.unit, uneven.transform) == ("fraction", "shift along x, 0 to 2 px")
+
+
+def test_shift_consistency_of_drawn_pairs():
+    x = bright_pixels(15, 20)
+    metric = shift_consistency(column_parity, x, num_pairs=200, rng=rng(2))
+    u = torch.rand(2, 200, 2, 2, dtype=torch.float64, generator=rng(2))
+    dx = (u[..., 0] * 8).floor()
+    expected = (dx[..., 0] % 2 == dx[..., 1] % 2).double().mean(1)
+    assert torch.equal(metric.per_image, expected)
+    assert metric.value == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(400))
+    with pytest.raises(LieDerivError, match="pass rng"):
+        shift_consistency(column_parity, x, num_pairs=3)
+
+
+def corner_probabilities(x: torch.Tensor) -> torch.Tensor:
+    """(p, 1 − p), p the top left pixel."""
+    p = x[:, 0, 0, 0]
+    return torch.stack([p, 1 - p], 1)
+
+
+def test_effective_invariance_by_hand():
+    x = torch.tensor([[[[0.9, 0.4], [0.6, 0.8]]]], dtype=torch.float64)
+    # The top left pixel becomes 0.4, 0.8, 0.6 under rotations by 90°, 180°, 270°.
+    metric = effective_invariance(corner_probabilities, x, quarter_turns(x), "rotation by 90°")
+    expected = (0 + math.sqrt(0.9 * 0.8) + math.sqrt(0.9 * 0.6)) / 3
+    assert metric.value == pytest.approx(expected, rel=1e-12)
+    assert metric.transform == "rotation by 90°"
+    shifted = effective_invariance(
+        corner_probabilities, x, [transform(x, "translation_y", 1)], "translation"
+    )
+    assert shifted.value == pytest.approx(math.sqrt(0.9 * 0.6), rel=1e-12)
+
+
+def test_effective_invariance_is_the_confidence_of_an_invariant_classifier():
+    x = images(3, 3, 8, 8)
+
+    def f(x):
+        return x.mean((2, 3)).softmax(1)
+
+    confidence = f(x).max(1).values
+    turned = effective_invariance(f, x, quarter_turns(x), "rotation")
+    torch.testing.assert_close(turned.per_image, confidence, rtol=1e-12, atol=0)
+    drawn = random_transforms(
+        x, "translation", [3.0, 3.0], num_samples=3, rng=rng(), scheme="fourier"
+    )
+    moved = effective_invariance(f, x, (T.on_image(x) for T in drawn), "translation")
+    torch.testing.assert_close(moved.per_image, confidence, rtol=1e-12, atol=0)
+
+
+def test_effective_invariance_refuses_what_it_cannot_measure():
+    x = images(1, 3, 8, 10)
+    with pytest.raises(ImageError, match="8 × 10 pixels; quarter turns need square"):
+        quarter_turns(x)
+    with pytest.raises(ModelError, match="softmax"):
+        effective_invariance(lambda x: x.mean((2, 3)), x, [x], "none")
+    with pytest.raises(ModelError, match="class scores"):
+        effective_invariance(nn.GELU(), x, [x], "none")
+    with pytest.raises(LieDerivError, match="views is empty"):
+        effective_invariance(lambda x: x.mean((2, 3)).softmax(1), x, [], "none")
+
+
+def test_grayscale_is_the_luma_in_the_picture_and_normalised_again():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    picture = torch.rand(2, 3, 4, 4, dtype=torch.float64, generator=rng())
+    m, s = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (mean, std))
+    gray = grayscale((picture - m) / s, mean, std) * s + m
+    luma = 0.299 * picture[:, 0] + 0.587 * picture[:, 1] + 0.114 * picture[:, 2]
+    torch.testing.assert_close(gray, luma[:, None].expand(-1, 3, -1, -1), rtol=0, atol=1e-14)
+    with pytest.raises(ImageError, match="1 channels"):
+        grayscale(picture[:, :1], mean, std)
+
+
+def test_accuracy():
+    scores = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6]])
+    x = images(3, 1, 4, 4)
+    metric = top1_accuracy(lambda x: scores, x, torch.tensor([1, 1, 1]))
+    assert metric.per_image.tolist() == [1, 0, 1]
+    assert metric.value == pytest.approx(2 / 3)
+    with pytest.raises(LieDerivError, match="from 0 to 7, but the model has 2 classes"):
+        top1_accuracy(lambda x: scores, x, torch.tensor([0, 7, 1]))
+    with pytest.raises(LieDerivError, match="labels has shape"):
+        top1_accuracy(lambda x: scores, x, torch.tensor([0, 1]))
+    with pytest.raises(ModelError, match="NaN"):
+        top1_accuracy(lambda x: scores * math.nan, x, torch.tensor([0, 1, 0]))
