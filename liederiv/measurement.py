@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,12 +19,13 @@ from liederiv.derivatives import Scheme, get_scheme
 from liederiv.errors import ImageError, LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import ForwardModeWarning, pushforward
 from liederiv.generators import Generator, resolve_generators
-from liederiv.metrics.local import NOT_ONE_TENSOR, LocalBatch, lie_value, local_batch
+from liederiv.metrics.local import NOT_ONE_TENSOR, LocalBatch, class_axis, lie_value, local_batch
 from liederiv.metrics.reference import reference_relative_lee
 from liederiv.metrics.registry import Metric, resolve_metrics
+from liederiv.metrics.suite import RUNNERS, FiniteContext, Piece
 from liederiv.representations import OutputSpec, Resolved, resolve
 from liederiv.results import Measurement, Provenance, Score
-from liederiv.scoring import Bootstrap, Floor, local_scores, reference_score
+from liederiv.scoring import Bootstrap, Floor, finite_scores, local_scores, reference_score
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "measure"]
 
@@ -112,11 +114,19 @@ def measure(
         self_check=self_check,
     )
     run: _Run | None = None
-    with tqdm(total=_count(batches), unit="image", disable=not progress, desc="scoring") as bar:
-        for x, labels in _images(batches, batch_size):
-            run = run or _Run(settings, x)
-            run.add(x, labels)
-            bar.update(len(x))
+    hidden = None if progress else True  # None: hidden where the output is no terminal
+    with tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring") as bar:
+        try:
+            for x, labels in _images(batches, batch_size):
+                run = run or _Run(settings, x)
+                run.add(x, labels)
+                bar.update(len(x))
+        except (KeyboardInterrupt, ImageError) as stop:
+            if run is None or run.count == 0:
+                raise
+            # What is already measured is worth reporting; say that it is not everything.
+            why = str(stop) or "interrupted"
+            run.notes.append(f"stopped after {run.count} images: {why}")
     if run is None:
         raise ImageError("batches holds no images; pass at least one.")
     if clusters is not None and len(clusters) < run.count:
@@ -157,6 +167,8 @@ class _Run:
         self.count = 0
         self.local: list[dict[str, LocalBatch]] = []
         self.reference: list[Tensor] = []
+        self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
+        self.rngs = {name: torch.Generator().manual_seed(settings.seed) for name in RUNNERS}
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
@@ -193,7 +205,20 @@ class _Run:
             self.local.append(batch)
         if s.wants("reference"):
             self.reference.append(reference_relative_lee(x, seeds))
+        self._add_finite(x, labels)
         self.count += len(x)
+
+    def _add_finite(self, x: Tensor, labels: Tensor | None) -> None:
+        """Run the finite metrics; accuracy needs no asking where labels are known."""
+        s = self.settings
+        classifier = "probs" in self.output_types
+        names = [m.name for m in s.metrics if m.kind == "finite"]
+        if labels is not None and classifier and "accuracy" not in names:
+            names.append("accuracy")
+        f = _Probabilities(s.model) if classifier else s.model
+        for name in names:
+            context = FiniteContext(f, classifier, s.output, s.scheme, self.rngs[name], labels)
+            self.finite[name].append(RUNNERS[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
         """Remember the images with non-finite outputs or derivatives."""
@@ -265,6 +290,9 @@ class _Run:
             rows += local_scores(parts, kind, s.generators, s.metrics, bootstrap, floor, failure)
         if self.reference:
             rows.append(reference_score(torch.cat(self.reference), bootstrap))
+        kind = "probs" if "probs" in self.output_types else self.output_types[0]
+        for batches in self.finite.values():
+            rows += finite_scores(batches, kind, bootstrap)
         return tuple(rows)
 
     def describe(self, known: Provenance) -> Provenance:
@@ -282,6 +310,17 @@ class _Run:
             seed=self.settings.seed,
             warnings=(*known.warnings, *dict.fromkeys(self.notes)),
         )
+
+
+@dataclass(frozen=True)
+class _Probabilities:
+    """A classifier's output after the softmax over its classes."""
+
+    model: Callable[[Tensor], Tensor]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y = self.model(x)
+        return y.softmax(class_axis(y))
 
 
 def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:

@@ -23,6 +23,17 @@ from liederiv.errors import LieDerivError
 __all__ = ["SCHEMA_VERSION", "Measurement", "Provenance", "Score", "Status", "write_atomically"]
 
 SCHEMA_VERSION = 1
+_PER_IMAGE_COLUMNS = [
+    "image",
+    "index",
+    "metric",
+    "transform",
+    "output",
+    "value",
+    "denominator",
+    "unit",
+]
+_PER_IMAGE = ("per_image", "per_image_denominator")
 Status = Literal["measured", "not applicable", "failed"]
 
 
@@ -41,7 +52,8 @@ class Score:
         floor: what rounding alone contributes to value, in the same unit; None if unknown.
         status: ``measured``, ``not applicable`` or ``failed``.
         reason: why it was not measured, else empty.
-        per_image: contribution of each image (value is their mean, or a ratio of means).
+        per_image: value of each image; `value` is their mean, over that of the denominators.
+        per_image_denominator: for a ratio of means, its denominator for each image; else empty.
     """
 
     metric: str
@@ -55,6 +67,7 @@ class Score:
     status: Status = "measured"
     reason: str = ""
     per_image: tuple[float, ...] = field(default=(), repr=False)
+    per_image_denominator: tuple[float, ...] = field(default=(), repr=False)
 
 
 def _versions() -> dict[str, str]:
@@ -142,10 +155,10 @@ class Measurement:
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
         frame = pd.DataFrame([asdict(s) for s in self.scores])
-        return frame.drop(columns="per_image")
+        return frame.drop(columns=list(_PER_IMAGE))
 
     def per_image(self) -> pd.DataFrame:
-        """One row per score and image: columns image, metric, transform, output, value, unit."""
+        """One row per score and image; a ratio's numerator and denominator stand apart."""
         names = self.image_names
         rows = [
             {
@@ -155,18 +168,18 @@ class Measurement:
                 "transform": s.transform,
                 "output": s.output,
                 "value": v,
+                "denominator": s.per_image_denominator[i] if s.per_image_denominator else 1.0,
                 "unit": s.unit,
             }
             for s in self.scores
             for i, v in enumerate(s.per_image)
         ]
-        columns = ["image", "index", "metric", "transform", "output", "value", "unit"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=_PER_IMAGE_COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
         origin = asdict(self.provenance)
-        rows = [{k: v for k, v in asdict(s).items() if k != "per_image"} for s in self.scores]
+        rows = [{k: v for k, v in asdict(s).items() if k not in _PER_IMAGE} for s in self.scores]
         return _finite({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
 
     def save(self, path: str | os.PathLike[str]) -> Path:

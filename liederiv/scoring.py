@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,19 @@ from liederiv.bootstrap import bootstrap_ratio
 from liederiv.generators import Generator
 from liederiv.metrics.local import LocalBatch
 from liederiv.metrics.registry import Metric
+from liederiv.metrics.sampled import SampledMetric
+from liederiv.metrics.suite import NotApplicable, Piece
 from liederiv.results import Score
 
-__all__ = ["Bootstrap", "Floor", "local_scores", "make_score", "reference_score", "targets"]
+__all__ = [
+    "Bootstrap",
+    "Floor",
+    "finite_scores",
+    "local_scores",
+    "make_score",
+    "reference_score",
+    "targets",
+]
 
 _OUTPUT_UNIT = {"probs": "prob", "logits": "logit", "features": "feature", "output": "output"}
 
@@ -85,11 +95,9 @@ def make_score(
     """One row: the mean of ``top`` over images, or the ratio of the means of top and bottom."""
     value, low, high = bootstrap(top, bottom)
     if not failure and not math.isfinite(value):
-        failure = "the network does not react to the comparison directions at all"
+        failure = "undefined: the comparison is with nothing, or an output is not finite"
     if failure:
         return Score(metric, transform, output, None, None, None, unit, None, "failed", failure)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = top if bottom is None else top / bottom
     return Score(
         metric,
         transform,
@@ -99,7 +107,8 @@ def make_score(
         _or_none(high),
         unit,
         floor,
-        per_image=tuple(each.tolist()),
+        per_image=tuple(top.tolist()),
+        per_image_denominator=() if bottom is None else tuple(bottom.tolist()),
     )
 
 
@@ -189,3 +198,36 @@ def reference_score(per_image: Tensor, bootstrap: Bootstrap) -> Score:
     """The row of the exactly invariant reference network."""
     values = per_image.double().cpu().numpy()
     return make_score("reference", "translation", "reference", "1", values, None, bootstrap)
+
+
+def finite_scores(
+    batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap
+) -> list[Score]:
+    """Rows of one finite metric: its transforms over all batches."""
+    rows = []
+    for pieces in zip(*batches, strict=True):
+        first = pieces[0]
+        if isinstance(first, NotApplicable):
+            key = (first.name, first.transform, output)
+            rows.append(Score(*key, None, None, None, "", None, "not applicable", first.reason))
+        else:
+            whole = SampledMetric.join([p for p in pieces if isinstance(p, SampledMetric)])
+            rows.append(_finite_score(whole, output, bootstrap))
+    return rows
+
+
+def _finite_score(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score:
+    values = metric.per_image.numpy()
+    unit = metric.unit.replace("output", _OUTPUT_UNIT[output])
+    row = make_score(metric.name, metric.transform, output, unit, values, None, bootstrap)
+    if metric.scale == "linear" or row.value is None:
+        return row
+    # Decibels fall where the error rises: the ends of the interval change places.
+    ends = [row.value, row.ci_high, row.ci_low]
+    value, low, high = (
+        None if e is None else float(metric.on_scale(torch.tensor(e, dtype=torch.float64)))
+        for e in ends
+    )
+    if value == math.inf:
+        return replace(row, value=None, ci_low=None, ci_high=None, reason="no error at all: ∞ dB")
+    return replace(row, value=value, ci_low=low, ci_high=high)

@@ -1,1 +1,44 @@
-"""The command line: `liederiv score`, `compare`, `check`, `models`, `info`."""
+"""The command line: `liederiv score`, `compare`, `check`, `models`, `info`.
+
+Each command lives in a module of its own; this one assembles them and turns errors into one line.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from liederiv.cli.check import check
+from liederiv.cli.compare import compare
+from liederiv.cli.info import info
+from liederiv.cli.models import models
+from liederiv.cli.score import score
+from liederiv.errors import LieDerivError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="liederiv",
+    help="How equivariant is this network really?\n\n"
+    "Measures Lie derivatives of PyTorch vision models under translation, rotation, scaling and "
+    "other continuous transforms. Start with:  liederiv score tf_efficientnet_lite0",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (score, compare, check, models, info):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point: exit code 2 and one line on bad input, 130 when interrupted."""
+    try:
+        app()
+    except LieDerivError as error:
+        print(f"liederiv: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("liederiv: interrupted before anything was measured.", file=sys.stderr)
+        sys.exit(130)

@@ -25,7 +25,14 @@ from liederiv.forward_mode import pushforward
 from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
 from liederiv.representations import OutputSpec, Representation, Resolved, resolve
 
-__all__ = ["NOT_ONE_TENSOR", "LocalBatch", "lie_value", "local_batch", "softmax_pushforward"]
+__all__ = [
+    "NOT_ONE_TENSOR",
+    "LocalBatch",
+    "class_axis",
+    "lie_value",
+    "local_batch",
+    "softmax_pushforward",
+]
 
 NOT_ONE_TENSOR = (
     "the model returns a {kind}, not one tensor; wrap it so that it returns the tensor to be "

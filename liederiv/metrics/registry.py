@@ -43,6 +43,14 @@ METRICS: dict[str, Metric] = {
         ),
         Metric("blur_response", "relative", "comparison", "response to a small Gaussian blur"),
         Metric("reference", "reference", "reference", "an exactly invariant network's error"),
+        Metric("eq_t", "sampled", "finite", "PSNR under whole-pixel translations, dB"),
+        Metric("eq_t_frac", "sampled", "finite", "PSNR under fractional translations, dB"),
+        Metric("eq_r", "sampled", "finite", "PSNR under rotations, dB"),
+        Metric("sampled_error", "sampled", "finite", "mean squared change under finite transforms"),
+        Metric("shift_consistency", "decisions", "finite", "same class under shifts of 0-7 px"),
+        Metric("effective_invariance", "decisions", "finite", "confidence kept when transformed"),
+        Metric("discrete", "discrete", "finite", "exact 90° turns, flips and whole-pixel rolls"),
+        Metric("accuracy", "accuracy", "finite", "top-1 accuracy, where labels are known"),
     )
 }
 """Every metric by name."""

@@ -1,0 +1,92 @@
+"""What `score` and `compare` share: one model, one set of images, one measurement."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from liederiv.cli.options import (
+    DeviceBatches,
+    ModelOptions,
+    clusters,
+    open_images,
+    output_of,
+    parse_batch_size,
+)
+from liederiv.measurement import measure
+from liederiv.model_zoo import ImageSet, LoadedModel
+from liederiv.results import Measurement, Provenance
+
+__all__ = ["MeasureOptions", "measure_loaded"]
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What of the command line says how to measure."""
+
+    images: str
+    num_images: int
+    split: str | None
+    data_dir: Path | None
+    transforms: str
+    scheme: str
+    metrics: str
+    output_type: str
+    unit: str
+    batch_size: str
+    seed: int
+    progress: bool
+
+
+def measure_loaded(
+    loaded: LoadedModel, model_options: ModelOptions, options: MeasureOptions
+) -> tuple[Measurement, ImageSet]:
+    """Measure a loaded model on the images it is asked for."""
+    size = parse_batch_size(options.batch_size)
+    images = open_images(
+        options.images,
+        loaded,
+        options.num_images,
+        options.seed,
+        options.split,
+        options.data_dir,
+    )
+    device, dtype = model_options.torch_device, model_options.torch_dtype
+    model, output = output_of(loaded, options.output_type)
+    # Labels count as the model's classes only where the numbers of classes agree.
+    labelled = images.labels is not None and len(images.class_names) == loaded.num_classes
+    step = size or (32 if device.type == "cuda" else 4)
+    batches = DeviceBatches(images, step, device, dtype, labelled=labelled)
+    measurement = measure(
+        model,
+        batches,
+        options.transforms,
+        options.metrics,
+        scheme=options.scheme,
+        output=output,
+        output_type=options.output_type,
+        unit=options.unit,  # type: ignore[arg-type]
+        batch_size=size,
+        seed=options.seed,
+        clusters=clusters(options.images, images),
+        image_names=images.names,
+        provenance=_provenance(loaded, images),
+        progress=options.progress,
+    )
+    return measurement, images
+
+
+def _provenance(loaded: LoadedModel, images: ImageSet) -> Provenance:
+    notes = []
+    if images.skipped:
+        first, why = images.skipped[0]
+        notes.append(f"{len(images.skipped)} files skipped (first: {first}: {why})")
+    return Provenance(
+        model=loaded.name,
+        weights=loaded.weights,
+        weights_fingerprint=loaded.weights_fingerprint,
+        images=images.source,
+        images_fingerprint=images.fingerprint,
+        preprocessing=asdict(loaded.data_config),
+        warnings=tuple(notes),
+    )

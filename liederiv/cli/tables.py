@@ -1,0 +1,140 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from liederiv.comparison import Difference
+from liederiv.results import Measurement, Score
+
+__all__ = ["comparison_tables", "console", "number", "score_tables"]
+
+_TITLES = {
+    "probs": "class probabilities",
+    "logits": "logits",
+    "features": "features",
+    "output": "the model's output",
+}
+_LOCAL = ("lee", "mean_abs", "relative_norm", "relative_spectrum")
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that never cuts a table short: wide where the output is no terminal."""
+    out = Console(stderr=stderr, highlight=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to read: few digits, exponent only where needed."""
+    if value is None or value != value:
+        return "–"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}g}"
+
+
+def _interval(score: Score, digits: int = 2) -> str:
+    if score.ci_low is None:
+        return ""
+    return f"[{number(score.ci_low, digits)}, {number(score.ci_high, digits)}]"
+
+
+def _new_table(title: str) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+
+
+def score_tables(measurement: Measurement) -> Iterable[Table | str]:
+    """A table of local scores per output type, one of the other metrics, and notes."""
+    outputs = list(dict.fromkeys(s.output for s in measurement.scores if s.metric in _LOCAL))
+    for output in outputs:
+        yield _local_table(measurement.scores, output)
+    others = [s for s in measurement.scores if s.metric not in (*_LOCAL, "reference")]
+    if others:
+        yield _plain_table(others)
+    yield from _notes(measurement)
+
+
+def _local_table(scores: Sequence[Score], output: str) -> Table:
+    """Rows: transforms. Units: that of the output per unit of the transform (squared for LEE)."""
+    rows = {(s.metric, s.transform): s for s in scores if s.output == output}
+    present = [m for m in _LOCAL if any(metric == m for metric, _ in rows)]
+    table = _new_table(f"Equivariance error of {_TITLES.get(output, output)}")
+    table.add_column("transform", no_wrap=True)
+    headers = {
+        "lee": ("LEE", "95 % interval", "unit", "rounding\nfloor"),
+        "mean_abs": ("mean |L|",),
+        "relative_norm": ("LEE ÷ noise of\nequal norm",),
+        "relative_spectrum": ("LEE ÷ noise of\nequal spectrum",),
+    }
+    for metric in present:
+        for header in headers[metric]:
+            left = header in ("unit", "95 % interval")
+            table.add_column(header, justify="left" if left else "right", no_wrap=True)
+    for name in dict.fromkeys(transform for metric, transform in rows if metric in _LOCAL):
+        cells = [name]
+        for metric in present:
+            cells += _local_cells(rows[metric, name])
+        table.add_row(*cells)
+    return table
+
+
+def _local_cells(s: Score) -> list[str]:
+    value = number(s.value) if s.status == "measured" else s.status
+    if s.metric == "lee":
+        return [value, _interval(s), s.unit, number(s.floor, 1)]
+    if s.metric == "mean_abs":
+        return [value]
+    return [f"{number(s.value, 2)} {_interval(s)}" if s.status == "measured" else s.status]
+
+
+def _plain_table(scores: Sequence[Score]) -> Table:
+    table = _new_table("Other metrics")
+    for header in ("metric", "transform", "output"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % interval")
+    table.add_column("unit")
+    table.add_column("status")
+    for s in scores:
+        status = s.status if not s.reason else f"{s.status}: {s.reason}"
+        table.add_row(
+            s.metric, s.transform, s.output, number(s.value), _interval(s), s.unit, status
+        )
+    return table
+
+
+def _notes(measurement: Measurement) -> Iterable[str]:
+    for s in measurement.scores:
+        if s.metric == "reference":
+            yield (
+                "An exactly invariant network, measured in the same way: LEE ÷ noise = "
+                f"{number(s.value)} (translation)."
+            )
+    failed = dict.fromkeys(s.reason for s in measurement.scores if s.status == "failed")
+    for reason in failed:
+        yield f"Failed: {reason}."
+    for warning in measurement.provenance.warnings:
+        yield f"Note: {warning}"
+
+
+def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Table | str]:
+    """One table of paired differences."""
+    table = _new_table(f"{b} minus {a}")
+    for header in ("metric", "transform", "output"):
+        table.add_column(header, no_wrap=True)
+    for header in ("A", "B", "B − A"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("95 % interval (paired)", no_wrap=True)
+    table.add_column("unit")
+    for d in rows:
+        interval = f"[{number(d.ci_low)}, {number(d.ci_high)}]" if d.ci_low == d.ci_low else ""
+        star = " *" if d.significant else ""
+        difference = number(d.difference) + star if d.status == "measured" else d.status
+        cells = (d.metric, d.transform, d.output, number(d.a), number(d.b), difference, interval)
+        table.add_row(*cells, d.unit)
+    yield table
+    yield "* the interval excludes zero. A negative difference: B is closer to equivariant."
