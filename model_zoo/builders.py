@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -49,7 +49,7 @@ def build_recipe(recipe: Recipe, file: Checkpoint | None, pretrained: bool) -> B
         model = model_from_checkpoint(recipe, file)
         return Built(model, f"folder {recipe.folder.name}, file {file.path.name}")
     if has_sample_weights(recipe.arch):
-        plain = create(recipe, None, plain=True)
+        plain = create(replace(recipe, kwargs={}), None)
         native = sample_state_dict(recipe.arch, plain)
         description = describe_sample_weights(recipe.arch)
         return Built(

@@ -144,7 +144,7 @@ def _read_torch(path: Path) -> Any:
 
 def _harmless_classes() -> list[Any]:
     """Classes that hold data only, found in checkpoints of common training scripts."""
-    multiarray = getattr(np, "_core", None) or np.core
+    scalar = np.float64(0).__reduce__()[0]  # rebuilds a NumPy number; its module was renamed
     names = ("float16", "float32", "float64", "int32", "int64", "bool_")
     dtypes = [type(np.dtype(getattr(np, name))) for name in names]
     return [
@@ -154,8 +154,8 @@ def _harmless_classes() -> list[Any]:
         pathlib.PosixPath,
         pathlib.PurePosixPath,
         np.dtype,
-        (multiarray.multiarray.scalar, "numpy.core.multiarray.scalar"),
-        (multiarray.multiarray.scalar, "numpy._core.multiarray.scalar"),
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
         *dtypes,
     ]
 

@@ -94,8 +94,9 @@ def download_errors(weights: str, url: str | None = None) -> Iterator[None]:
             f"{weights} is not the name of a hub model; write 'hf-hub:organisation/name'."
         ) from error
     except (errors.HfHubHTTPError, URLError, ConnectionError, TimeoutError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{_unreachable(weights, 'the hub')[:-1]} ({reason}).") from error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = lines[0].rstrip(".")
+        raise ModelError(f"Weights {weights} cannot be downloaded ({reason}): {REMEDY}.") from error
 
 
 def _unreachable(weights: str, host: str) -> str:
