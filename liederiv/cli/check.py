@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 import typer
-from rich.table import Table
 
 from liederiv.actions import ImageAction
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.cli import options as o
-from liederiv.cli.tables import console, number
+from liederiv.cli.tables import console, new_table, number
 from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
 
@@ -54,10 +53,8 @@ def check(
     preflight(module, x)
     action = ImageAction(resolve_generators(transforms), *x.shape[-2:], scheme)
     result = check_derivative(double_copy(module), x.double(), action)  # type: ignore[arg-type]
-    table = Table(
-        title=f"{loaded.name}: derivative against finite difference", title_justify="left"
-    )
-    table.add_column("transform")
+    table = new_table(f"{loaded.name}: derivative against finite difference")
+    table.add_column("transform", min_width=40)
     table.add_column("relative error (float64)", justify="right")
     for name, error in result.errors.items():
         table.add_row(name, number(error))

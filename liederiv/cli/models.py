@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from liederiv.cli.tables import console
+from liederiv.cli.tables import console, new_table
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import list_models
 
@@ -33,7 +32,7 @@ def models(
         for entry in entries:
             typer.echo(entry.name)
         return
-    table = Table()
+    table = new_table("")
     table.add_column("model", no_wrap=True)
     table.add_column("weights (tags)")
     table.add_column("offline")

@@ -11,7 +11,7 @@ from rich.table import Table
 from liederiv.comparison import Difference
 from liederiv.results import Measurement, Score
 
-__all__ = ["comparison_tables", "console", "number", "score_tables"]
+__all__ = ["comparison_tables", "console", "new_table", "number", "score_tables"]
 
 _TITLES = {
     "probs": "class probabilities",
@@ -43,7 +43,8 @@ def _interval(score: Score, digits: int = 2) -> str:
     return f"[{number(score.ci_low, digits)}, {number(score.ci_high, digits)}]"
 
 
-def _new_table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the house style."""
     return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
 
 
@@ -62,7 +63,7 @@ def _local_table(scores: Sequence[Score], output: str) -> Table:
     """Rows: transforms. Units: that of the output per unit of the transform (squared for LEE)."""
     rows = {(s.metric, s.transform): s for s in scores if s.output == output}
     present = [m for m in _LOCAL if any(metric == m for metric, _ in rows)]
-    table = _new_table(f"Equivariance error of {_TITLES.get(output, output)}")
+    table = new_table(f"Equivariance error of {_TITLES.get(output, output)}")
     table.add_column("transform", no_wrap=True)
     headers = {
         "lee": ("LEE", "95 % interval", "unit", "rounding\nfloor"),
@@ -92,7 +93,7 @@ def _local_cells(s: Score) -> list[str]:
 
 
 def _plain_table(scores: Sequence[Score]) -> Table:
-    table = _new_table("Other metrics")
+    table = new_table("Other metrics")
     for header in ("metric", "transform", "output"):
         table.add_column(header, no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
@@ -123,7 +124,7 @@ def _notes(measurement: Measurement) -> Iterable[str]:
 
 def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Table | str]:
     """One table of paired differences."""
-    table = _new_table(f"{b} minus {a}")
+    table = new_table(f"{b} minus {a}")
     for header in ("metric", "transform", "output"):
         table.add_column(header, no_wrap=True)
     for header in ("A", "B", "B − A"):

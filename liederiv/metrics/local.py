@@ -125,7 +125,7 @@ def local_batch(
         lie = lie_value(resolved.representation, action, y, jv[:K], probabilities=probs)
         lie = lie.reshape(K, B, -1).double()
         other = softmax_pushforward(y, jv[K:], class_axis(y))[1] if probs else jv[K:]
-        parts = list(other.reshape(len(other), B, -1).double().square().mean(-1))
+        parts = list(other.flatten(2).double().square().mean(-1)) if relative else []
         out[kind] = LocalBatch(
             lie.square().mean(-1).cpu(),
             lie.abs().mean(-1).cpu(),
