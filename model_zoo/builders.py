@@ -69,8 +69,9 @@ def _from_hub(recipe: Recipe) -> Built:
     weights = f"hf-hub:{hub_id}" if hub_id else str(url)
     with offline_if_unreachable(), download_errors(weights, None if hub_id else str(url)):
         model = create(recipe, recipe.num_classes, pretrained=True)
-    description = f"timm: {recipe.full_name}, {weights}" + _head_note(recipe)
-    return Built(model, description)
+    if recipe.name != weights:
+        weights = f"timm: {recipe.full_name}, {weights}"
+    return Built(model, weights + _head_note(recipe))
 
 
 def _head_note(recipe: Recipe) -> str:

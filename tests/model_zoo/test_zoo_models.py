@@ -148,17 +148,13 @@ def test_global_state_is_unchanged_after_a_failure(user_module):
         ("test_vit", OutputLayout(True, "NLC", (10, 10), 1)),
         ("vit_tiny_patch16_224", OutputLayout(True, "NLC", (14, 14), 1)),
         ("mixer_s32_224", OutputLayout(True, "NLC", (7, 7), 0)),
-        ("swinv2_cr_tiny_ns_224", None),
+        ("swinv2_cr_tiny_ns_224", OutputLayout(True, "NCHW", (7, 7))),
         ("swin_s3_tiny_224", OutputLayout(True, "NHWC", (7, 7))),
         ("xcit_nano_12_p16_224", OutputLayout(True)),
     ],
 )
 def test_declared_layout(name, expected):
-    layout = load(name, pretrained=False).layout
-    if expected is None:  # only that nothing contradictory is stated
-        assert layout.features_format in (None, "NCHW")
-    else:
-        assert layout == expected
+    assert load(name, pretrained=False).layout == expected
 
 
 def test_layout_without_classifier_and_at_another_size():
@@ -257,6 +253,38 @@ def test_unreachable_hub_is_said_at_once(monkeypatch, empty_cache, name):
     assert time.perf_counter() - start < 5
     assert before == constants.HF_HUB_OFFLINE
     assert "\n" not in str(info.value)
+
+
+def cache_as_hub_repository(cache, repository, donor):
+    """Lay a model out as the hub's client does after a download."""
+    from timm.models import save_for_hf
+
+    root = cache / f"models--{repository.replace('/', '--')}"
+    commit = "0" * 40
+    save_for_hf(donor, str(root / "downloads"), safe_serialization=True)
+    (root / "snapshots").mkdir()
+    (root / "downloads").rename(root / "snapshots" / commit)
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text(commit)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "classes"),
+    [
+        ("hf-hub:someone/net", "hf-hub:someone/net", 12),
+        ("resnet10t", "timm: resnet10t.c3_in1k, hf-hub:timm/resnet10t.c3_in1k", 1000),
+    ],
+)
+def test_cached_hub_weights_load_without_a_connection(
+    tmp_path, monkeypatch, empty_cache, name, weights, classes
+):
+    monkeypatch.setattr(hub, "_reachable", lambda url: False)
+    donor = timm.create_model("resnet10t", num_classes=classes)
+    cache_as_hub_repository(tmp_path / "cache", weights.rpartition("hf-hub:")[2], donor)
+    loaded = load(name)
+    assert loaded.weights_fingerprint == weights_fingerprint(donor)
+    assert loaded.weights == weights
+    assert loaded.num_classes == classes
 
 
 def test_packaged_weights_fall_back_to_the_hub(monkeypatch, no_samples, empty_cache):
