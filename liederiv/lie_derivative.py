@@ -77,6 +77,7 @@ def lie_derivative(
         NotDifferentiableError: if f's output is not differentiable.
 
     Example:
+        >>> import torch
         >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
         >>> mean = lambda x: x.mean((2, 3))
         >>> lie_derivative(mean, x, "translation", scheme="fourier").abs().max() < 1e-6

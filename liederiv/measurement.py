@@ -94,7 +94,8 @@ def measure(
         NotDifferentiableError: if no derivative reaches the output.
 
     Example:
-        >>> model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> pool, flat = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
+        >>> model = torch.nn.Sequential(pool, flat).eval()
         >>> images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> scores = measure(model, images, "translation", "lee", scheme="fourier")
         >>> scores.get("lee", "translation", "logits").value < 1e-12

@@ -93,11 +93,12 @@ def make_score(
     failure: str = "",
 ) -> Score:
     """One row: the mean of ``top`` over images, or the ratio of the means of top and bottom."""
-    value, low, high = bootstrap(top, bottom)
-    if not failure and not math.isfinite(value):
-        failure = "undefined: the comparison is with nothing, or an output is not finite"
     if failure:
         return Score(metric, transform, output, None, None, None, unit, None, "failed", failure)
+    value, low, high = bootstrap(top, bottom)
+    if not math.isfinite(value):
+        why = "undefined: the comparison is with nothing, or an output is not finite"
+        return Score(metric, transform, output, None, None, None, unit, None, "failed", why)
     return Score(
         metric,
         transform,

@@ -1,0 +1,280 @@
+"""`measure`: definitions of the rows, preconditions, provenance, files."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import band_limited, formula_images, formula_network
+from torch import nn
+
+import liederiv
+from liederiv import (
+    FeatureMap,
+    ImageError,
+    LieDerivError,
+    ModelError,
+    NotDifferentiableError,
+    UnknownLayoutError,
+    lie_derivative,
+    measure,
+)
+from liederiv.comparison import compare
+
+X = formula_images()
+
+
+def four_images() -> torch.Tensor:
+    return torch.cat([X, X.flip(-1) * 0.7])
+
+
+def test_lee_is_its_definition():
+    f, x = formula_network(), four_images()
+    m = measure(f, x, "translation,rotation", "lee")
+    L = lie_derivative(f, x, "translation,rotation").double()
+    P = lie_derivative(nn.Sequential(f, nn.Softmax(-1)), x, "translation,rotation").double()
+    for k, name in enumerate(("translation_x", "translation_y", "rotation")):
+        want = L[k].square().sum(-1).mean() / 10
+        assert math.isclose(m.get("lee", name, "logits").value, want, rel_tol=1e-6)
+        assert math.isclose(m.get("mean_abs", name, "probs").value, P[k].abs().mean(), rel_tol=1e-5)
+    both = m.get("lee", "translation", "probs")
+    assert math.isclose(both.value, P[:2].square().mean(), rel_tol=1e-5)
+    assert both.unit == "prob²/px²"
+    assert both.ci_low < both.value < both.ci_high
+    assert math.isclose(np.mean(both.per_image), both.value)
+
+
+def test_relative_lee_of_a_linear_map_is_its_analytic_value():
+    """For f(x) = ⟨a, x⟩, E(J r)² over noise of norm n is |a|² n² / dim."""
+    torch.manual_seed(0)
+    a = torch.randn(1, 8, 8, dtype=torch.float64)
+    x = band_limited((3, 1, 8, 8))
+
+    def f(z):
+        return (z * a).sum((1, 2, 3))[:, None]
+
+    from liederiv.actions import ImageAction
+    from liederiv.metrics.local import local_batch
+
+    action = ImageAction(liederiv.resolve_generators("rotation"), 8, 8)
+    local = local_batch(f, x, action, directions=400, seeds=[0, 1, 2])[0]["output"]
+    v = action.tangents(x)[0]
+    want = a.square().sum() * v.flatten(1).square().sum(1) / a.numel()
+    # Relative standard error of the mean of 400 squared normals: √(2/400) = 7 %.
+    assert torch.allclose(local.noise[0], want, rtol=0.3)
+    assert torch.allclose(local.lie[0], (v * a).sum((1, 2, 3)).square(), rtol=1e-10)
+
+
+def test_same_spectrum_noise_keeps_spectrum_and_colour():
+    from liederiv.metrics.directions import same_spectrum, seeded_noise
+
+    x = band_limited((2, 3, 12, 16))
+    out = same_spectrum(x[None], seeded_noise(x, [0, 1]))[0]
+    assert torch.allclose(torch.fft.fft2(out).abs(), torch.fft.fft2(x).abs(), atol=1e-9)
+    gram = torch.einsum("bchw,bdhw->bcd", x, x)
+    assert torch.allclose(torch.einsum("bchw,bdhw->bcd", out, out), gram, atol=1e-9)
+    assert (out - x).norm() > 0.5 * x.norm()
+
+
+def test_blur_direction_is_the_derivative_of_a_gaussian_blur():
+    from liederiv.metrics.directions import blur
+
+    x = band_limited((1, 1, 32, 32), band=0.15)
+    k = torch.fft.fftfreq(32, dtype=torch.float64) * 2 * torch.pi
+    decay = -(k[:, None] ** 2 + k[None] ** 2) / 2  # d/dσ² of exp(−σ² k²/2)
+    want = torch.fft.ifft2(torch.fft.fft2(x) * decay).real
+    # Second differences against the true Laplacian: relative error (k h)²/12 below 2 %.
+    assert (blur(x, "fourier") - want).norm() < 0.02 * want.norm()
+
+
+def test_batches_and_batch_size_do_not_change_results():
+    f, x = formula_network(), four_images()
+    whole = measure(f, x, "rotation", "lee,relative").to_dataframe()
+    parts = measure(f, [x[:1], x[1:]], "rotation", "lee,relative").to_dataframe()
+    small = measure(f, x, "rotation", "lee,relative", batch_size=1).to_dataframe()
+    for other in (parts, small):
+        np.testing.assert_allclose(other.value.astype(float), whole.value.astype(float), rtol=1e-4)
+
+
+def test_reference_and_floor_are_at_rounding_level():
+    m = measure(formula_network(), four_images())
+    assert 0 <= m.get("reference", "translation").value < 1e-10
+    score = m.get("lee", "rotation", "logits")
+    assert 0 < score.floor < 1e-8 * score.value
+    double = measure(formula_network().double(), four_images().double())
+    assert double.get("reference", "translation").value < 1e-26
+
+
+def test_dense_prediction_is_equivariant_end_to_end():
+    """A circular fully convolutional network: error 0; a positional one: flagged."""
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular").double().eval()
+    x = band_limited((2, 3, 16, 24), band=2.0)
+    m = measure(net, x, "translation", "lee,relative", scheme="fourier")
+    assert m.provenance.representation == "FeatureMap(layout='NCHW', channels=None) (recognised)"
+    assert m.get("lee", "translation", "output").value < 1e-25
+    ramp = torch.linspace(0, 1, 24, dtype=torch.float64)
+    m = measure(lambda z: net(z) * ramp, x, "translation", "relative", scheme="fourier")
+    assert m.get("relative_norm", "translation_x").value > 1e-3
+    assert m.get("relative_norm", "translation_y").value < 1e-25
+    m = measure(net, x, "translation", "lee", output=FeatureMap("NCHW"), output_type="probs")
+    assert m.get("lee", "translation", "probs").unit == "prob²/px²"
+    assert "declared" in m.provenance.representation
+
+
+def test_finite_metrics_and_labels():
+    f, x = formula_network(), four_images()
+    labels = f(x).argmax(1)
+    m = measure(f, [(x, labels)], "rotation", "discrete,decisions,sampled")
+    assert m.get("accuracy", "none").value == 1
+    assert m.get("discrete", "rot90").status == "measured"
+    assert m.get("eq_t", "integer translation, ±0.125 of the size").unit == "dB"
+    assert m.get("sampled_error", "rotation, ±0.1963 rad").unit == "prob²"
+    none = measure(f, x, "rotation", "accuracy").get("accuracy", "none")
+    assert (none.status, none.value) == ("not applicable", None)
+    wide = measure(f, x[..., :28], "rotation", "discrete").get("discrete", "rot90")
+    assert (wide.status, wide.value) == ("not applicable", None)
+    assert "square" in wide.reason
+
+
+class Dropout(nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.dropout(x.mean((2, 3)), training=True)
+
+
+def test_preconditions_are_reported():
+    f = formula_network()
+    with pytest.raises(ModelError, match=r"in training mode \(8 modules.*call model.eval\(\)"):
+        measure(formula_network().train(), X)
+    with pytest.raises(ModelError, match="the model is stochastic: two passes"):
+        measure(Dropout().eval(), X)
+    with pytest.raises(ModelError, match=r"dtype torch.float32, but the images have torch.float64"):
+        measure(f, X.double())
+    with pytest.raises(ImageError, match=r"batches has dtype torch.uint8"):
+        measure(f, (X * 100).byte())
+    with pytest.raises(ImageError, match="batches holds no images"):
+        measure(f, [])
+    with pytest.raises(ModelError, match="the model returns a dict, not one tensor"):
+        measure(lambda x: {"a": x}, X)
+    with pytest.raises(UnknownLayoutError, match="declare it"):
+        measure(lambda x: x[..., :5, :7], X)
+    with pytest.raises(LieDerivError, match="metric 'leee' is unknown"):
+        measure(f, X, metrics="leee")
+    with pytest.raises(LieDerivError, match="output_type='prob' is unknown"):
+        measure(f, X, output_type="prob")
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach().mean((2, 3)) * (1 + 0 * x.mean())
+
+
+def test_silently_detached_model_is_found():
+    with pytest.raises(NotDifferentiableError, match="disagrees entirely with a finite difference"):
+        measure(Detached().eval(), torch.randn(2, 3, 8, 8), "shear_x")
+
+
+class HalfDetached(nn.Module):
+    def forward(self, x):
+        return (x.detach() * x.flip(-1) + x).mean((2, 3))
+
+
+def test_partly_detached_model_is_noted():
+    m = measure(HalfDetached().eval(), torch.randn(2, 3, 8, 8), "shear_x", "lee")
+    assert any("run `liederiv check`" in note for note in m.provenance.warnings)
+
+
+def test_nan_is_reported_not_averaged():
+    def f(x):
+        y = x.mean((2, 3))
+        return torch.where(y[:, :1] > 0.2, torch.full_like(y, float("nan")), y)
+
+    x = torch.zeros(3, 3, 8, 8)
+    x[1] = 1.0
+    m = measure(f, x, "rotation", "lee")
+    row = m.get("lee", "rotation", "logits")
+    assert (row.status, row.value) == ("failed", None)
+    assert "1 of 3 images (first: number 1)" in row.reason
+
+
+class FloatInside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(3, 3)  # no parameter: stays float32 in a double copy
+
+    def forward(self, x):
+        return x.mean((2, 3)) @ self.weight
+
+
+def test_model_that_cannot_run_in_double_is_measured_without_floor():
+    m = measure(FloatInside().eval(), torch.randn(2, 3, 8, 8), "rotation", "lee")
+    assert m.get("lee", "rotation", "logits").floor is None
+    assert any("does not run in float64" in note for note in m.provenance.warnings)
+
+
+def test_interrupted_run_keeps_what_it_has():
+    def batches():
+        yield X
+        raise KeyboardInterrupt
+
+    m = measure(formula_network(), batches(), "rotation", "lee")
+    assert m.provenance.num_images == 2
+    assert "stopped after 2 images: interrupted" in m.provenance.warnings
+
+
+def test_saving_and_reading(tmp_path):
+    m = measure(formula_network(), four_images(), "rotation", "lee,relative", image_names="abcd")
+    data = json.loads(m.save(tmp_path / "m.json").read_text())
+    assert data["schema_version"] == 1
+    assert {"model", "weights", "scheme", "num_images", "seed", "versions"} <= set(data)
+    keys = {"metric", "transform", "value", "ci_low", "ci_high", "unit", "status"}
+    assert all(keys <= set(row) for row in data["results"])
+    assert pd.read_csv(m.save(tmp_path / "m.csv")).equals(m.to_dataframe()) or len(
+        pd.read_csv(tmp_path / "m.csv")
+    ) == len(m.scores)
+    frame = pd.read_parquet(m.save(tmp_path / "m.parquet"))
+    rows = frame[(frame.metric == "relative_norm") & (frame.output == "probs")]
+    value = rows["value"].sum() / rows["denominator"].sum()
+    assert math.isclose(value, m.get("relative_norm", "rotation", "probs").value, rel_tol=1e-9)
+    assert list(rows["image"]) == list("abcd")
+    with pytest.raises(LieDerivError, match=r"ends in \.txt; use one of \.json"):
+        m.save(tmp_path / "m.txt")
+    with pytest.raises(LieDerivError, match="cannot write"):
+        m.save(tmp_path / "nowhere" / "m.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.csv", "m.json", "m.parquet"]
+
+
+def test_get_names_what_there_is():
+    m = measure(formula_network(), X, "rotation", "lee")
+    with pytest.raises(LieDerivError, match="2 scores fit metric='lee'.*lee/rotation/logits"):
+        m.get("lee", "rotation")
+
+
+def test_model_is_left_as_it_was():
+    model = formula_network()
+    weights = [p.clone() for p in model.parameters()]
+    flags = [(m.training, len(m._forward_hooks)) for m in model.modules()]
+    state = torch.get_rng_state()
+    measure(model, X, "rotation")
+    assert torch.equal(state, torch.get_rng_state())
+    assert flags == [(m.training, len(m._forward_hooks)) for m in model.modules()]
+    for before, after in zip(weights, model.parameters(), strict=True):
+        assert torch.equal(before, after)
+        assert after.requires_grad
+        assert after.grad is None
+
+
+def test_paired_comparison():
+    f, x = formula_network(), four_images()
+    a = measure(f, x, "rotation", "lee,relative")
+    twice = measure(lambda z: 2 * f(z), x, "rotation", "lee,relative", output_type="logits")
+    once = measure(f, x, "rotation", "lee,relative", output_type="logits")
+    rows = {d.metric: d for d in compare(once, twice)}
+    assert math.isclose(rows["lee"].b, 4 * rows["lee"].a, rel_tol=1e-5)
+    assert rows["lee"].significant
+    assert abs(rows["relative_norm"].difference) < 1e-6 * rows["relative_norm"].a
+    assert all(not d.significant and d.difference == 0 for d in compare(a, a))
+    with pytest.raises(LieDerivError, match="different images"):
+        compare(a, measure(f, x[:3], "rotation", "lee"))
