@@ -1,0 +1,248 @@
+r"""Which modules of a network break a symmetry: exact and complete layerwise attribution.
+
+Every tensor z inside the network gets a generator G_z; let ż be its tangent when the image moves
+by X x, and ℓ(z) = ż − G_z z. A module M from z to y violates the symmetry by
+
+    δ_M = J_M G_z z − G_y y = ℓ(y) − J_M ℓ(z),
+
+and contributes c_M = J_{out←y} δ_M to L f. Along a probe u, with g_y the gradient of ⟨u, out⟩ at
+M's output and g_{z→M} the gradient at its input that flows through M alone,
+
+    ⟨u, c_M⟩ = ⟨g_y, ℓ(y)⟩ − ⟨g_{z→M}, ℓ(z)⟩,
+
+because ⟨g_y, J_M ℓ(z)⟩ = ⟨g_{z→M}, ℓ(z)⟩. So one forward-mode pass with K tangents and P backward
+passes serve every module and container, without any local derivative. Contributions telescope:
+whatever G is chosen, they add up to L f. Source of the layerwise decomposition: Gruver et al.,
+arXiv 2210.02984, section 4 and appendix; theirs differentiates each layer locally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from liederiv.analysis.capture import Plan, measured_copy, scout
+from liederiv.analysis.contributions import Contributions, Setting, join, measure_image
+from liederiv.analysis.kinds import kind_of
+from liederiv.analysis.layouts import Layout
+from liederiv.analysis.probes import ProbeSpec
+from liederiv.analysis.readout import OutputReader
+from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from liederiv.actions import ImageAction, check_images
+from liederiv.checks import preflight
+from liederiv.derivatives import Scheme
+from liederiv.errors import LieDerivError, ModelError
+from liederiv.forward_mode import forward_mode
+from liederiv.generators import Generator, resolve_generators
+from liederiv.representations import OutputSpec
+
+__all__ = ["attribute"]
+
+_TANGENT_BYTES = 2**31  # of ℓ kept at once; more generators are measured in turns
+ModuleFilter = Iterable[str] | Callable[[str, nn.Module], bool]
+
+
+def attribute(
+    model: nn.Module,
+    x: Tensor,
+    generators: str | Generator | Iterable[str | Generator],
+    *,
+    scheme: str | Scheme = "bspline",
+    output: OutputSpec = "probs",
+    probes: ProbeSpec = "auto",
+    tolerance: float = 1e-2,
+    modules: ModuleFilter | None = None,
+    seed: int = 0,
+    chunk_size: int | None = None,
+) -> Attribution:
+    """Attribute the Lie derivative of a network to its modules.
+
+    Args:
+        model: in eval mode; neither it nor its gradients are touched.
+        x: images [B, C, H, W], float32 or float64; measured one after another.
+        generators: see `liederiv.lie_derivative`; K in all.
+        scheme: how images and feature maps are continued between pixels.
+        output: ``"probs"`` for the softmax of the model's output, ``"logits"`` for the output as
+            it is, or how the group acts on it (see `liederiv.representations`).
+        probes: see `liederiv.analysis.probes.choose_probes`.
+        tolerance: share of the norm that probes may leave out before random ones are added.
+        modules: measure these only, beside the whole model: paths, or a function of path and
+            module.
+        seed: of the random probes.
+        chunk_size: tangents per forward-mode pass; None lets memory decide.
+
+    Returns:
+        shares of all modules; see `Attribution`.
+
+    Raises:
+        ModelError: if the model is in training mode, is stochastic, cannot be copied, or does
+            something else when its modules do nothing in place.
+        LieDerivError: for arguments that are not understood.
+
+    Example:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        >>> net = nn.Sequential(*layers, nn.Linear(4, 5)).eval()
+        >>> a = attribute(net, torch.randn(1, 3, 8, 8), "translation")
+        >>> np.nansum(a.shares(), axis=0).round(4).tolist()
+        [1.0, 1.0]
+    """
+    check_images(x)
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
+    if not 0 < tolerance < 1:
+        raise LieDerivError(f"tolerance={tolerance} must lie between 0 and 1.")
+    x = x.detach()
+    expected = preflight(model, x)
+    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
+    twin = measured_copy(model)
+    with forward_mode():
+        plan = scout(twin, x[:1])
+        _check_same(expected, plan.output)
+        reader = OutputReader(plan.output, output, (action.height, action.width))
+        measured = _choose(plan, modules)
+        setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size)
+        turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
+        images = [
+            join([measure_image(setting, turn, x[b : b + 1], seed + b) for turn in turns])
+            for b in range(len(x))
+        ]
+    return _assemble(setting, images, action, output, seed)
+
+
+def _check_same(expected: Any, found: Any) -> None:
+    """The copy that does nothing in place must compute what the model computes."""
+    for a, b in zip(tree_flatten(expected)[0], tree_flatten(found)[0], strict=True):
+        if isinstance(a, Tensor) and a.is_floating_point():
+            scale = a.norm().clamp_min(1e-30)
+            if not (a - b).norm() <= 1e-3 * scale:
+                raise ModelError(
+                    "the model's output changes when its modules' inplace=True is switched off "
+                    "(or it is not finite); let its forward use what the modules return."
+                )
+
+
+def _choose(plan: Plan, modules: ModuleFilter | None) -> list[int]:
+    """Numbers of the calls below the whole model that need to be computed."""
+    if modules is None:
+        wanted = [True] * len(plan.calls)
+    elif callable(modules):
+        wanted = [bool(modules(c.path, c.module)) for c in plan.calls]
+    else:
+        names = {modules} if isinstance(modules, str) else set(modules)
+        unknown = names - {c.path for c in plan.calls} - set(plan.never_called)
+        if unknown:
+            raise LieDerivError(f"modules={sorted(unknown)} are not in the model.")
+        wanted = [c.path in names for c in plan.calls]
+    for call, chosen in zip(plan.calls[1:], wanted[1:], strict=True):
+        if not chosen:
+            call.reason, call.zero = "not asked for", ""
+    return [i for i, c in enumerate(plan.calls) if i and not c.reason and not c.zero]
+
+
+def _turns(action: ImageAction, x: Tensor, numel: int) -> list[ImageAction]:
+    """Actions of as many generators at once as the memory for ℓ allows."""
+    at_once = max(1, _TANGENT_BYTES // max(1, numel * x.element_size()))
+    gs = action.generators
+    return [
+        ImageAction(gs[i : i + at_once], action.height, action.width, action.scheme)
+        for i in range(0, len(gs), at_once)
+    ]
+
+
+def _entries(plan: Plan, measured: Sequence[int], model: nn.Module) -> tuple[Entry, ...]:
+    computed = {0, *measured}
+    entries = []
+    for i, call in enumerate(plan.calls):
+        status: EntryStatus = "measured" if i in computed else "not measured"
+        if i not in computed and call.zero:
+            status = "exactly zero"
+        entries.append(
+            Entry(
+                path=call.path,
+                class_name=type(call.module).__name__,
+                kind="model" if i == 0 else kind_of(call.module),
+                call_index=call.index,
+                depth=call.depth,
+                parent=call.parent,
+                input_layout=_names(call.in_layouts),
+                output_layout=_names(call.out_layouts),
+                status=status,
+                reason="" if i in computed else call.zero or call.reason,
+            )
+        )
+    modules = dict(model.named_modules())
+    for path in plan.never_called:
+        m = modules[path]
+        depth = path.count(".") + 1
+        row = (path, type(m).__name__, kind_of(m), 0, depth, None, "", "")
+        entries.append(Entry(*row, "not called", "its forward is not called"))
+    return tuple(entries)
+
+
+def _names(layouts: Sequence[Layout | None]) -> str:
+    return ", ".join("?" if v is None else str(v) for v in layouts)
+
+
+def _assemble(
+    setting: Setting,
+    images: Sequence[Contributions],
+    action: ImageAction,
+    output: OutputSpec,
+    seed: int,
+) -> Attribution:
+    plan, measured = setting.plan, setting.measured
+    entries = _entries(plan, measured, setting.model)
+    counted = np.array([e.counted for e in entries])
+
+    def table(name: str) -> NDArray[np.float64]:
+        values = np.stack([getattr(v, name).numpy() for v in images], -1)
+        out = np.full((len(entries), *values.shape[1:]), np.nan)
+        out[: len(values)] = values
+        out[~counted] = np.nan
+        return out
+
+    return Attribution(
+        entries=entries,
+        generators=tuple(g.name for g in action.generators),
+        units=tuple(g.unit for g in action.generators),
+        **{name: table(name) for name in _TABLES},
+        lie_norm_squared=np.stack([v.lie.numpy() for v in images], -1),
+        closure=np.stack([v.closure.numpy() for v in images], -1),
+        covered=np.stack([v.covered.numpy() for v in images], -1),
+        num_probes=tuple(v.num_probes for v in images),
+        profile=_profile(setting, images),
+        output=output if isinstance(output, str) else str(output),
+        scheme=action.scheme.name,
+        seed=seed,
+        engine=images[0].engine,
+        tolerance=setting.tolerance,
+    )
+
+
+_TABLES = tuple(
+    part + suffix for part in ("inclusive", "exclusive") for suffix in ("", "_error", "_projection")
+)
+
+
+def _profile(setting: Setting, images: Sequence[Contributions]) -> tuple[ProfileRow, ...]:
+    row_of = {slot: i for i, slot in enumerate(setting.slots)}
+    lie = np.stack([v.lie_norms.numpy() for v in images], -1)
+    moved = np.stack([v.action_norms.numpy() for v in images], -1)
+    rows = []
+    for number in setting.measured:
+        call = setting.plan.calls[number]
+        places: list[tuple[Literal["input", "output"], int]] = [
+            *(("input", s) for _, s in call.inputs),
+            *(("output", s) for _, s in call.outputs),
+        ]
+        for role, slot in places:
+            i, layout = row_of[slot], str(setting.plan.layouts[slot])
+            rows.append(ProfileRow(number, role, layout, lie[i], moved[i]))
+    return tuple(rows)

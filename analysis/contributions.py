@@ -1,0 +1,264 @@
+"""The kernel of layerwise attribution: contributions of all measured calls for one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from liederiv.analysis.capture import Edge, Plan, TangentReader, record_edges
+from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
+from liederiv.analysis.readout import OutputReader
+from torch import Tensor, nn
+
+from liederiv.actions import ImageAction
+from liederiv.forward_mode import pushforward
+
+__all__ = ["Contributions", "Setting", "join", "measure_image"]
+
+_GRADIENT_BYTES = 2**29  # of gradients kept at once; more probes are measured in turns
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What does not depend on the image.
+
+    Attributes:
+        model: from `liederiv.analysis.capture.measured_copy`.
+        plan: its calls.
+        measured: numbers of the calls to compute.
+        reader: of the output.
+        probes: see `choose_probes`.
+        tolerance: see `choose_probes`.
+        chunk_size: tangents per forward-mode pass.
+    """
+
+    model: nn.Module
+    plan: Plan
+    measured: Sequence[int]
+    reader: OutputReader
+    probes: ProbeSpec
+    tolerance: float
+    chunk_size: int | None
+
+    @property
+    def slots(self) -> list[int]:
+        """Tensors whose tangents are needed."""
+        calls = [self.plan.calls[i] for i in self.measured]
+        return sorted({s for c in calls for _, s in (*c.inputs, *c.outputs)})
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """Of one image, for E calls and K generators; all tensors float64 on the CPU.
+
+    Attributes:
+        inclusive: ‖c‖² [E, K].
+        inclusive_error: its standard error.
+        inclusive_projection: ⟨c, L f⟩.
+        exclusive: the same three without the measured calls inside.
+        exclusive_error: its standard error.
+        exclusive_projection: ⟨c, L f⟩.
+        lie: ‖L f‖² [K].
+        closure: [K], see `Attribution`.
+        covered: [K], see `Attribution`.
+        lie_norms: ‖ℓ(z)‖ [S, K] for the slots of the setting, in order.
+        action_norms: ‖G z‖ [S, K].
+        num_probes: backward passes.
+        engine: of the forward-mode pass.
+    """
+
+    inclusive: Tensor
+    inclusive_error: Tensor
+    inclusive_projection: Tensor
+    exclusive: Tensor
+    exclusive_error: Tensor
+    exclusive_projection: Tensor
+    lie: Tensor
+    closure: Tensor
+    covered: Tensor
+    lie_norms: Tensor
+    action_norms: Tensor
+    num_probes: int
+    engine: str
+
+
+def join(parts: Sequence[Contributions]) -> Contributions:
+    """Join what was measured for different generators (the last axis)."""
+    if len(parts) == 1:
+        return parts[0]
+    tensors = {
+        f.name: torch.cat([getattr(p, f.name) for p in parts], -1)
+        for f in fields(Contributions)
+        if isinstance(getattr(parts[0], f.name), Tensor)
+    }
+    return Contributions(
+        **tensors, num_probes=sum(p.num_probes for p in parts), engine=parts[0].engine
+    )
+
+
+def measure_image(setting: Setting, action: ImageAction, x: Tensor, seed: int) -> Contributions:
+    """Contributions of all calls for one image and the generators of one action.
+
+    Args:
+        setting: what to measure.
+        action: K generators.
+        x: one image [1, C, H, W].
+        seed: of the random probes.
+    """
+    tangents = action.tangents(x)
+    reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
+    (y, tensors), (lie, lies), engine = pushforward(
+        reader, x, tangents, chunk_size=setting.chunk_size
+    )
+    acted = setting.reader.act(action, y)
+    lie = lie - acted
+    action_norms = []
+    for i, slot in enumerate(setting.slots):
+        layout = setting.plan.layouts[slot]
+        assert layout is not None
+        moved = layout.act(action, tensors[i]) if layout.spatial else None
+        action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
+        lies[i] = (lies[i] if moved is None else lies[i].sub_(moved)).flatten(1)
+        tensors[i] = tensors[i].new_zeros(())
+    lie_norms = [_norms(v) for v in lies]
+    probes = choose_probes(
+        lie.double(),
+        probabilities=setting.reader.probabilities(y),
+        probes=setting.probes,
+        tolerance=setting.tolerance,
+        seed=seed,
+    )
+    leaf = x.detach().clone().requires_grad_(True)
+    out, edges = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
+    U = probes.directions.to(y).mT.contiguous()
+    table = dict(zip(setting.slots, lies, strict=True))
+    inner, pulled, size = _contract(out, leaf, edges, table, tangents, U, len(setting.plan.calls))
+    reverse = pulled - (acted @ U.mT).double()
+    eps = torch.finfo(x.dtype).eps
+    return _summarise(
+        setting, probes, inner, reverse, lie.double(), size, lie_norms, action_norms, engine, eps
+    )
+
+
+def _norms(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v.flatten(1), dim=1)
+
+
+def _contract(
+    out: Tensor,
+    leaf: Tensor,
+    edges: Sequence[Edge],
+    lies: dict[int, Tensor],
+    tangents: Tensor,
+    U: Tensor,
+    num_calls: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Backward passes and inner products.
+
+    Args:
+        out: [D] with its graph.
+        leaf: the image.
+        edges: where calls begin and end.
+        lies: ℓ(z) per slot, [K, n].
+        tangents: X x, [K, *leaf.shape].
+        U: probes, [P, D].
+        num_calls: E.
+
+    Returns:
+        ⟨u, c⟩ [E, K, P], ⟨g_x, X x⟩ [K, P] and ‖g_x‖ ‖X x‖ [K] over all probes, float64.
+    """
+    K, P = len(tangents), len(U)
+    inner = torch.zeros(num_calls, K, P, dtype=torch.float64, device=out.device)
+    pulled = torch.zeros(K, P, dtype=torch.float64, device=out.device)
+    size = torch.zeros((), dtype=torch.float64, device=out.device)
+    moving = tangents.flatten(1)
+    per_probe = sum(lies[e.slot].shape[1] for e in edges) * out.element_size()
+    chunk = max(1, min(P, _GRADIENT_BYTES // max(per_probe, 1)))
+    targets = [leaf, *[e.edge for e in edges]]
+    for start in range(0, P, chunk):
+        part = slice(start, start + chunk)
+        rows = [
+            torch.autograd.grad(out, targets, u, retain_graph=True, allow_unused=True)
+            for u in U[part]
+        ]
+        columns = list(zip(*rows, strict=True))
+        g_x = _stack(columns[0], leaf)
+        pulled[:, part] = (moving @ g_x.mT).double()
+        size += g_x.double().square().sum()
+        seen: dict[tuple[int, ...], Tensor] = {}
+        for edge, column in zip(edges, columns[1:], strict=True):
+            if column[0] is None:
+                continue
+            key = (edge.slot, *[g.data_ptr() for g in column])
+            if key not in seen:  # autograd hands one tensor to several edges
+                gradients = _stack(column, out)
+                seen[key] = (lies[edge.slot] @ gradients.mT).double()
+            inner[edge.call, :, part] += edge.sign * seen[key]
+    return inner, pulled, size.sqrt() * _norms(moving).double()
+
+
+def _stack(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    found = [like.new_zeros(like.numel()) if g is None else g.reshape(-1) for g in gradients]
+    return found[0][None] if len(found) == 1 else torch.stack(found)
+
+
+def _exclusive(plan: Plan, measured: Sequence[int], inclusive: Tensor) -> Tensor:
+    """Subtract from each call the inclusive contributions of the next measured calls inside."""
+    counted = {0, *measured} | {i for i, c in enumerate(plan.calls) if c.zero}
+    out = inclusive.clone()
+    for i in measured:
+        parent = plan.calls[i].parent
+        while parent is not None and parent not in counted:
+            parent = plan.calls[parent].parent
+        assert parent is not None
+        out[parent] -= inclusive[i]
+    return out
+
+
+def _summarise(
+    setting: Setting,
+    probes: Probes,
+    inner: Tensor,
+    reverse: Tensor,
+    lie: Tensor,
+    size: Tensor,
+    lie_norms: list[Tensor],
+    action_norms: list[Tensor],
+    engine: str,
+    eps: float,
+) -> Contributions:
+    """From inner products ⟨u, c⟩ [E, K, P] to squared norms, projections and checks."""
+    forward = lie @ probes.directions
+    inner[0] = forward
+    exclusive = _exclusive(setting.plan, setting.measured, inner)
+    r = probes.head.shape[1]
+    along = lie @ probes.head
+    inclusive_sq, inclusive_error = probes.squared_norm(inner)
+    exclusive_sq, exclusive_error = probes.squared_norm(exclusive)
+    norm = lie.norm(dim=1)
+    gaps = torch.stack([reverse - forward, exclusive.sum(0) - forward]).norm(dim=-1).amax(0)
+    rounding = eps * size
+    closure = gaps / torch.where(norm > 100 * rounding, norm, size.clamp_min(1e-300))
+    exact = exclusive[..., :r].square().sum((0, 2))
+    whole = exclusive_sq.sum(0)
+    covered = torch.where(whole > 0, exact / whole, torch.ones_like(whole))
+    if not probes.frame.shape[1]:
+        covered = torch.full_like(covered, 1.0 if probes.captured is None else probes.captured)
+    K = len(lie)
+    empty = [lie.new_zeros(0, K)]
+    return Contributions(
+        inclusive=inclusive_sq.cpu(),
+        inclusive_error=inclusive_error.cpu(),
+        inclusive_projection=torch.einsum("ekr,kr->ek", inner[..., :r], along).cpu(),
+        exclusive=exclusive_sq.cpu(),
+        exclusive_error=exclusive_error.cpu(),
+        exclusive_projection=torch.einsum("ekr,kr->ek", exclusive[..., :r], along).cpu(),
+        lie=norm.square().cpu(),
+        closure=closure.cpu(),
+        covered=covered.cpu(),
+        lie_norms=torch.cat(empty + [v.double()[None] for v in lie_norms]).cpu(),
+        action_norms=torch.cat(empty + [v.double()[None] for v in action_norms]).cpu(),
+        num_probes=probes.directions.shape[1],
+        engine=engine,
+    )

@@ -1,0 +1,236 @@
+"""How the generators act on the tensors inside a network: layout recognition.
+
+Attribution may put any generator G_z on an intermediate tensor z: the contributions still add up
+to the whole Lie derivative. But a wrong G charges an innocent module, so a layout is recognised
+only where the shape, the known grids and the surrounding module leave no choice. Everything else
+is unknown, and the module around it absorbs it. No rule knows an architecture:
+
+1. One image is measured at a time, so the first axis must be 1. Window and group partitions, which
+   move positions to the batch axis, and sequence-first tokens are refused by this alone.
+2. A map is the image divided by one whole number on both axes (rounded up or down for powers of
+   two, as strided layers do on odd sizes). Two-dimensional convolutions, batch norms and pools say
+   that their input is NCHW. Otherwise the grid must be the one that entered the enclosing module,
+   or that divided by a whole number.
+3. A square map whose side is a number of tokens (with prefix tokens or without) of the enclosing
+   module's grid is an attention map.
+4. Tokens must match a grid that was seen before as a map; only a network without any map may be
+   recognised by its token count alone, if that is unambiguous.
+5. Where the axis order is ambiguous, the tensor takes the order of one of equal shape that entered
+   the enclosing module, or stays unknown.
+6. Once a module has reordered positions, tokens stay unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from liederiv.actions import ImageAction
+from liederiv.representations import TokenGrid, recognise
+
+__all__ = ["Layout", "LayoutRecogniser", "positions"]
+
+Kind = Literal["NCHW", "NHWC", "NLC", "NCL", "vector"]
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where positions and channels are in a tensor with first axis 1.
+
+    Attributes:
+        kind: order of the axes; ``vector`` has no positions, and the group acts trivially on it.
+        grid: rows and columns of positions; (1, 1) for a vector.
+        prefix: tokens in front that belong to no position (class, register).
+        flat: whether a map or token grid was flattened to [1, n] in this order.
+    """
+
+    kind: Kind
+    grid: Grid = (1, 1)
+    prefix: int = 0
+    flat: bool = False
+
+    @property
+    def spatial(self) -> bool:
+        """Whether the group acts on it at all."""
+        return self.kind != "vector"
+
+    @property
+    def tokens(self) -> int:
+        """Number of positions and prefix tokens."""
+        return self.grid[0] * self.grid[1] + self.prefix
+
+    def act(self, action: ImageAction, z: Tensor) -> Tensor:
+        """G_z z for the K generators of the action: [K, *z.shape]."""
+        if not self.spatial:
+            return z.new_zeros(()).expand(len(action), *z.shape)
+        shaped = self._unflatten(z)
+        if self.kind in ("NCHW", "NHWC"):
+            moved = action.on_map(shaped, channels_last=self.kind == "NHWC")
+        else:
+            layout: Literal["NLC", "NCL"] = "NLC" if self.kind == "NLC" else "NCL"
+            moved = TokenGrid(self.grid, self.prefix, layout).act(action, shaped)
+        return moved.reshape(len(action), *z.shape)
+
+    def _unflatten(self, z: Tensor) -> Tensor:
+        if not self.flat:
+            return z
+        h, w = self.grid
+        shapes: dict[str, tuple[int, ...]] = {
+            "NCHW": (1, -1, h, w),
+            "NHWC": (1, h, w, -1),
+            "NLC": (1, self.tokens, -1),
+            "NCL": (1, -1, self.tokens),
+        }
+        return z.reshape(shapes[self.kind])
+
+    def __str__(self) -> str:
+        if not self.spatial:
+            return "vector"
+        prefix = f"{self.prefix}+" if self.prefix else ""
+        return f"{'flat ' * self.flat}{self.kind} {prefix}{self.grid[0]}×{self.grid[1]}"
+
+
+VECTOR = Layout("vector")
+
+
+def positions(z: Tensor, layout: Layout) -> Tensor:
+    """The tensor as [tokens, channels], whatever its layout."""
+    z = layout._unflatten(z)
+    if layout.kind == "NCHW":
+        return z[0].flatten(1).mT
+    if layout.kind == "NHWC":
+        return z[0].flatten(0, 1)
+    return z[0].mT if layout.kind == "NCL" else z[0]
+
+
+class LayoutRecogniser:
+    """Recognises layouts in the order in which a forward pass produces the tensors.
+
+    Args:
+        image_size: height and width of the input in pixels.
+        prefixes: numbers of prefix tokens to expect; what the model declares, or 0, 1 and 2.
+    """
+
+    def __init__(self, image_size: Grid, prefixes: Sequence[int] = (0, 1, 2)) -> None:
+        self.image_size = image_size
+        self.prefixes = tuple(dict.fromkeys(prefixes))
+        self.reordered = False
+        self._grids: list[Grid] = []
+        self._last: tuple[Layout, int] | None = None
+
+    def __call__(
+        self, z: Tensor, enclosing: Sequence[tuple[Layout, torch.Size]], *, is_map: bool = False
+    ) -> Layout | None:
+        """The layout of z, or None if it is not certain.
+
+        Args:
+            z: tensor to be recognised; only its shape is looked at.
+            enclosing: layouts and shapes of the tensors that entered the enclosing module.
+            is_map: whether a module that works on NCHW maps takes or returns it.
+        """
+        found = self._recognise(z, enclosing, is_map)
+        if found is not None and found.spatial:
+            if found.kind in ("NCHW", "NHWC") and found.grid != self.image_size:
+                self._grids.append(found.grid)
+            self._last = (found, z.numel())
+        return found
+
+    def note_reordering(self, z: Tensor, before: Layout, y: Tensor, after: Layout | None) -> None:
+        """Find out whether a module without parameters shuffled the positions of its input.
+
+        Args:
+            z: input of the module.
+            before: its layout.
+            y: output of the module.
+            after: its layout, if recognised.
+        """
+        if z.numel() != y.numel() or not before.spatial:
+            return
+        if after is None or after.grid != before.grid or after.prefix != before.prefix:
+            return
+        a = positions(z, before).detach().sort(1).values
+        b = positions(y, after).detach().sort(1).values
+        same_values = torch.equal(a.flatten().sort().values, b.flatten().sort().values)
+        if same_values and not torch.equal(a, b):
+            self.reordered = True
+
+    def _recognise(
+        self, z: Tensor, enclosing: Sequence[tuple[Layout, torch.Size]], is_map: bool
+    ) -> Layout | None:
+        if z.ndim < 2 or z.shape[0] != 1 or z.numel() == 0:
+            return None
+        near = [layout for layout, _ in enclosing if layout.spatial]
+        if z.ndim == 2:
+            return self._row(z, near)
+        if z.ndim in (3, 4) and z.numel() == max(z.shape):
+            hidden = any(z.numel() in (g.tokens, g.grid[0] * g.grid[1]) for g in near)
+            return None if hidden and z.numel() > 1 else VECTOR
+        if self.reordered and not is_map:
+            return None
+        candidates = self._maps(z, near, is_map) if z.ndim == 4 else self._tokens(z)
+        if len(candidates) > 1:
+            same = [c for c in candidates if (c, z.shape) in list(enclosing)]
+            candidates = same if len(same) == 1 else []
+        return candidates[0] if candidates else None
+
+    def _row(self, z: Tensor, near: Sequence[Layout]) -> Layout | None:
+        """[1, n]: a vector, or the flattened form of the map that was seen last."""
+        if self._last is not None and self._last[1] == z.numel():
+            layout = self._last[0]
+            return Layout(layout.kind, layout.grid, layout.prefix, flat=True)
+        hidden = any(z.shape[1] in (g.tokens, g.grid[0] * g.grid[1]) for g in near)
+        return None if hidden else VECTOR
+
+    def _maps(self, z: Tensor, near: Sequence[Layout], is_map: bool) -> list[Layout]:
+        if z.ndim != 4:
+            return []
+        options: list[tuple[Kind, Grid]] = [("NCHW", (z.shape[2], z.shape[3]))]
+        if not is_map:
+            options.append(("NHWC", (z.shape[1], z.shape[2])))
+        return [
+            Layout(kind, grid)
+            for kind, grid in options
+            if _divides(self.image_size, grid)
+            and (is_map or any(_divides(g.grid, grid) for g in near))
+            and not self._is_attention(grid, near)
+        ]
+
+    def _is_attention(self, grid: Grid, near: Sequence[Layout]) -> bool:
+        if grid[0] != grid[1]:
+            return False
+        counts = {g.grid[0] * g.grid[1] + p for g in near for p in (*self.prefixes, g.prefix)}
+        return grid[0] in counts
+
+    def _tokens(self, z: Tensor) -> list[Layout]:
+        if z.ndim != 3:
+            return []
+        if not self._grids:
+            return [
+                Layout(r.layout, r.grid, r.prefix)
+                for r in recognise(tuple(z.shape), self.image_size)
+                if isinstance(r, TokenGrid)
+            ]
+        found: dict[Layout, None] = {}
+        axes: tuple[tuple[Kind, int], ...] = (("NLC", z.shape[1]), ("NCL", z.shape[2]))
+        for kind, length in axes:
+            for grid in reversed(self._grids):
+                for prefix in self.prefixes:
+                    if grid[0] * grid[1] > 1 and length == grid[0] * grid[1] + prefix:
+                        found.setdefault(Layout(kind, grid, prefix))
+        return list(found)
+
+
+def _divides(outer: Grid, inner: Grid) -> bool:
+    """Whether inner is outer divided by one whole number, rounded only for powers of two."""
+    (H, W), (h, w) = outer, inner
+    if h < 1 or w < 1 or h > H or w > W or (h, w) == (1, 1):
+        return False
+    if H % h == 0 and W % w == 0 and H // h == W // w:
+        return True
+    strides = [2**k for k in range(1, 8)]
+    return any((h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)) for s in strides)
