@@ -9,6 +9,7 @@ from liederiv.actions import ImageAction
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.cli import options as o
 from liederiv.cli.tables import console, new_table, number
+from liederiv.errors import ModelError
 from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
 
@@ -50,6 +51,7 @@ def check(
     photographs = o.open_images(images, loaded, 1, seed, None, None)
     x = next(iter(o.DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
     module, _ = o.output_of(loaded, output_type)
+    _check_finite(o.try_model(module, x))
     preflight(module, x)
     action = ImageAction(resolve_generators(transforms), *x.shape[-2:], scheme)
     result = check_derivative(double_copy(module), x.double(), action)  # type: ignore[arg-type]
@@ -68,3 +70,12 @@ def check(
         )
         raise typer.Exit(1)
     out.print(f"The derivative is right to {number(result.worst, 1)}.")
+
+
+def _check_finite(y: object) -> None:
+    """A finite difference of NaN would agree with anything."""
+    if isinstance(y, torch.Tensor) and not y.isfinite().all():
+        raise ModelError(
+            "the model's output is not finite (NaN or infinite) on the first image; check its "
+            "weights and the normalisation of the images."
+        )

@@ -64,6 +64,7 @@ def compare(
     """
     o.refuse_amp(amp)
     o.writable(csv)
+    o.check_endings({"--csv": (csv, ".csv")})
     how = MeasureOptions(
         images=images,
         num_images=num_images,
@@ -99,6 +100,11 @@ def compare(
     (first, photographs), (second, _) = results
     labels = o.clusters(images, photographs)
     rows = compare_measurements(first, second, seed=seed, clusters=labels)
+    if not rows:
+        raise LieDerivError(
+            f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "
+            "(classes, maps, features); choose one that both have with --output-type."
+        )
     if csv is not None:
         frame = pd.DataFrame([asdict(row) for row in rows])
         write_atomically(csv, lambda path: frame.to_csv(path, index=False))

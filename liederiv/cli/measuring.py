@@ -12,6 +12,7 @@ from liederiv.cli.options import (
     open_images,
     output_of,
     parse_batch_size,
+    try_model,
 )
 from liederiv.measurement import measure
 from liederiv.model_zoo import ImageSet, LoadedModel
@@ -53,6 +54,7 @@ def measure_loaded(
     )
     device, dtype = model_options.torch_device, model_options.torch_dtype
     model, output = output_of(loaded, options.output_type)
+    try_model(model, images[0][None].to(device, dtype))
     # Labels count as the model's classes only where the numbers of classes agree.
     labelled = images.labels is not None and len(images.class_names) == loaded.num_classes
     step = size or (32 if device.type == "cuda" else 4)
@@ -64,7 +66,7 @@ def measure_loaded(
         options.metrics,
         scheme=options.scheme,
         output=output,
-        output_type=options.output_type,
+        output_type=_output_type(loaded, options.output_type),
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=size,
         seed=options.seed,
@@ -74,6 +76,12 @@ def measure_loaded(
         progress=options.progress,
     )
     return measurement, images
+
+
+def _output_type(loaded: LoadedModel, asked: str) -> str:
+    """``auto`` must not take the pooled features of a model without classifier for logits."""
+    headless = asked == "auto" and loaded.layout.is_classifier is False
+    return "output" if headless else asked
 
 
 def _provenance(loaded: LoadedModel, images: ImageSet) -> Provenance:

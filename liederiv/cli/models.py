@@ -40,4 +40,4 @@ def models(
         tags = ", ".join(entry.tags) or ("yes" if entry.pretrained else "–")
         table.add_row(entry.name, tags, "yes" if entry.offline else "")
     console().print(table)
-    typer.echo(f"{len(entries)} models")
+    typer.echo(f"{len(entries)} model{'s' if len(entries) > 1 else ''}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import typer
 from torch import nn
 
 from liederiv.derivatives import SCHEMES
-from liederiv.errors import LieDerivError, UnknownLayoutError
+from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
 from liederiv.metrics.registry import FAMILIES
 from liederiv.model_zoo import ImageSet, LoadedModel, load, load_images
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
@@ -176,6 +177,7 @@ class ModelOptions:
         Raises:
             LieDerivError: for bad input, in one sentence.
         """
+        self._check_ranges()
         if name is not None and flag is not None and name != flag:
             raise LieDerivError(
                 f"MODEL={name!r} and --model={flag!r} name different models; give one of them."
@@ -201,6 +203,18 @@ class ModelOptions:
         loaded.model.to(device=self.torch_device, dtype=self.torch_dtype)
         return loaded
 
+    def _check_ranges(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise LieDerivError(f"--seed={self.seed} must be a whole number from 0 to 2³² − 1.")
+        if self.num_classes is not None and self.num_classes < 0:
+            raise LieDerivError(
+                f"--num-classes={self.num_classes} must be 0 (no classifier) or more."
+            )
+        if self.crop_pct is not None and not 0.05 <= self.crop_pct <= 20:
+            raise LieDerivError(
+                f"--crop-pct={self.crop_pct} must be a fraction such as 0.875, from 0.05 to 20."
+            )
+
     @property
     def torch_device(self) -> torch.device:
         """The device, checked for presence."""
@@ -217,6 +231,13 @@ class ModelOptions:
                 f"--device={self.device} was asked for, but this torch sees no CUDA device; "
                 "use --device cpu, or install a CUDA build of torch and its driver."
             )
+        try:
+            torch.empty(1, device=device).cpu()
+        except Exception as error:  # every backend has errors of its own
+            reason = str(error).splitlines()[0].rstrip(".;")
+            raise LieDerivError(
+                f"--device={self.device} cannot be used here: {reason}; use cpu or cuda."
+            ) from error
         return device
 
     @property
@@ -267,7 +288,7 @@ def parse_batch_size(text: str) -> int | None:
     """``auto`` or a positive whole number."""
     if text == "auto":
         return None
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
     return int(text)
 
@@ -289,6 +310,8 @@ def writable(*paths: Path | None) -> None:
                 f"cannot write {str(path)!r}: {str(path.parent)!r} is no writable folder; "
                 "create it or choose another."
             )
+        if path is not None and path.is_dir():
+            raise LieDerivError(f"cannot write {str(path)!r}: it is a folder; name a file.")
 
 
 def check_endings(files: dict[str, tuple[Path | None, str]]) -> None:
@@ -308,6 +331,25 @@ class Features(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Unpooled features of images [B, C, H, W]."""
         return self.model.forward_features(x)  # type: ignore[operator, no-any-return]
+
+
+def try_model(model: nn.Module, x: torch.Tensor) -> object:
+    """The output for one image; an error of the model itself becomes one line.
+
+    Raises:
+        ModelError: naming what the model raised.
+    """
+    try:
+        with torch.no_grad():
+            return model(x)
+    except LieDerivError:
+        raise
+    except Exception as error:  # a model may raise anything
+        reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        raise ModelError(
+            f"the model fails on images of shape {list(x.shape[1:])}: {type(error).__name__}: "
+            f"{reason}; check --img-size and --model-kwargs, or the model's own code."
+        ) from error
 
 
 def output_of(loaded: LoadedModel, output_type: str) -> tuple[nn.Module, str | Representation]:
@@ -339,11 +381,12 @@ def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise LieDerivError(
-            f"{option}={text!r} must be comma-separated numbers, e.g. 0.5,0.5,0.5."
-        ) from None
+        numbers = ()
+    if not numbers or not all(math.isfinite(number) for number in numbers):
+        raise LieDerivError(f"{option}={text!r} must be comma-separated numbers, e.g. 0.5,0.5,0.5.")
+    return numbers
 
 
 def _kwargs(items: Sequence[str]) -> dict[str, Any]:
