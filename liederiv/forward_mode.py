@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.errors import LieDerivError, NotDifferentiableError
+from liederiv.tangent_rules import tangent_rules
 
 __all__ = [
     "ENGINES",
@@ -189,7 +190,13 @@ def _vmap_jvp(f: Callable[[Any], Any], x: Any, tangents: Any) -> tuple[Any, Any]
         return jvp(_clean(f, x), (x,), (tangent,))
 
     with torch.no_grad():
-        y, jv = vmap(one, out_dims=(None, 0))(tangents)
+        try:
+            with tangent_rules():
+                y, jv = vmap(one, out_dims=(None, 0))(tangents)
+        except (torch.OutOfMemoryError, LieDerivError):
+            raise
+        except (NotImplementedError, RuntimeError, TypeError, ValueError):
+            y, jv = vmap(one, out_dims=(None, 0))(tangents)  # torch's own formulas
     return tree_map(Tensor.detach, y), tree_map(Tensor.detach, jv)
 
 

@@ -3,7 +3,7 @@ r"""The Lie derivative of a function along the generators of a symmetry.
     L_X f(x) = d/dt|₀ ρ_{−t} f(T_t x) = J_f(x)·(X x) − X_out f(x)
 
 It is zero for all x exactly when f is equivariant under the connected group. Source: Gruver,
-Finzi, Goldblum & Wilson, arXiv 2210.02984, section 3. Departures from the paper's code are listed
+Finzi, Goldblum & Wilson, arXiv 2210.02984. Departures from the paper's code are listed
 in docs/method.md.
 """
 

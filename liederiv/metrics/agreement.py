@@ -43,7 +43,7 @@ def shift_consistency(
 
     E 1{argmax f(S_a x) = argmax f(S_b x)} for two independent shifts a, b, uniform over the whole
     pixels 0 … max_shift along x and y (equal shifts included). Source: Zhang 2019, "Making
-    Convolutional Networks Shift-Invariant Again", arXiv 1904.11486, section 4.1. There, crops of a
+    Convolutional Networks Shift-Invariant Again", arXiv 1904.11486. There, crops of a
     larger image are compared; here the image is continued beyond its border by ``scheme``:
     ``bspline`` mirrors it, ``fourier`` rolls it as in the code of arXiv 2210.02984.
 
@@ -95,7 +95,7 @@ def effective_invariance(
 
     EI(x) = √(p_T · p_0) if T x gets the class of x, else 0; p are the probabilities of that class.
     Averaged over the views. Source: Deng, Gould & Zheng 2022, "On the Strong Correlation Between
-    Model Invariance and Generalization", arXiv 2207.07065, section 3.
+    Model Invariance and Generalization", arXiv 2207.07065.
 
     Args:
         f: class probabilities [B, classes] (after the softmax).

@@ -2,7 +2,7 @@ r"""Local metrics: what the Lie derivative says about one batch of images.
 
 * ``lee``: local equivariance error, E_x ‖L_X f(x)‖² / dim(out). Unit: (unit of the output)² per
   (unit of the generator)². For a group of generators (translation) it is the mean over them, the
-  error along a random direction of the group. Source: Gruver et al., arXiv 2210.02984, eq. 5.
+  error along a random direction of the group. Source: Gruver et al., arXiv 2210.02984.
 * ``mean_abs``: E_x mean |L_X f(x)|, what the paper's code reports. Source: its public code.
 * ``relative_norm``: lee divided by the same quantity along Gaussian noise of the tangent's norm.
   Dimensionless; 1 means that the network reacts to the symmetry as to noise.

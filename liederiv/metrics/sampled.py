@@ -165,7 +165,7 @@ def eq_t(
 
     EQ-T = 10 log₁₀(I_max² / E ‖f(T_t x) − ρ_t f(x)‖²/dim), t uniform in ±max_fraction of width and
     height; ∞ for an exactly equivariant network. Source: Karras et al. 2021, "Alias-Free GAN",
-    arXiv 2106.12423, equation 3 and appendix E. There a generator's latent frame moves; here the
+    arXiv 2106.12423. There a generator's latent frame moves; here the
     input image does. Fractional shifts use ``scheme`` in place of a Lanczos filter.
 
     Args:
@@ -206,7 +206,7 @@ def eq_r(
 ) -> SampledMetric:
     """EQ-R: the same as `eq_t` for rotations by an angle uniform in [0°, 360°), in dB.
 
-    Source: Karras et al. 2021, arXiv 2106.12423, section 3.2 and appendix E. The image is continued
+    Source: Karras et al. 2021, arXiv 2106.12423. The image is continued
     into the corners by ``scheme``; the output is not low-passed as if it had been rotated (their
     pseudo-rotation).
 
@@ -262,7 +262,7 @@ def equivariance_error(
     """Sampled error E_t ‖f(T_t x) − ρ_t f(x)‖² / dim, t uniform in ±half_range.
 
     For an invariant output this is the sampled translation and rotation invariance error to which
-    Gruver et al. (arXiv 2210.02984, section 5 and appendix) compare the Lie derivative. Unit: that
+    Gruver et al. (arXiv 2210.02984) compare the Lie derivative. Unit: that
     of the output, squared. Their code draws one translation for a whole batch, up to ±2 half-widths
     (so the whole image leaves the frame), and its rotation range π//16 is zero by integer division;
     the ranges here are an eighth of the image's size and ±π/16.

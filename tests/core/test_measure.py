@@ -248,7 +248,7 @@ def test_saving_and_reading(tmp_path):
 
 def test_get_names_what_there_is():
     m = measure(formula_network(), X, "rotation", "lee")
-    with pytest.raises(LieDerivError, match="2 scores fit metric='lee'.*lee/rotation/logits"):
+    with pytest.raises(LieDerivError, match=r"2 scores fit metric='lee'.*lee/rotation/logits"):
         m.get("lee", "rotation")
 
 
