@@ -6,6 +6,7 @@ The package measures Lie derivatives of PyTorch models under continuous symmetri
 """
 
 from liederiv._version import __version__
+from liederiv.channels import CovectorChannels, Irreps, VectorChannels
 from liederiv.derivatives import SCHEMES, get_scheme
 from liederiv.errors import (
     ImageError,
@@ -18,16 +19,7 @@ from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
 from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
 from liederiv.measurement import measure
-from liederiv.representations import (
-    CovectorChannels,
-    Custom,
-    FeatureMap,
-    Invariant,
-    Irreps,
-    Representation,
-    TokenGrid,
-    VectorChannels,
-)
+from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 from liederiv.results import Measurement, Provenance, Score
 
 __all__ = [

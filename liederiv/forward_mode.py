@@ -78,12 +78,13 @@ class _PlainCheckpoint:
 
 @contextmanager
 def _plain_checkpointing() -> Iterator[None]:
-    original = torch.utils.checkpoint.CheckpointFunction
-    torch.utils.checkpoint.CheckpointFunction = _PlainCheckpoint
+    module, name = torch.utils.checkpoint, "CheckpointFunction"
+    original = getattr(module, name)
+    setattr(module, name, _PlainCheckpoint)
     try:
         yield
     finally:
-        torch.utils.checkpoint.CheckpointFunction = original
+        setattr(module, name, original)
 
 
 @contextmanager
@@ -186,17 +187,19 @@ def _in_chunks(
 
 
 def _vmap_jvp(f: Callable[[Any], Any], x: Any, tangents: Any) -> tuple[Any, Any]:
-    def one(tangent: Any) -> tuple[Any, Any]:
+    def one(tangent: Any) -> Any:
         return jvp(_clean(f, x), (x,), (tangent,))
+
+    batched = vmap(one, out_dims=(None, 0))  # type: ignore[arg-type]
 
     with torch.no_grad():
         try:
             with tangent_rules():
-                y, jv = vmap(one, out_dims=(None, 0))(tangents)
+                y, jv = batched(tangents)
         except (torch.OutOfMemoryError, LieDerivError):
             raise
         except (NotImplementedError, RuntimeError, TypeError, ValueError):
-            y, jv = vmap(one, out_dims=(None, 0))(tangents)  # torch's own formulas
+            y, jv = batched(tangents)  # torch's own formulas
     return tree_map(Tensor.detach, y), tree_map(Tensor.detach, jv)
 
 
@@ -206,7 +209,7 @@ def _loop_jvp(f: Callable[[Any], Any], x: Any, tangents: Any) -> tuple[Any, Any]
     with torch.no_grad():
         for k in range(leaves[0].shape[0]):
             tangent = tree_unflatten([v[k] for v in leaves], spec)
-            y, jv = jvp(_clean(f, x), (x,), (tangent,))
+            y, jv = jvp(_clean(f, x), (x,), (tangent,))[:2]
             parts.append(jv)
     stacked = tree_map(lambda *p: torch.stack(p), *parts)
     return tree_map(Tensor.detach, y), tree_map(Tensor.detach, stacked)

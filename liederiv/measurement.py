@@ -176,7 +176,7 @@ class _Run:
         self.resolved: Resolved | None = None
         self.engine = ""
         self.dtype, self.device = x.dtype, x.device
-        self.action = ImageAction(settings.generators, *x.shape[-2:], settings.scheme)
+        self.action = ImageAction(settings.generators, x.shape[-2], x.shape[-1], settings.scheme)
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
@@ -233,7 +233,7 @@ class _Run:
         s = self.settings
         try:
             model64 = double_copy(s.model)
-            first = ImageAction(s.generators[:1], *x.shape[-2:], s.scheme)
+            first = ImageAction(s.generators[:1], x.shape[-2], x.shape[-1], s.scheme)
             error = check_derivative(model64, x.double(), first).worst
         except LieDerivError:
             raise

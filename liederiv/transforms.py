@@ -29,7 +29,8 @@ from liederiv.generators import Generator, IntensityGenerator
 from liederiv.generators import generator as find_generator
 
 if TYPE_CHECKING:
-    from liederiv.representations import ChannelAction
+    from liederiv.channels import ChannelAction
+from liederiv.representations import 
 
 __all__ = ["FiniteTransform", "flip", "roll", "rot90", "transform", "warp"]
 

@@ -53,8 +53,8 @@ def check(
     module, _ = o.output_of(loaded, output_type)
     _check_finite(o.try_model(module, x))
     preflight(module, x)
-    action = ImageAction(resolve_generators(transforms), *x.shape[-2:], scheme)
-    result = check_derivative(double_copy(module), x.double(), action)  # type: ignore[arg-type]
+    action = ImageAction(resolve_generators(transforms), x.shape[-2], x.shape[-1], scheme)
+    result = check_derivative(double_copy(module), x.double(), action)
     table = new_table(f"{loaded.name}: derivative against finite difference")
     table.add_column("transform", min_width=40)
     table.add_column("relative error (float64)", justify="right")

@@ -20,16 +20,10 @@ import torch
 from torch import Tensor
 
 from liederiv.actions import check_images
+from liederiv.channels import ChannelAction
 from liederiv.errors import LieDerivError
 from liederiv.metrics.finite import act_finite, evaluate
-from liederiv.representations import (
-    ChannelAction,
-    FeatureMap,
-    OutputSpec,
-    Representation,
-    TokenGrid,
-    resolve,
-)
+from liederiv.representations import FeatureMap, OutputSpec, Representation, TokenGrid, resolve
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [

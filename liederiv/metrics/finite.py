@@ -16,15 +16,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from liederiv.channels import ChannelAction
 from liederiv.errors import ModelError, UnknownLayoutError
-from liederiv.representations import (
-    ChannelAction,
-    Custom,
-    FeatureMap,
-    Invariant,
-    Representation,
-    TokenGrid,
-)
+from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
 

@@ -39,7 +39,7 @@ def reference_relative_lee(x: Tensor, seeds: Sequence[int]) -> Tensor:
     Anything but rounding here would be a defect of the pipeline.
     """
     model = reference_network(x.shape[1]).to(x)
-    action = ImageAction(resolve_generators("translation"), *x.shape[-2:], "fourier")
+    action = ImageAction(resolve_generators("translation"), x.shape[-2], x.shape[-1], "fourier")
     batch = local_batch(model, x, action, output="invariant", directions=2, seeds=seeds)[0]
     local = batch["output"]
     assert local.noise is not None
