@@ -30,7 +30,6 @@ from liederiv.generators import generator as find_generator
 
 if TYPE_CHECKING:
     from liederiv.channels import ChannelAction
-from liederiv.representations import 
 
 __all__ = ["FiniteTransform", "flip", "roll", "rot90", "transform", "warp"]
 
