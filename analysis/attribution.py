@@ -22,6 +22,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from liederiv.actions import ImageAction, check_images
 from liederiv.analysis.capture import Plan, measured_copy, scout
 from liederiv.analysis.contributions import Contributions, Setting, join, measure_image
 from liederiv.analysis.kinds import kind_of
@@ -29,11 +34,6 @@ from liederiv.analysis.layouts import Layout
 from liederiv.analysis.probes import ProbeSpec
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
-
-from liederiv.actions import ImageAction, check_images
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.errors import LieDerivError, ModelError

@@ -21,12 +21,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from liederiv.analysis.kinds import commutes, takes_maps
-from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from liederiv.analysis.kinds import commutes, takes_maps
+from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.errors import ModelError
 
 __all__ = [

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
-from liederiv.analysis.capture import Edge, Plan, TangentReader, record_edges
-from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
-from liederiv.analysis.readout import OutputReader
 from torch import Tensor, nn
 
 from liederiv.actions import ImageAction
+from liederiv.analysis.capture import Edge, Plan, TangentReader, record_edges
+from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
+from liederiv.analysis.readout import OutputReader
 from liederiv.forward_mode import pushforward
 
 __all__ = ["Contributions", "Setting", "join", "measure_image"]

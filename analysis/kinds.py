@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from liederiv.analysis.layouts import Layout
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+
+from liederiv.analysis.layouts import Layout
 
 __all__ = ["KINDS", "commutes", "kind_of", "takes_maps"]
 
