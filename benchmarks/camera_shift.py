@@ -15,7 +15,7 @@ Where the photograph is much larger than the input, the resize removes what lies
 photograph's Nyquist frequency, and its derivative can be taken by any accurate formula: central
 differences of eighth order here, which none of the schemes uses. How much the spectral derivative
 would have changed the truth is printed beside the result: a few per cent. Photographs with a
-shorter side below 500 pixels are left out, because there it is 10 to 50 per cent (the resize of a
+shorter side below 500 pixels are left out, because there it is 8 to 54 per cent (the resize of a
 303-pixel photograph to 256 keeps nearly all of its spectrum, so there is no truth to know).
 
 For every model and transform, over all photographs:
@@ -294,7 +294,7 @@ def derivatives(
 ) -> dict[str, dict[str, Tensor]]:
     """L of one photograph by scheme or truth and by output, float64 [K, classes]."""
     pipeline = Pipeline(loaded.data_config)
-    x = image
+    x: Any = image
     for step in pipeline.steps():
         x = step(x)
     x = x[None]
