@@ -38,6 +38,7 @@ format:  ## Rewrite the code in the project's format
 
 bench: $(STAMP)  ## Measure speed and accuracy against named baselines
 	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/layerwise.py
 	$(BIN)/python benchmarks/camera_shift.py
 
 clean:  ## Remove the environment and build products

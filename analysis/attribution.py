@@ -13,7 +13,7 @@ M's output and g_{z→M} the gradient at its input that flows through M alone,
 because ⟨g_y, J_M ℓ(z)⟩ = ⟨g_{z→M}, ℓ(z)⟩. So one forward-mode pass with K tangents and P backward
 passes serve every module and container, without any local derivative. Contributions telescope:
 whatever G is chosen, they add up to L f. Source of the layerwise decomposition: Gruver et al.,
-arXiv 2210.02984, section 4 and appendix; theirs differentiates each layer locally.
+arXiv 2210.02984; theirs differentiates each layer locally.
 """
 
 from __future__ import annotations
