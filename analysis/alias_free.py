@@ -27,6 +27,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.maps import from_map, to_map
 from liederiv.analysis.resampling import (
@@ -40,8 +42,6 @@ from liederiv.analysis.resampling import (
     upsampling,
 )
 from liederiv.analysis.windows import Window
-from torch import Tensor, nn
-
 from liederiv.errors import LieDerivError
 
 __all__ = ["AliasFreeActivation", "AliasFreeMaxPool", "Filtered", "Wrapper", "filter_maps"]

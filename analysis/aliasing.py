@@ -21,6 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from liederiv.actions import ImageAction, check_images
 from liederiv.analysis.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
 from liederiv.analysis.aliasing_results import AliasingReport, ModuleAliasing
 from liederiv.analysis.capture import Call, Plan, measured_copy, record_edges, scout
@@ -30,14 +33,11 @@ from liederiv.analysis.maps import from_map, to_map
 from liederiv.analysis.pointwise import is_affine, is_elementwise
 from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
-from liederiv.analysis.repairs import AliasFree, LowPass
+from liederiv.analysis.repairs import AliasFree, LowPass, Padding
 from liederiv.analysis.resampling import Boundary, check_boundary
 from liederiv.analysis.sites import Site, read_inputs, simple_calls
 from liederiv.analysis.spectra import Spectrum, average_spectra, power_spectrum
 from liederiv.analysis.windows import Window
-from torch import Tensor, nn
-
-from liederiv.actions import ImageAction, check_images
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.errors import LieDerivError
@@ -45,10 +45,10 @@ from liederiv.forward_mode import forward_mode, pushforward
 from liederiv.generators import Generator, resolve_generators
 from liederiv.representations import OutputSpec
 
-__all__ = ["aliasing"]
+__all__ = ["measure_aliasing"]
 
 
-def aliasing(
+def measure_aliasing(
     model: nn.Module,
     x: Tensor,
     generators: str | Generator | Iterable[str | Generator] = "translation",
@@ -88,7 +88,8 @@ def aliasing(
         >>> _ = torch.manual_seed(0)
         >>> conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
         >>> net = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-        >>> report = aliasing(net, torch.randn(1, 3, 15, 15), scheme="fourier", output="logits")
+        >>> x = torch.randn(1, 3, 15, 15)
+        >>> report = measure_aliasing(net, x, scheme="fourier", output="logits")
         >>> report.get("1").aliasing_share().round(2).tolist()
         [1.0, 1.0]
     """
@@ -276,6 +277,9 @@ class _Run:
         moved = before.act(self.action, z)
         deltas = {"error": self._violation(module, z, moved, after)[1]}
         values: _Values = {"output_power": y.double().square().sum(), "aliased_power": None}
+        continued = Padding(self.boundary).apply(module, Site("", ((z, before),)))
+        if continued is not None:
+            deltas["error_continued"] = self._violation(continued, z, moved, after)[1]
         if part.module is not None:
             y_free, deltas["error_alias_free"] = self._violation(part.module, z, moved, after)
             values["aliased_power"] = (y - y_free).double().square().sum()
@@ -315,6 +319,7 @@ class _Run:
         out, edges = record_edges(self.model, self.reader, self.plan, self.units, leaf)
         ends = [e for e in edges if e.sign > 0]
         inner: dict[int, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+        eps = torch.finfo(x.dtype).eps
         for u in probes.directions.to(out).mT:
             grads = torch.autograd.grad(
                 out, [e.edge for e in ends], u, retain_graph=True, allow_unused=True
@@ -326,6 +331,8 @@ class _Run:
                 inner[edge.call]["error_interior"].append(
                     _inner(deltas["error"], self._interior(edge.call, g))
                 )
+                size = torch.linalg.vector_norm(deltas["error"].flatten(1), dim=1) * g.norm()
+                inner[edge.call]["floor"].append((eps * size).double().cpu())
                 for name, delta in deltas.items():
                     inner[edge.call][name].append(_inner(delta, g))
         return {i: {n: torch.stack(v, -1) for n, v in d.items()} for i, d in inner.items()}
@@ -377,6 +384,8 @@ def _row(call: Call, part: _Counterpart, images: Sequence[_Values]) -> ModuleAli
         error=table("error"),
         error_alias_free=missing if none else table("error_alias_free"),
         error_interior=table("error_interior"),
+        error_continued=table("error_continued") if "error_continued" in images[0] else missing,
+        floor=table("floor"),
         projection=table("projection"),
         output_power=table("output_power"),
         aliased_power=missing[0] if none else table("aliased_power"),

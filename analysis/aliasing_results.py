@@ -7,10 +7,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
-from liederiv.analysis.spectra import Spectrum
 from numpy.typing import NDArray
 
+from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
+from liederiv.analysis.spectra import Spectrum
 from liederiv.errors import LieDerivError
 
 __all__ = ["AliasingReport", "ModuleAliasing"]
@@ -36,6 +36,10 @@ class ModuleAliasing:
         error_alias_free: the same with the counterpart in its place, at the same input and pushed
             along the same gradients.
         error_interior: the same with the border of the module's violation set to zero.
+        error_continued: the same with the module's padding replaced by the continuation that the
+            scheme assumes; NaN for modules without padding.
+        floor: what rounding alone contributes to ``error``; shares of an error that is not well
+            above it are NaN.
         projection: ⟨c, L f⟩.
         output_power: ‖M(z)‖², [B].
         aliased_power: ‖M(z) − M_AF(z)‖², [B].
@@ -56,6 +60,8 @@ class ModuleAliasing:
     error: Array
     error_alias_free: Array
     error_interior: Array
+    error_continued: Array
+    floor: Array
     projection: Array
     output_power: Array
     aliased_power: Array
@@ -78,11 +84,26 @@ class ModuleAliasing:
 
     def aliasing_share(self) -> Array:
         """1 − ‖c_AF‖/‖c‖ per generator over all images, [K]; negative if the error grows."""
-        return 1 - _root_ratio(self.error_alias_free, self.error)
+        return self._removed(self.error_alias_free)
 
     def boundary_share(self) -> Array:
-        """1 − ‖c_interior‖/‖c‖ per generator over all images, [K]; may be negative."""
-        return 1 - _root_ratio(self.error_interior, self.error)
+        """1 − ‖c_interior‖/‖c‖ per generator over all images, [K]; may be negative.
+
+        The derivatives of the ``fourier`` schemes reach far, so they carry what happens at the
+        border into the interior; ``bspline`` keeps it within a few pixels.
+        """
+        return self._removed(self.error_interior)
+
+    def padding_share(self) -> Array:
+        """1 − ‖c_continued‖/‖c‖ per generator over all images, [K]; NaN without padding."""
+        return self._removed(self.error_continued)
+
+    def _removed(self, left: Array) -> Array:
+        whole = self.error.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            share = 1 - np.sqrt(left.sum(1) / whole)
+        out: Array = np.where(whole > 1e4 * self.floor.sum(1), share, np.nan)
+        return out
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,7 @@ class AliasingReport:
         records = []
         for row in self.rows:
             aliasing, border = row.aliasing_share(), row.boundary_share()
+            padding = row.padding_share()
             for k, name in enumerate(self.generators):
                 records.append(
                     {
@@ -147,6 +169,7 @@ class AliasingReport:
                         "share": _ratio(row.projection[k].sum(), total[k]),
                         "aliasing_share": float(aliasing[k]),
                         "boundary_share": float(border[k]),
+                        "padding_share": float(padding[k]),
                         "aliased_energy": row.aliased_energy,
                         "above_nyquist": row.above_nyquist,
                         "counterpart": row.counterpart,
@@ -192,9 +215,3 @@ class AliasingReport:
 
 def _ratio(a: float, b: float) -> float:
     return float(a / b) if b > 0 else float("nan")
-
-
-def _root_ratio(a: Array, b: Array) -> Array:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        out: Array = np.sqrt(a.sum(1) / b.sum(1))
-    return out

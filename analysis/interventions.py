@@ -6,11 +6,10 @@ import copy
 import difflib
 from collections.abc import Iterable, Mapping
 
-import torch
-from liederiv.analysis.repairs import Repair, RepairSpec, resolve_repairs
-from liederiv.analysis.sites import Site, find_sites
 from torch import Tensor, nn
 
+from liederiv.analysis.repairs import Repair, RepairSpec, resolve_repairs
+from liederiv.analysis.sites import Site, find_sites
 from liederiv.errors import LieDerivError, ModelError
 
 __all__ = ["intervene", "repairable", "replace_module"]
@@ -56,13 +55,27 @@ def intervene(
 
 def repairable(
     model: nn.Module, modules: Iterable[str], repair: RepairSpec, example: Tensor
-) -> list[str]:
-    """Those of the modules to which a repair applies."""
-    names, repairs = list(modules), resolve_repairs(repair)
+) -> dict[str, Site]:
+    """Those of the modules to which a repair applies, with their sites.
+
+    A module inside another one that can be repaired is left out.
+
+    Args:
+        model: in eval mode; not touched.
+        modules: paths.
+        repair: see `intervene`.
+        example: images [B, C, H, W].
+    """
+    names, repairs = list(dict.fromkeys(modules)), resolve_repairs(repair)
     _check_names(model, names)
     sites = find_sites(model, names, example)
     twin = _copied(model)
-    return [name for name in names if _first(twin.get_submodule(name), sites[name], repairs)]
+    found: dict[str, Site] = {}
+    for name in sorted(names, key=lambda path: (path.count("."), bool(path))):
+        inside = any(outer and name.startswith(f"{outer}.") for outer in found)
+        if not inside and _first(twin.get_submodule(name), sites[name], repairs) is not None:
+            found[name] = sites[name]
+    return {name: found[name] for name in names if name in found}
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
@@ -99,8 +112,7 @@ def _repaired(
     twin = _copied(model)
     for name in sorted(names, key=lambda path: -path.count(".") if path else 1):
         module = twin.get_submodule(name)
-        with torch.random.fork_rng(devices=[]):
-            new = _first(module, sites[name], repairs)
+        new = _first(module, sites[name], repairs)
         if new is None:
             raise LieDerivError(_refusal(name, module, repairs, sites[name]))
         twin = replace_module(twin, name, new)

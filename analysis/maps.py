@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from liederiv.analysis.layouts import Layout
 from torch import Tensor, cat
 
+from liederiv.analysis.layouts import Layout
 from liederiv.errors import UnknownLayoutError
 
 __all__ = ["from_map", "to_map"]

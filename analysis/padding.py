@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
+
+from torch import Tensor, nn
 
 from liederiv.analysis.alias_free import Wrapper
 from liederiv.analysis.resampling import Boundary, check_boundary, pad
 from liederiv.analysis.windows import WINDOWED, Window
-from torch import Tensor, nn
 
 __all__ = ["ContinuedLayer"]
 
@@ -43,5 +45,6 @@ class ContinuedLayer(Wrapper):
             self.window.padding(axis, z.shape[2 + axis]) for axis in (0, 1)
         )
         z = pad(z, (top, left), (bottom, right), self.boundary)
-        out: Tensor = self._base.forward(self.module, z) if self._plain else self.module(z)
+        module: Any = self.module
+        out: Tensor = self._base.forward(module, z) if self._plain else module(z)
         return out

@@ -15,9 +15,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor, nn
+
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.maps import from_map, to_map
-from torch import Tensor, nn
 
 __all__ = ["is_affine", "is_elementwise", "is_pointwise_nonlinearity", "sample_inputs"]
 

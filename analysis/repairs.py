@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor, nn
+
 from liederiv.analysis.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.padding import ContinuedLayer
 from liederiv.analysis.resampling import Boundary
 from liederiv.analysis.sites import Site, stride_of
 from liederiv.analysis.windows import WINDOWED, Window
-from torch import Tensor, nn
-
 from liederiv.errors import LieDerivError
 
 __all__ = [
@@ -140,7 +140,7 @@ class Padding(Repair):
         if not isinstance(module, WINDOWED):
             return None
         window = Window.of(module)
-        sizes = {z.shape[2:] for z, _ in site.inputs} or {(64, 64), (65, 65)}
+        sizes = [(z.shape[2], z.shape[3]) for z, _ in site.inputs] or [(64, 64), (65, 65)]
         padded = any(sum(window.padding(a, size[a])) for size in sizes for a in (0, 1))
         circular = getattr(module, "padding_mode", "zeros") == "circular"
         if not padded or (circular and self.boundary == "periodic"):

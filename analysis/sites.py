@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
+from liederiv.actions import check_images
 from liederiv.analysis.capture import Call, Plan, TangentReader, measured_copy, scout
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.pointwise import is_affine, is_pointwise_nonlinearity, sample_inputs
 from liederiv.analysis.windows import Window
-from torch import Tensor, nn
-
-from liederiv.actions import check_images
 from liederiv.checks import preflight
 from liederiv.forward_mode import forward_mode
 
@@ -46,6 +47,7 @@ class Site:
 
     def is_pointwise_nonlinearity(self, module: nn.Module) -> bool:
         """Tested on the inputs of the example, or on random maps without one."""
+        module = _evaluating(module)
         inputs = self.inputs or (() if self.why else tuple(sample_inputs(module)))
         tests = [is_pointwise_nonlinearity(module, z, layout) for z, layout in inputs]
         return all(tests) and bool(tests) if self.inputs else any(tests)
@@ -113,6 +115,7 @@ def stride_of(module: nn.Module, site: Site) -> tuple[int, int] | None:
     if isinstance(module, nn.Conv2d | nn.AvgPool2d):
         stride = Window.of(module).stride
         return stride if max(stride) > 1 else None
+    module = _evaluating(module)
     for z, layout in site.inputs:
         if layout.kind != "NCHW" or not is_affine(module, z):
             continue
@@ -123,3 +126,10 @@ def stride_of(module: nn.Module, site: Site) -> tuple[int, int] | None:
         if max(stride) > 1 and min(stride) > 0:
             return stride
     return None
+
+
+def _evaluating(module: nn.Module) -> nn.Module:
+    """The module, or a copy in eval mode: an experiment must not move running statistics."""
+    if not any(m.training for m in module.modules()):
+        return module
+    return copy.deepcopy(module).eval()

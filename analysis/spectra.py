@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from liederiv.analysis.resampling import Boundary, apply_axes, check_boundary
 from numpy.typing import NDArray
 from torch import Tensor
+
+from liederiv.analysis.resampling import Boundary, apply_axes, check_boundary
 
 __all__ = ["Spectrum", "average_spectra", "power_spectrum"]
 
@@ -76,13 +77,13 @@ def power_spectrum(
     total = float(power.sum())
     high = float(power[f * scale >= limit - 1e-12].sum())
     known = limit == limit and total > 0
-    centres = (np.arange(num_bins) + 0.5) * (edge / num_bins) * scale
+    centres = (np.arange(num_bins, dtype=np.float64) + 0.5) * (edge / num_bins) * scale
     return Spectrum(centres, binned.numpy(), limit, high / total if known else float("nan"))
 
 
 def average_spectra(spectra: list[Spectrum]) -> Spectrum:
     """Mean over images of spectra with equal bins; ``above`` is weighted by power."""
-    power = np.mean([s.power for s in spectra], axis=0)
+    power: NDArray[np.float64] = np.stack([s.power for s in spectra]).mean(0)
     totals = np.array([s.total for s in spectra])
     above = np.array([s.above for s in spectra])
     weighted = float((above * totals).sum() / totals.sum()) if totals.sum() > 0 else float("nan")
