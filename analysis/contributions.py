@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ def _contract(
     moving = tangents.flatten(1)
     per_probe = sum(lies[e.slot].shape[1] for e in edges) * out.element_size()
     chunk = max(1, min(P, _GRADIENT_BYTES // max(per_probe, 1)))
-    targets = [leaf, *[e.edge for e in edges]]
+    targets: list[Any] = [leaf, *[e.edge for e in edges]]
     for start in range(0, P, chunk):
         part = slice(start, start + chunk)
         rows = [

@@ -132,6 +132,7 @@ def commutes(
     if len(layouts) > 1 or _has_hooks(module):
         return ""
     layout = next(iter(layouts))
+    assert layout is not None
     forward = type(module).forward
     if isinstance(module, nn.Conv2d) and layout.kind == "NCHW":
         same_padding = type(module).__name__ == "Conv2dSame"

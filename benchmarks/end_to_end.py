@@ -47,9 +47,7 @@ MODELS = (
     "convnext_tiny",
     "tf_efficientnet_lite0",
 )
-NAMES = (
-    "translation_x,translation_y,rotation,scale,shear_x,shear_y,hyperbolic_rotation,saturation"
-)
+NAMES = "translation_x,translation_y,rotation,scale,shear_x,shear_y,hyperbolic_rotation,saturation"
 GENERATORS = resolve_generators(NAMES, unit="grid")
 K = len(GENERATORS)
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from liederiv.model_zoo import load, read_checkpoint, weights_fingerprint
-from liederiv.model_zoo.weights import compare, fit, strip_wrappers
 from safetensors.torch import save_file
 from torch import nn
 
 from liederiv.errors import ModelError
+from liederiv.model_zoo import load, read_checkpoint, weights_fingerprint
+from liederiv.model_zoo.weights import compare, fit, strip_wrappers
 
 ARCH = "resnet10t"
 VIT = "test_vit"

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch import nn
+
+from liederiv.errors import ModelError
 from liederiv.model_zoo import (
     DataConfig,
     OutputLayout,
@@ -19,9 +22,6 @@ from liederiv.model_zoo import (
     weights_fingerprint,
 )
 from liederiv.model_zoo.names import resolve_name
-from torch import nn
-
-from liederiv.errors import ModelError
 
 CATS = range(281, 286)
 CUPS = (504, 967, 968)
