@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from liederiv.model_zoo import hub, load, sample_weights
 from PIL import Image
+
+from liederiv.model_zoo import hub, load, sample_weights
 
 ARCH = "test_resnet"
 

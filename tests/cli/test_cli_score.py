@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import timm
 import torch
-from liederiv.model_zoo import load
 
 import liederiv
+from liederiv.model_zoo import load
 
 ROW = {
     "metric",

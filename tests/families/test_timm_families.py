@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import pytest
 import timm
 import torch
-from liederiv.model_zoo import LoadedModel, load, load_images
 from timm.models import list_modules
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import liederiv
 from liederiv.errors import LieDerivError
+from liederiv.model_zoo import LoadedModel, load, load_images
 
 TRANSFORMS = "translation_x,rotation"
 LARGE = 288  # inputs beyond this many pixels are reduced where the model allows it
@@ -155,6 +155,11 @@ class Outcome:
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        verdict = f"FAILED: {self.reason}" if self.reason else "measured"
+        about = f"{self.model} {self.size}, engine {self.engine or 'none'}, {self.seconds:.1f} s"
+        return f"{self.family} ({about}): {verdict}; {'; '.join(self.notes)}"
+
 
 def smallest(family: str) -> str:
     """The smallest model of a family; counted without memory for families not in the table."""
@@ -249,21 +254,27 @@ def _failure(found: liederiv.Measurement) -> str:
     return "; ".join(note for note in found.provenance.warnings if "differ by" in note)
 
 
+@pytest.fixture
+def _one_thread():
+    """On a shared machine waiting threads cost more than they give."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread")
 def test_every_timm_family_is_measured():
     families = [m for m in list_modules() if timm.list_models(module=m)]
     outcomes = []
     for family in families:
         outcomes.append(measure_family(family))
+        print(outcomes[-1], flush=True)  # seen with -s, or when the test fails
         gc.collect()
-    failed = {o.family: o for o in outcomes if o.reason}
-    print(f"\n{len(families) - len(failed)} of {len(families)} families measured")
-    for o in outcomes:
-        if o.reason:
-            print(f"FAILED  {o.family} ({o.model}, {o.size}): {o.reason}")
-        elif o.engine != "vmap" or o.notes:
-            print(f"note    {o.family} ({o.model}): engine {o.engine}; {'; '.join(o.notes)}")
-    unexpected = {f: o.reason for f, o in failed.items() if f not in KNOWN_FAILURES}
+    failed = {o.family: o.reason for o in outcomes if o.reason}
+    print(f"{len(families) - len(failed)} of {len(families)} families measured")
+    unexpected = {f: reason for f, reason in failed.items() if f not in KNOWN_FAILURES}
     assert not unexpected
     assert set(failed) == set(KNOWN_FAILURES) & set(families), "a known failure works now"
 
