@@ -179,7 +179,7 @@ EXPECTED = {
     },
     ("caformer_s18", ()): {
         "stages.0.blocks.0.token_mixer": (M56, M56),
-        "stages.3.blocks.0.token_mixer": (L7, L7),
+        "stages.3.blocks.0.token_mixer": ("NLC 7×7", "NLC 7×7"),
     },
     ("eva02_tiny_patch14_224", (("depth", 1),)): {
         "patch_embed": (IMAGE, "NLC 16×16"),
@@ -187,7 +187,7 @@ EXPECTED = {
         "blocks.0.attn.q_norm": (UNKNOWN, UNKNOWN),
     },
     ("focalnet_tiny_srf", ()): {
-        "layers.0.blocks.0.modulation": ("NHWC 56×56", "NHWC 56×56"),
+        "layers.0.blocks.0.modulation": (M56, M56),
         "layers.0.blocks.0.modulation.focal_layers.0": (M56, M56),
         "layers.3.blocks.0": (M7, M7),
     },
