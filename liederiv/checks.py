@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,10 @@ def check_derivative(
     errors = {}
     with torch.no_grad(), forward_mode():
         for g, v, d in zip(action.generators, tangents, jv, strict=True):
-            unit = float(x.norm() / v.norm().clamp_min(1e-300))
+            if not v.any():  # a flat image: nothing moves
+                errors[g.name] = 0.0 if not d.any() else math.inf
+                continue
+            unit = float((x.norm() or x.new_ones(())) / v.norm())
             found = [_relative_error(f, x, v, d, step * unit) for step in steps]
             errors[g.name] = min(found)
     return DerivativeCheck(errors, engine)
@@ -148,4 +152,6 @@ def _relative_error(
     rounding = 64 * torch.finfo(x.dtype).eps * up.norm() / h
     gap = ((derivative - difference).norm() - rounding).clamp_min(0)
     scale = torch.maximum(derivative.norm(), difference.norm())
+    if not gap.isfinite():
+        return math.inf
     return float(gap / scale) if gap > 0 else 0.0

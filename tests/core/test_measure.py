@@ -21,6 +21,8 @@ from liederiv import (
     lie_derivative,
     measure,
 )
+from liederiv.actions import ImageAction
+from liederiv.checks import check_derivative
 from liederiv.comparison import compare
 
 X = formula_images()
@@ -55,7 +57,6 @@ def test_relative_lee_of_a_linear_map_is_its_analytic_value():
     def f(z):
         return (z * a).sum((1, 2, 3))[:, None]
 
-    from liederiv.actions import ImageAction
     from liederiv.metrics.local import local_batch
 
     action = ImageAction(liederiv.resolve_generators("rotation"), 8, 8)
@@ -197,6 +198,15 @@ def test_nan_is_reported_not_averaged():
     row = m.get("lee", "rotation", "logits")
     assert (row.status, row.value) == ("failed", None)
     assert "1 of 3 images (first: number 1)" in row.reason
+
+
+def test_nan_derivative_is_no_agreement():
+    """sqrt has a finite value and an infinite slope at 0: 0 · ∞ is NaN in the chain rule."""
+    x = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
+    x[..., 4:] = 1.0
+    action = ImageAction(liederiv.resolve_generators("translation_x"), 8, 8)
+    result = check_derivative(lambda z: z.abs().sqrt().sum((2, 3)), x, action)
+    assert result.worst == math.inf
 
 
 class FloatInside(nn.Module):
