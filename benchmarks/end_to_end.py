@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -159,10 +158,15 @@ def peak_memory(name: str, key: str, batch_size: int) -> float:
 def print_peak(name: str, key: str, batch_size: int) -> None:
     """The child process of `peak_memory`."""
     model, x = build(name, batch_size, "cpu")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _high_water()
     candidates(model, x)[key]()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print((after - before) / 1024 / batch_size)
+    print((_high_water() - before) / 1024 / batch_size)
+
+
+def _high_water() -> int:
+    """Peak resident memory of this process so far, KiB (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0])
 
 
 def report(rows: dict[str, dict], batch_size: int) -> None:
