@@ -3,7 +3,7 @@
 One run measures everything it prints, on one image and five generators:
 
 * ours: `liederiv.analysis.attribute`, all generators and modules at once;
-* published: our own implementation of the algorithm of Gruver et al. (arXiv 2210.02984, section 4):
+* published: our own implementation of the algorithm of Gruver et al. (arXiv 2210.02984):
   one generator at a time, 100 Gaussian probes; for each probe a forward pass, a backward pass, and
   in it a local derivative of every leaf module by double backward. It is given our layouts and our
   generators as matrix products, which is cheaper than resampling;
