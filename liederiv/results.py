@@ -20,7 +20,15 @@ import torch
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
 
-__all__ = ["SCHEMA_VERSION", "Measurement", "Provenance", "Score", "Status", "write_atomically"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Measurement",
+    "Provenance",
+    "Score",
+    "Status",
+    "json_ready",
+    "write_atomically",
+]
 
 SCHEMA_VERSION = 1
 _PER_IMAGE_COLUMNS = [
@@ -180,7 +188,7 @@ class Measurement:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
         origin = asdict(self.provenance)
         rows = [{k: v for k, v in asdict(s).items() if k not in _PER_IMAGE} for s in self.scores]
-        return _finite({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
+        return json_ready({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a .json, .csv or .parquet file, atomically; .parquet holds values per image.
@@ -230,12 +238,12 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
-def _finite(data: Any) -> Any:
-    """Replace what JSON cannot hold."""
+def json_ready(data: Any) -> Any:
+    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists."""
     if isinstance(data, Mapping):
-        return {str(k): _finite(v) for k, v in data.items()}
+        return {str(k): json_ready(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(v) for v in data]
+        return [json_ready(v) for v in data]
     if isinstance(data, float) and not math.isfinite(data):
         return None
     return data

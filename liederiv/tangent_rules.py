@@ -122,6 +122,38 @@ class _LayerNorm(torch.autograd.Function):
         return torch.addcmul(centred, unit, overlap, value=-1) * gain
 
 
+class _Attention(torch.autograd.Function):
+    """O = P V, P = softmax(Q Kᵀ): dO = (P ∘ dS) V − rowsum(P ∘ dS) ∘ O + P dV, dS from Q and K."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(q: Tensor, k: Tensor, v: Tensor, bias: Any) -> Tensor:
+        scores = q @ k.mT
+        return (scores if bias is None else scores + bias).softmax(-1) @ v
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_forward(*inputs, output)
+
+    @staticmethod
+    def jvp(ctx: Any, dq: Any, dk: Any, dv: Any, dbias: Any) -> Tensor:
+        q, k, v, bias, out = ctx.saved_tensors
+        scores = q @ k.mT
+        p = (scores if bias is None else scores + bias).softmax(-1)
+        parts = [] if dq is None else [dq @ k.mT]
+        if dk is not None:
+            parts.append(q @ dk.mT)
+        if dbias is not None:
+            parts.append(dbias)
+        result = [] if dv is None else [p @ dv]
+        if parts:
+            u = p * sum(parts[1:], parts[0])
+            result.append(u @ v - u.sum(-1, keepdim=True) * out)
+        return sum(result[1:], result[0])
+
+
 _POINTWISE: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = {
     F.relu: F.relu,
     torch.relu: F.relu,
@@ -214,12 +246,24 @@ def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return _LayerNorm.apply(x, tuple(shape), w, b, eps)
 
 
+def _attention(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+    q, k, v, mask, dropout, causal, scale, gqa = _bind(
+        args, kwargs, names, None, 0.0, False, None, False
+    )
+    if dropout or causal or gqa or (mask is not None and not mask.is_floating_point()):
+        return None
+    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    return _Attention.apply(q * factor, k, v, mask)
+
+
 _RULES: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys(_POINTWISE, _pointwise),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),
     F.linear: _linear,
     F.batch_norm: _batch_norm,
     F.layer_norm: _layer_norm,
+    F.scaled_dot_product_attention: _attention,
 }
 
 

@@ -18,7 +18,7 @@ from liederiv.measurement import measure
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.results import Measurement, Provenance
 
-__all__ = ["MeasureOptions", "measure_loaded"]
+__all__ = ["MeasureOptions", "measure_loaded", "provenance_of"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def measure_loaded(
         seed=options.seed,
         clusters=clusters(options.images, images),
         image_names=images.names,
-        provenance=_provenance(loaded, images),
+        provenance=provenance_of(loaded, images),
         progress=options.progress,
     )
     return measurement, images
@@ -84,7 +84,8 @@ def _output_type(loaded: LoadedModel, asked: str) -> str:
     return "output" if headless else asked
 
 
-def _provenance(loaded: LoadedModel, images: ImageSet) -> Provenance:
+def provenance_of(loaded: LoadedModel, images: ImageSet) -> Provenance:
+    """What is known about model and images before anything is measured."""
     notes = []
     if images.skipped:
         first, why = images.skipped[0]

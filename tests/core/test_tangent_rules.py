@@ -13,7 +13,23 @@ X = torch.randn(2, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().man
 W = torch.randn(3, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 C = torch.rand(4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) + 0.5
 
+
+def attention(x, **kwargs):
+    q = x.flatten(2).mT
+    return F.scaled_dot_product_attention(q, q.sin(), q * q, **kwargs)
+
+
 FUNCTIONS = {
+    "attention": attention,
+    "attention scaled": lambda x: attention(x, scale=0.3),
+    "attention bias": lambda x: attention(
+        x, attn_mask=x.mean((1, 2, 3))[:, None, None] * W[0, 0, 0, 0]
+    ),
+    "attention bool mask": lambda x: attention(x, attn_mask=torch.ones(36, 36).tril().bool()),
+    "attention causal": lambda x: attention(x, is_causal=True),
+    "attention constant query": lambda x: F.scaled_dot_product_attention(X, x, x),
+    "attention constant value": lambda x: F.scaled_dot_product_attention(x, X, X),
+    "attention only value": lambda x: F.scaled_dot_product_attention(X, X, x),
     "conv2d": lambda x: F.conv2d(x, W, C[:3], stride=2, padding=1),
     "conv2d positional": lambda x: F.conv2d(x, W, None, (1, 2), (0, 1)),
     "conv2d string padding": lambda x: F.conv2d(x, W, padding="same"),
@@ -53,9 +69,10 @@ def test_function(name):
     def run():
         return vmap(lambda v: jvp(f, (X.clone(),), (v,)), out_dims=(None, 0))(tangents)
 
-    want_y, want = run()
-    with tangent_rules():
-        y, got = run()
+    with forward_mode():
+        want_y, want = run()
+        with tangent_rules():
+            y, got = run()
     assert torch.allclose(y, want_y, rtol=1e-12, atol=1e-14)
     assert (got - want).norm() < 1e-12 * want.norm()
     assert want.norm() > 0

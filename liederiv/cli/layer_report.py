@@ -1,0 +1,109 @@
+"""What `liederiv layers` found, and how it is written to files."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from liederiv.analysis import AliasingReport, Attribution, WhatIf
+from liederiv.results import SCHEMA_VERSION, Provenance, json_ready, write_atomically
+
+__all__ = ["LayerReport", "by_columns"]
+
+
+def by_columns() -> tuple[str, ...]:
+    """What modules can be grouped by."""
+    return ("module", "kind", "stage")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Everything measured by one call of the command.
+
+    Attributes:
+        attribution: to modules.
+        provenance: how it was obtained.
+        image_names: of the images, in order.
+        aliasing: None unless asked for.
+        what_if: None unless asked for.
+    """
+
+    attribution: Attribution
+    provenance: Provenance
+    image_names: tuple[str, ...] = ()
+    aliasing: AliasingReport | None = None
+    what_if: WhatIf | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data (NaN and ∞ become null)."""
+        a = self.attribution
+        data: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            **asdict(self.provenance),
+            "output": a.output,
+            "closure_error": a.closure_error,
+            "coverage": a.coverage,
+            "tolerance": a.tolerance,
+            "num_probes": a.num_probes,
+            "total": a.totals,
+            "unit": dict(zip(a.generators, a.units, strict=True)),
+            "rows": _records(a.to_dataframe()),
+            "profile": _records(a.profile_dataframe()),
+        }
+        if self.aliasing is not None:
+            data["aliasing"] = _aliasing(self.aliasing)
+        if self.what_if is not None:
+            data["what_if"] = _what_if(self.what_if)
+        out: dict[str, Any] = json_ready(data)
+        return out
+
+    def save(
+        self, *, json: Path | None = None, parquet: Path | None = None, plot: Path | None = None
+    ) -> None:
+        """Write files, each atomically."""
+        if json is not None:
+            text = json_format.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
+            write_atomically(json, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+        if parquet is not None:
+            frame = self.attribution.to_dataframe(per_image=True)
+            names = dict(enumerate(self.image_names))
+            frame.insert(0, "image_name", frame["image"].map(names))
+            write_atomically(parquet, lambda p: frame.to_parquet(p, index=False))
+        if plot is not None:
+            from liederiv.analysis.plots import layers_figure
+
+            figure = layers_figure(self.attribution, self.aliasing, title=self.provenance.model)
+            write_atomically(plot, lambda p: figure.savefig(p, dpi=130))
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def _aliasing(report: AliasingReport) -> dict[str, Any]:
+    correlations = {g: asdict(report.correlation(g)) for g in report.generators}
+    return {
+        "scheme": report.scheme,
+        "boundary": report.boundary,
+        "factor": report.factor,
+        "border": report.border,
+        "explained": report.explained(),
+        "rank_correlation": correlations,
+        "skipped": [{"module": path, "reason": why} for path, why in report.skipped],
+        "rows": _records(report.to_dataframe()),
+    }
+
+
+def _what_if(result: WhatIf) -> dict[str, Any]:
+    return {
+        "output": result.output,
+        "scheme": result.scheme,
+        "rank_by": result.rank_by,
+        "repairs": result.repairs,
+        "ranking": [{"module": path, "score": score} for path, score in result.ranking],
+        "rows": _records(result.to_dataframe()),
+    }
