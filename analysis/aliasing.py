@@ -238,7 +238,8 @@ class _Run:
         for i in self.units:
             z, y = (tensors[s] for s in self._slots(i))
             out[i], violations[i] = self._local(i, z, y)
-        inner = self._contract(x, probes, violations)
+        scales = {i: values.pop("scale") for i, values in out.items()}
+        inner = self._contract(x, probes, violations, scales)
         along = lie @ probes.head
         for i in self.units:
             for name, c in inner[i].items():
@@ -277,6 +278,9 @@ class _Run:
         moved = before.act(self.action, z)
         deltas = {"error": self._violation(module, z, moved, after)[1]}
         values: _Values = {"output_power": y.double().square().sum(), "aliased_power": None}
+        # δ is a difference of two vectors of about this size: rounding is relative to it.
+        scale = torch.linalg.vector_norm(after.act(self.action, y).flatten(1), dim=1)
+        values["scale"] = scale.double().cpu()
         continued = Padding(self.boundary).apply(module, Site("", ((z, before),)))
         if continued is not None:
             deltas["error_continued"] = self._violation(continued, z, moved, after)[1]
@@ -312,7 +316,11 @@ class _Run:
         )
 
     def _contract(
-        self, x: Tensor, probes: Probes, violations: dict[int, dict[str, Tensor]]
+        self,
+        x: Tensor,
+        probes: Probes,
+        violations: dict[int, dict[str, Tensor]],
+        scales: dict[int, Tensor],
     ) -> dict[int, dict[str, Tensor]]:
         """⟨g_u, δ⟩ per unit and kind of violation, float64 [K, P]."""
         leaf = x.clone().requires_grad_(True)
@@ -331,8 +339,7 @@ class _Run:
                 inner[edge.call]["error_interior"].append(
                     _inner(deltas["error"], self._interior(edge.call, g))
                 )
-                size = torch.linalg.vector_norm(deltas["error"].flatten(1), dim=1) * g.norm()
-                inner[edge.call]["floor"].append((eps * size).double().cpu())
+                inner[edge.call]["floor"].append(eps * float(g.norm()) * scales[edge.call])
                 for name, delta in deltas.items():
                     inner[edge.call][name].append(_inner(delta, g))
         return {i: {n: torch.stack(v, -1) for n, v in d.items()} for i, d in inner.items()}

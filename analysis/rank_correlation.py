@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from liederiv.errors import LieDerivError
 
@@ -57,19 +57,21 @@ def rank_correlation(
     keep = ~(np.isnan(a) | np.isnan(b))
     a, b = a[keep], b[keep]
     nan = float("nan")
-    value = _spearman(a, b) if len(a) > 2 else nan
+    value = float(_spearman(a[None], b[None])[0]) if len(a) > 2 else nan
     if np.isnan(value):
         return RankCorrelation(nan, nan, nan, level, len(a))
     random = np.random.default_rng(seed)
     draws = random.integers(0, len(a), size=(resamples, len(a)))
-    values = np.array([_spearman(a[i], b[i]) for i in draws])
     tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
+    low, high = np.nanquantile(_spearman(a[draws], b[draws]), [tail, 1 - tail])
     return RankCorrelation(value, float(low), float(high), level, len(a))
 
 
-def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    ra, rb = (pd.Series(v).rank().to_numpy() for v in (a, b))
-    ra, rb = ra - ra.mean(), rb - rb.mean()
-    size = np.sqrt((ra**2).sum() * (rb**2).sum())
-    return float((ra * rb).sum() / size) if size > 0 else float("nan")
+def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """ρ of each row of a with the same row of b, [R, n] → [R]; NaN where a side is constant."""
+    ra, rb = (pd.DataFrame(v.T).rank().to_numpy().T for v in (a, b))
+    ra, rb = (r - r.mean(1, keepdims=True) for r in (ra, rb))
+    size = np.sqrt((ra**2).sum(1) * (rb**2).sum(1))
+    with np.errstate(invalid="ignore"):
+        out: NDArray[np.float64] = (ra * rb).sum(1) / np.where(size > 0, size, np.nan)
+    return out
