@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
+from tqdm import tqdm
 
 from liederiv.actions import ImageAction, check_images
 from liederiv.analysis.capture import Plan, measured_copy, scout
@@ -59,6 +60,7 @@ def attribute(
     modules: ModuleFilter | None = None,
     seed: int = 0,
     chunk_size: int | None = None,
+    progress: bool = False,
 ) -> Attribution:
     """Attribute the Lie derivative of a network to its modules.
 
@@ -75,6 +77,7 @@ def attribute(
             module.
         seed: of the random probes.
         chunk_size: tangents per forward-mode pass; None lets memory decide.
+        progress: show a progress bar.
 
     Returns:
         shares of all modules; see `Attribution`.
@@ -102,6 +105,7 @@ def attribute(
     expected = preflight(model, x)
     action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
     twin = measured_copy(model)
+    hidden = None if progress else True  # None: hidden where the output is no terminal
     with forward_mode():
         plan = scout(twin, x[:1])
         _check_same(expected, plan.output)
@@ -111,7 +115,7 @@ def attribute(
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
         images = [
             join([measure_image(setting, turn, x[b : b + 1], seed + b) for turn in turns])
-            for b in range(len(x))
+            for b in tqdm(range(len(x)), "attributing", unit="image", disable=hidden)
         ]
     return _assemble(setting, images, action, output, seed)
 

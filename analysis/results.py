@@ -57,6 +57,12 @@ class Entry:
         again = f" (call {self.call_index + 1})" if self.call_index else ""
         return (self.path or "(model)") + again
 
+    @property
+    def stage(self) -> str:
+        """First component of the path, with its number: ``layer1``, ``blocks.3``."""
+        parts = self.path.split(".")
+        return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]
+
 
 @dataclass(frozen=True)
 class ProfileRow:
@@ -228,14 +234,13 @@ class Attribution:
     def by(self, column: Literal["kind", "module", "class", "stage"] = "kind") -> pd.DataFrame:
         """Exclusive shares of L f summed over entries of one kind, module, class or stage.
 
-        A stage is the first component of a module's path, with its number (``layer1``,
-        ``blocks.3``). Rows are groups, columns generators; every column adds up to 1.
+        Rows are groups, columns generators; every column adds up to 1. See `Entry.stage`.
         """
         keys = {
             "kind": [e.kind for e in self.entries],
             "module": [e.path for e in self.entries],
             "class": [e.class_name for e in self.entries],
-            "stage": [_stage(e.path) for e in self.entries],
+            "stage": [e.stage for e in self.entries],
         }[column]
         shares = pd.DataFrame(self.shares(), columns=list(self.generators))
         summed = shares.groupby(pd.Series(keys, name=column)).sum(min_count=1).dropna(how="all")
@@ -273,8 +278,3 @@ class Attribution:
             label = f"{'  ' * e.depth}{e.name} [{e.class_name}]"
             lines.append(f"{100 * inclusive[i]:9.2f}% {100 * exclusive[i]:9.2f}%  {label}")
         return "\n".join(lines)
-
-
-def _stage(path: str) -> str:
-    parts = path.split(".")
-    return ".".join(parts[:2]) if len(parts) > 1 and parts[1].isdigit() else parts[0]

@@ -154,6 +154,13 @@ def _footer(a: Attribution) -> Iterable[str]:
         f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
         f"(worst image and transform) · {spread} probes per image."
     )
+    if a.coverage < 1 - a.tolerance:
+        error, size = a.inclusive_error[0].sum(1), a.inclusive[0].sum(1)
+        worst = float(np.max(error / np.where(size > 0, size, np.inf)))
+        yield (
+            "The rest is estimated along random directions; squared norms of single modules carry "
+            f"a standard error (whole model: {_percent(worst)}), shares do not."
+        )
     yield "Shares are signed: a negative one cancels what other modules break."
 
 

@@ -101,6 +101,11 @@ HELP = {
         "--metrics --output-type --unit --device --dtype --batch-size --seed --json --csv "
         "--per-image --quiet"
     ),
+    "layers": (
+        "--checkpoint --pretrained --num-classes --model-kwargs --images --num-images --img-size "
+        "--transforms --scheme --output-type --unit --device --dtype --seed --top --by --aliasing "
+        "--what-if --plot --json --parquet --quiet"
+    ),
     "compare": (
         "--model --pretrained --num-classes --model-kwargs --images --num-images --img-size "
         "--transforms --scheme --metrics --output-type --device --dtype --batch-size --seed --csv "
