@@ -49,6 +49,7 @@ KIND_COLOURS = {
     "model": _BLACK,
 }
 """Colour of each kind of module; kinds that share one rarely occur together."""
+_SMALL = 1e-4  # shares below it in size, for every generator, are not drawn
 
 
 def plot_violations(
@@ -100,7 +101,7 @@ def plot_cumulative(
     names = attribution.generators if generators is None else tuple(generators)
     for name, style in zip(names, _styles(len(names)), strict=True):
         summed = shares[:, number_of(name, attribution.generators)].cumsum()
-        ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)
+        ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)  # type: ignore[arg-type]
     ax.axhline(100, color=_GREY, linewidth=0.6, linestyle=":")
     ax.axhline(0, color=_GREY, linewidth=0.6)
     ax.set_ylabel("cumulative share of ‖L f‖² (%)")
@@ -132,9 +133,9 @@ def plot_profile(
         moved = np.array([np.square(p.action_norm[k]).mean() for p in points])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(moved > 0, np.sqrt(lie / moved), np.nan)
-        ax.plot(np.arange(len(points)), ratio, label=name.replace("_", " "), **style)
+        ax.plot(np.arange(len(points)), ratio, label=name.replace("_", " "), **style)  # type: ignore[arg-type]
     ax.axhline(1, color=_GREY, linewidth=0.6, linestyle=":")
-    ax.set_ylim(bottom=0)
+    ax.set_yscale("log")
     ax.set_ylabel("‖ℓ(z)‖ / ‖G z‖")
     _depth_axis(ax, attribution, [p.entry for p in points])
     _outside_legend(ax)
@@ -157,7 +158,7 @@ def plot_aliasing(
     total = report.lie_norm_squared[k].sum()
     error = np.array([r.error[k].sum() / total for r in rows])
     share = np.array([100 * r.aliasing_share()[k] for r in rows])
-    kinds = [r.kind for r in rows]
+    kinds = [_aliasing_kind(r) for r in rows]
     seen = np.isfinite(share) & (error > 0)
     colours = [KIND_COLOURS.get(kind, _GREY) for kind in kinds]
     shown = np.clip(share, -100, 100)
@@ -195,15 +196,15 @@ def plot_spectra(row: ModuleAliasing, ax: Axes | None = None) -> Axes:
         seen = spectrum.power > 0
         if seen.any():
             width = spectrum.frequency[1] - spectrum.frequency[0]
-            ax.plot(spectrum.frequency[seen], spectrum.power[seen] / width, label=label, **style)
+            ax.plot(spectrum.frequency[seen], spectrum.power[seen] / width, label=label, **style)  # type: ignore[arg-type]
     limit = row.after.limit if np.isfinite(row.after.limit) else row.before.limit
     if np.isfinite(limit):
         ax.axvline(limit, color=_GREY, linewidth=0.8, linestyle=":", label="Nyquist limit after")
     ax.set_yscale("log")
-    ax.set_xlabel("frequency (cycles per pixel of the module's input)")
-    ax.set_ylabel("power per unit of frequency")
-    above = "" if np.isnan(row.above_nyquist) else f": {100 * row.above_nyquist:.1f} % above"
-    ax.set_title(f"{row.path} [{row.class_name}]{above}", loc="left", fontsize="medium")
+    ax.set_xlabel("frequency (cycles per input pixel)")
+    ax.set_ylabel("power per cycle per pixel")
+    above = "" if np.isnan(row.above_nyquist) else f"\n{100 * row.above_nyquist:.1f} % above limit"
+    ax.set_title(f"{row.path} [{row.class_name}]{above}", loc="left", fontsize="small")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -295,14 +296,13 @@ def layers_figure(
     axes = figure.subplots(rows, 1, squeeze=False, height_ratios=heights)[:, 0]
     for k, name in enumerate(attribution.generators):
         plot_violations(attribution, name, axes[k], legend=False, stages=k == n - 1)
+        axes[k].set_ylabel("share (%)")
     for ax, name in zip(axes[n:], panels, strict=True):
         assert aliasing is not None
         plot_aliasing(aliasing, name, ax)
-    kinds = [attribution.entries[i].kind for i in _with_shares(attribution)]
-    figure.legend(handles=_kind_patches(kinds), loc="outside right upper", frameon=False,
-                  fontsize="small")  # fmt: skip
-    if title:
-        figure.suptitle(title, fontsize="medium")
+    add_kinds(axes[0], [attribution.entries[i].kind for i in _with_shares(attribution)])
+    heading = "Share of ‖L f‖² by module"
+    figure.suptitle(f"{heading}: {title}" if title else heading, fontsize="medium")
     return figure
 
 
@@ -310,6 +310,12 @@ def add_kinds(ax: Axes, kinds: Sequence[str]) -> None:
     """Explain the colours of kinds, right of the axes."""
     ax.legend(handles=_kind_patches(kinds), loc="center left", bbox_to_anchor=(1.0, 0.5),
               frameon=False, fontsize="small")  # fmt: skip
+
+
+def _aliasing_kind(row: ModuleAliasing) -> str:
+    """A normalisation that needs an alias-free counterpart has an activation inside."""
+    fused = row.kind == "normalisation" and row.counterpart == "alias_free"
+    return "activation" if fused else row.kind
 
 
 def _kind_patches(kinds: Sequence[str]) -> list[Patch]:
@@ -333,9 +339,9 @@ def _styles(n: int) -> list[dict[str, object]]:
 
 
 def _with_shares(attribution: Attribution) -> list[int]:
-    """Calls that break something: measured, and their share is not rounding."""
+    """Calls that break something: measured, with a share worth a bar."""
     shares = np.nan_to_num(np.abs(attribution.shares())).max(axis=1)
-    found = [i for i, e in enumerate(attribution.entries) if e.counted and shares[i] > 1e-5]
+    found = [i for i, e in enumerate(attribution.entries) if e.counted and shares[i] >= _SMALL]
     if not found:
         raise LieDerivError("attribution has no shares to draw: L f is zero.")
     return found
