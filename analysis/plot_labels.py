@@ -13,6 +13,8 @@ from liederiv.errors import LieDerivError
 __all__ = ["mark_stages", "new_axes", "number_of"]
 
 _FONT = 7  # points
+_LONGEST = 16  # characters of a stage's name
+_MOST_LINES = 40
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
@@ -50,7 +52,7 @@ def mark_stages(ax: Axes, stages: Sequence[str], *, named: bool = True) -> None:
     """
     starts = [i for i, s in enumerate(stages) if i == 0 or s != stages[i - 1]]
     ends = [*starts[1:], len(stages)]
-    for start in starts[1:]:
+    for start in starts[1:] if len(starts) <= _MOST_LINES else []:
         ax.axvline(start - 0.5, color="#DDDDDD", linewidth=0.6, zorder=0)
     if not named:
         ax.set_xticks([])
@@ -65,6 +67,10 @@ def mark_stages(ax: Axes, stages: Sequence[str], *, named: bool = True) -> None:
         middle = (start + end - 1) / 2
         if all(abs(middle - other) >= room for other in places):
             places.append(middle)
-            labels.append(stages[start])
+            labels.append(_short(stages[start]))
     ax.set_xticks(places, labels, rotation=90, fontsize=_FONT)
     ax.tick_params(axis="x", length=0)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

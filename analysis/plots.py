@@ -12,11 +12,25 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from liederiv.analysis.aliasing_results import AliasingReport, ModuleAliasing
-from liederiv.analysis.plot_labels import mark_stages, new_axes, number_of
+from liederiv.analysis.plot_labels import (
+    mark_stages,
+    new_axes,
+    number_of,
+)
+from liederiv.analysis.plot_style import (
+    BLACK,
+    BLUE,
+    GREY,
+    KIND_COLOURS,
+    RED,
+    add_kinds,
+    line_styles,
+    outside_legend,
+)
 from liederiv.analysis.results import Attribution
 from liederiv.errors import LieDerivError
 
@@ -31,24 +45,6 @@ __all__ = [
     "plot_violations",
 ]
 
-_BLUE, _SKY, _GREEN, _YELLOW = "#0072B2", "#56B4E9", "#009E73", "#F0E442"
-_ORANGE, _RED, _PURPLE, _BLACK, _GREY = "#E69F00", "#D55E00", "#CC79A7", "#000000", "#999999"
-KIND_COLOURS = {
-    "activation": _RED,
-    "downsampling": _BLUE,
-    "convolution": _SKY,
-    "normalisation": _YELLOW,
-    "attention": _PURPLE,
-    "mlp": _GREEN,
-    "linear": _GREEN,
-    "pooling": _ORANGE,
-    "embedding": _ORANGE,
-    "upsampling": _BLUE,
-    "identity": _GREY,
-    "container": _GREY,
-    "model": _BLACK,
-}
-"""Colour of each kind of module; kinds that share one rarely occur together."""
 _SMALL = 1e-4  # shares below it in size, for every generator, are not drawn
 
 
@@ -75,8 +71,8 @@ def plot_violations(
     share = 100 * attribution.shares()[calls, k]
     kinds = [attribution.entries[i].kind for i in calls]
     position = np.arange(len(calls))
-    ax.bar(position, share, width=0.9, color=[KIND_COLOURS.get(v, _GREY) for v in kinds])
-    ax.axhline(0, color=_BLACK, linewidth=0.6)
+    ax.bar(position, share, width=0.9, color=[KIND_COLOURS.get(v, GREY) for v in kinds])
+    ax.axhline(0, color=BLACK, linewidth=0.6)
     ax.set_ylabel("share of ‖L f‖² (%)")
     ax.set_title(attribution.generators[k].replace("_", " "), loc="left", fontsize="medium")
     _depth_axis(ax, attribution, calls, stages)
@@ -99,14 +95,14 @@ def plot_cumulative(
     calls = _with_shares(attribution)
     shares = 100 * np.nan_to_num(attribution.shares()[calls])
     names = attribution.generators if generators is None else tuple(generators)
-    for name, style in zip(names, _styles(len(names)), strict=True):
+    for name, style in zip(names, line_styles(len(names)), strict=True):
         summed = shares[:, number_of(name, attribution.generators)].cumsum()
         ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)  # type: ignore[arg-type]
-    ax.axhline(100, color=_GREY, linewidth=0.6, linestyle=":")
-    ax.axhline(0, color=_GREY, linewidth=0.6)
+    ax.axhline(100, color=GREY, linewidth=0.6, linestyle=":")
+    ax.axhline(0, color=GREY, linewidth=0.6)
     ax.set_ylabel("cumulative share of ‖L f‖² (%)")
     _depth_axis(ax, attribution, calls)
-    _outside_legend(ax)
+    outside_legend(ax)
     return ax
 
 
@@ -127,18 +123,18 @@ def plot_profile(
     points = [p for p in attribution.profile if p.role == "output" and p.action_norm.max() > 0]
     points.sort(key=lambda p: p.entry)
     names = attribution.generators if generators is None else tuple(generators)
-    for name, style in zip(names, _styles(len(names)), strict=True):
+    for name, style in zip(names, line_styles(len(names)), strict=True):
         k = number_of(name, attribution.generators)
         lie = np.array([np.square(p.lie_norm[k]).mean() for p in points])
         moved = np.array([np.square(p.action_norm[k]).mean() for p in points])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(moved > 0, np.sqrt(lie / moved), np.nan)
         ax.plot(np.arange(len(points)), ratio, label=name.replace("_", " "), **style)  # type: ignore[arg-type]
-    ax.axhline(1, color=_GREY, linewidth=0.6, linestyle=":")
+    ax.axhline(1, color=GREY, linewidth=0.6, linestyle=":")
     ax.set_yscale("log")
     ax.set_ylabel("‖ℓ(z)‖ / ‖G z‖")
     _depth_axis(ax, attribution, [p.entry for p in points])
-    _outside_legend(ax)
+    outside_legend(ax)
     return ax
 
 
@@ -160,7 +156,7 @@ def plot_aliasing(
     share = np.array([100 * r.aliasing_share()[k] for r in rows])
     kinds = [_aliasing_kind(r) for r in rows]
     seen = np.isfinite(share) & (error > 0)
-    colours = [KIND_COLOURS.get(kind, _GREY) for kind in kinds]
+    colours = [KIND_COLOURS.get(kind, GREY) for kind in kinds]
     shown = np.clip(share, -100, 100)
     for marker, these in (("o", seen & (share >= -100)), ("v", seen & (share < -100))):
         chosen = np.flatnonzero(these)
@@ -172,7 +168,7 @@ def plot_aliasing(
             )  # fmt: skip
     ax.set_xscale("log")
     ax.set_ylim(-108, 108)
-    ax.axhline(0, color=_GREY, linewidth=0.6)
+    ax.axhline(0, color=GREY, linewidth=0.6)
     ax.set_xlabel("attributed error ‖c‖² / ‖L f‖²")
     ax.set_ylabel("aliasing share (%)")
     title = f"{report.generators[k].replace('_', ' ')}, scheme {report.scheme}"
@@ -190,8 +186,8 @@ def plot_spectra(row: ModuleAliasing, ax: Axes | None = None) -> Axes:
     """
     ax = new_axes(ax, (4.6, 3.0))
     for spectrum, label, style in (
-        (row.before, "enters", {"color": _BLUE, "linestyle": "-"}),
-        (row.after, "leaves", {"color": _RED, "linestyle": "--"}),
+        (row.before, "enters", {"color": BLUE, "linestyle": "-"}),
+        (row.after, "leaves", {"color": RED, "linestyle": "--"}),
     ):
         seen = spectrum.power > 0
         if seen.any():
@@ -199,7 +195,7 @@ def plot_spectra(row: ModuleAliasing, ax: Axes | None = None) -> Axes:
             ax.plot(spectrum.frequency[seen], spectrum.power[seen] / width, label=label, **style)  # type: ignore[arg-type]
     limit = row.after.limit if np.isfinite(row.after.limit) else row.before.limit
     if np.isfinite(limit):
-        ax.axvline(limit, color=_GREY, linewidth=0.8, linestyle=":", label="Nyquist limit after")
+        ax.axvline(limit, color=GREY, linewidth=0.8, linestyle=":", label="Nyquist limit after")
     ax.set_yscale("log")
     ax.set_xlabel("frequency (cycles per input pixel)")
     ax.set_ylabel("power per cycle per pixel")
@@ -259,7 +255,7 @@ def _icicle_boxes(
     if w < 0.02:
         return
     leaf = abs(own[entry]) > 0.5 * width[entry] * np.abs(own).sum()
-    colour = KIND_COLOURS.get(e.kind, _GREY) if leaf else "#E6E6E6"
+    colour = KIND_COLOURS.get(e.kind, GREY) if leaf else "#E6E6E6"
     if leaf:
         kinds.append(e.kind)
     hatch = "////" if leaf and own[entry] < 0 else None
@@ -306,36 +302,10 @@ def layers_figure(
     return figure
 
 
-def add_kinds(ax: Axes, kinds: Sequence[str]) -> None:
-    """Explain the colours of kinds, right of the axes."""
-    ax.legend(handles=_kind_patches(kinds), loc="center left", bbox_to_anchor=(1.0, 0.5),
-              frameon=False, fontsize="small")  # fmt: skip
-
-
 def _aliasing_kind(row: ModuleAliasing) -> str:
     """A normalisation that needs an alias-free counterpart has an activation inside."""
     fused = row.kind == "normalisation" and row.counterpart == "alias_free"
     return "activation" if fused else row.kind
-
-
-def _kind_patches(kinds: Sequence[str]) -> list[Patch]:
-    present = [kind for kind in KIND_COLOURS if kind in kinds]
-    return [Patch(color=KIND_COLOURS[kind], label=kind) for kind in present]
-
-
-def _outside_legend(ax: Axes) -> None:
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small")
-
-
-def _styles(n: int) -> list[dict[str, object]]:
-    """Colours and, beyond them, dashes that tell curves apart."""
-    colours = (_BLUE, _RED, _GREEN, _PURPLE, _ORANGE, _SKY, _BLACK)
-    dashes = ("-", "--", ":", "-.")
-    m = len(colours)
-    return [
-        {"color": colours[i % m], "linestyle": dashes[(i // m) % 4], "linewidth": 1.2}
-        for i in range(n)
-    ]
 
 
 def _with_shares(attribution: Attribution) -> list[int]:

@@ -120,6 +120,13 @@ def test_models_of_the_users_own(run, user_code, photographs, model):
     assert re.search(r"sum +100\.0 %", result.stdout)
 
 
+def test_plot_is_written(layers, tmp_path):
+    for ending in ("png", "svg", "pdf"):
+        path = tmp_path / f"layers.{ending}"
+        assert layers("--plot", path, "--quiet").exit_code == 0
+        assert path.stat().st_size > 5000
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
