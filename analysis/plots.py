@@ -97,7 +97,7 @@ def plot_cumulative(
     names = attribution.generators if generators is None else tuple(generators)
     for name, style in zip(names, line_styles(len(names)), strict=True):
         summed = shares[:, number_of(name, attribution.generators)].cumsum()
-        ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)  # type: ignore[arg-type]
+        ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)
     ax.axhline(100, color=GREY, linewidth=0.6, linestyle=":")
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.set_ylabel("cumulative share of ‖L f‖² (%)")
@@ -129,7 +129,7 @@ def plot_profile(
         moved = np.array([np.square(p.action_norm[k]).mean() for p in points])
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.where(moved > 0, np.sqrt(lie / moved), np.nan)
-        ax.plot(np.arange(len(points)), ratio, label=name.replace("_", " "), **style)  # type: ignore[arg-type]
+        ax.plot(np.arange(len(points)), ratio, label=name.replace("_", " "), **style)
     ax.axhline(1, color=GREY, linewidth=0.6, linestyle=":")
     ax.set_yscale("log")
     ax.set_ylabel("‖ℓ(z)‖ / ‖G z‖")
@@ -185,14 +185,15 @@ def plot_spectra(row: ModuleAliasing, ax: Axes | None = None) -> Axes:
         ax: where to draw.
     """
     ax = new_axes(ax, (4.6, 3.0))
-    for spectrum, label, style in (
-        (row.before, "enters", {"color": BLUE, "linestyle": "-"}),
-        (row.after, "leaves", {"color": RED, "linestyle": "--"}),
+    for spectrum, label, colour, line in (
+        (row.before, "enters", BLUE, "-"),
+        (row.after, "leaves", RED, "--"),
     ):
         seen = spectrum.power > 0
         if seen.any():
             width = spectrum.frequency[1] - spectrum.frequency[0]
-            ax.plot(spectrum.frequency[seen], spectrum.power[seen] / width, label=label, **style)  # type: ignore[arg-type]
+            density = spectrum.power[seen] / width
+            ax.plot(spectrum.frequency[seen], density, line, color=colour, label=label)
     limit = row.after.limit if np.isfinite(row.after.limit) else row.before.limit
     if np.isfinite(limit):
         ax.axvline(limit, color=GREY, linewidth=0.8, linestyle=":", label="Nyquist limit after")
