@@ -3,6 +3,7 @@
 from liederiv.analysis.aliasing import measure_aliasing
 from liederiv.analysis.aliasing_results import AliasingReport, ModuleAliasing
 from liederiv.analysis.attribution import attribute
+from liederiv.analysis.finite_layers import FiniteLayers, FiniteRow, measure_finite
 from liederiv.analysis.interventions import intervene
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
@@ -16,6 +17,8 @@ __all__ = [
     "AliasingReport",
     "Attribution",
     "Entry",
+    "FiniteLayers",
+    "FiniteRow",
     "Layout",
     "LayoutRecogniser",
     "ModuleAliasing",
@@ -28,6 +31,7 @@ __all__ = [
     "attribute",
     "intervene",
     "measure_aliasing",
+    "measure_finite",
     "power_spectrum",
     "rank_correlation",
     "rank_modules",

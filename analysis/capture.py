@@ -35,6 +35,7 @@ __all__ = [
     "Plan",
     "TangentReader",
     "measured_copy",
+    "module_hooks",
     "record_edges",
     "scout",
 ]
@@ -121,12 +122,15 @@ def measured_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _hooks(
+def module_hooks(
     model: nn.Module,
     before: Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any],
     after: Callable[[str, nn.Module, Any], Any],
 ) -> Iterator[None]:
-    """Call ``before`` and ``after`` around every module's forward; remove all hooks on exit."""
+    """Call ``before(path, module, args, kwargs)`` and ``after(path, module, out)`` around forwards.
+
+    What they return replaces the arguments and the output. All hooks are gone on exit.
+    """
     handles = []
     try:
         for path, module in model.named_modules():
@@ -261,7 +265,7 @@ def scout(model: nn.Module, x: Tensor) -> Plan:
     declared = getattr(model, "num_prefix_tokens", None)
     prefixes = (0, declared) if isinstance(declared, int) else (0, 1, 2)
     scouting = _Scout(LayoutRecogniser((x.shape[-2], x.shape[-1]), prefixes))
-    with torch.enable_grad(), _hooks(model, scouting.before, scouting.after):
+    with torch.enable_grad(), module_hooks(model, scouting.before, scouting.after):
         out = model(x.detach().clone().requires_grad_(True))
     for call in scouting.calls:
         if not call.reason:
@@ -328,7 +332,7 @@ class TangentReader(nn.Module):
             if number in self._outputs:
                 read(out, self._outputs[number])
 
-        with _hooks(self.model, before, after):
+        with module_hooks(self.model, before, after):
             y = self.readout(self.model(x))
         return y, [found[s] for s in self._slots]
 
@@ -398,7 +402,7 @@ def record_edges(
             edges.append(Edge(number, slot, 1, get_gradient_edge(y)))
         return tree_unflatten(leaves, spec)
 
-    with torch.enable_grad(), _hooks(model, before, after):
+    with torch.enable_grad(), module_hooks(model, before, after):
         y = readout(model(x))
     return y, edges
 

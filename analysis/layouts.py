@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from liederiv.actions import ImageAction
-from liederiv.representations import TokenGrid
+from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["Layout", "LayoutRecogniser", "positions"]
 
@@ -68,15 +68,20 @@ class Layout:
         """G_z z for the K generators of the action: [K, *z.shape]."""
         if not self.spatial:
             return z.new_zeros(()).expand(len(action), *z.shape)
-        shaped = self._unflatten(z)
-        if self.kind in ("NCHW", "NHWC"):
-            moved = action.on_map(shaped, channels_last=self.kind == "NHWC")
-        else:
-            layout: Literal["NLC", "NCL"] = "NLC" if self.kind == "NLC" else "NCL"
-            moved = TokenGrid(self.grid, self.prefix, layout).act(action, shaped)
+        moved = self.representation.act(action, self.unflatten(z))
         return moved.reshape(len(action), *z.shape)
 
-    def _unflatten(self, z: Tensor) -> Tensor:
+    @property
+    def representation(self) -> Representation:
+        """How the group acts on the unflattened tensor."""
+        if self.kind == "vector":
+            return Invariant()
+        if self.kind == "NCHW" or self.kind == "NHWC":
+            return FeatureMap(self.kind)
+        return TokenGrid(self.grid, self.prefix, self.kind)
+
+    def unflatten(self, z: Tensor) -> Tensor:
+        """The tensor before it was flattened to [1, n]."""
         if not self.flat:
             return z
         h, w = self.grid
@@ -100,7 +105,7 @@ VECTOR = Layout("vector")
 
 def positions(z: Tensor, layout: Layout) -> Tensor:
     """The tensor as [tokens, channels], whatever its layout."""
-    z = layout._unflatten(z)
+    z = layout.unflatten(z)
     if layout.kind == "NCHW":
         return z[0].flatten(1).mT
     if layout.kind == "NHWC":

@@ -1,0 +1,353 @@
+r"""EQ-T and EQ-R of every module: how far it is from equivariant under transforms of finite size.
+
+For a module M from z to y, with both tensors moved at their own resolution,
+
+    E ‖M(T z) − T M(z)‖² / dim,
+
+over the entries of y that T moves from inside the image, as a peak signal-to-noise ratio in dB.
+These are the finite relatives of a module's own violation δ_M. They look at one module at a time:
+what the rest of the network makes of the error is not weighed, which `attribute` does. Sources: the
+metrics of Karras et al. 2021 (arXiv 2106.12423), applied to layers by Gruver et al.
+(arXiv 2210.02984). Departures from the latter's code are listed in docs/method.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from tqdm import tqdm
+
+from liederiv.actions import ImageAction, check_images
+from liederiv.analysis.capture import Call, Plan, measured_copy, module_hooks, scout
+from liederiv.analysis.kinds import kind_of
+from liederiv.analysis.layouts import Layout
+from liederiv.analysis.sites import simple_calls
+from liederiv.checks import preflight
+from liederiv.derivatives import Scheme
+from liederiv.errors import LieDerivError
+from liederiv.forward_mode import forward_mode
+from liederiv.generators import resolve_generators
+from liederiv.metrics.finite import act_finite, valid
+from liederiv.transforms import FiniteTransform
+
+__all__ = ["FINITE_METRICS", "FiniteLayers", "FiniteRow", "measure_finite"]
+
+FINITE_METRICS = ("eq_t", "eq_t_frac", "eq_r")
+"""Whole-pixel translation, fractional translation, rotation by any angle."""
+
+
+@dataclass(frozen=True)
+class FiniteRow:
+    """One metric of one call of one module.
+
+    Attributes:
+        path: name in ``named_modules()``; empty for the whole model.
+        class_name: of the module.
+        kind: see `liederiv.analysis.kinds`.
+        call_index: 0 for the module's first call in a forward pass.
+        depth: number of calls that enclose it.
+        input_layout: of the tensor that enters.
+        output_layout: of the tensor that leaves.
+        metric: one of `FINITE_METRICS`.
+        error: E ‖M(T z) − T M(z)‖²/dim over the squared peak-to-peak range of M(z), [B]; without
+            unit. NaN where M(z) is constant.
+    """
+
+    path: str
+    class_name: str
+    kind: str
+    call_index: int
+    depth: int
+    input_layout: str
+    output_layout: str
+    metric: str
+    error: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def value(self) -> float:
+        """−10 log₁₀ of the mean error over images, in dB; ∞ for an exactly equivariant module."""
+        mean = float(self.error.mean())
+        return math.inf if mean == 0 else -10 * math.log10(mean)
+
+
+@dataclass(frozen=True)
+class FiniteLayers:
+    """Finite metrics of all modules.
+
+    Attributes:
+        rows: in forward order, one per call and metric.
+        skipped: paths of the calls that were not measured, with the reason.
+        num_samples: transforms per module, metric and image.
+        max_fraction: largest shift in units of the image's size.
+        scheme: interpolation scheme.
+        seed: of the transforms.
+    """
+
+    rows: tuple[FiniteRow, ...]
+    skipped: tuple[tuple[str, str], ...]
+    num_samples: int
+    max_fraction: float
+    scheme: str
+    seed: int
+
+    def get(self, path: str, metric: str, call_index: int = 0) -> FiniteRow:
+        """The row of one call.
+
+        Raises:
+            LieDerivError: if it was not measured.
+        """
+        for row in self.rows:
+            if (row.path, row.metric, row.call_index) == (path, metric, call_index):
+                return row
+        why = dict(self.skipped).get(path, "no such module or metric")
+        raise LieDerivError(f"path={path!r}, metric={metric!r} was not measured: {why}.")
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row per call and metric, ``value`` in dB."""
+        names = [n for n in FiniteRow.__dataclass_fields__ if n != "error"]
+        rows = [{n: getattr(r, n) for n in names} | {"value": r.value} for r in self.rows]
+        return pd.DataFrame(rows, columns=[*names, "value"]).assign(unit="dB")
+
+
+def measure_finite(
+    model: nn.Module,
+    x: Tensor,
+    metrics: str | Iterable[str] = FINITE_METRICS,
+    *,
+    scheme: str | Scheme = "bspline",
+    num_samples: int = 4,
+    max_fraction: float = 1 / 8,
+    margin: float = 0.0,
+    modules: Iterable[str] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> FiniteLayers:
+    """Measure EQ-T, EQ-T_frac and EQ-R of every module whose layouts are known.
+
+    Each module is run again on moved copies of what enters it, containers included.
+
+    Args:
+        model: in eval mode; not touched.
+        x: images [B, C, H, W]; measured one after another.
+        metrics: of `FINITE_METRICS`. ``eq_t`` shifts by whole pixels of the coarser of a module's
+            grids, never by nothing.
+        scheme: how maps are continued between pixels and beyond their border.
+        num_samples: transforms per module, metric and image; the same draws for every module.
+        max_fraction: largest shift in units of the image's size (at least one pixel for ``eq_t``).
+        margin: pixels of a module's output that are left out along the border of what T moves from
+            inside; a module's receptive field reaches across it.
+        modules: paths to measure; None measures all.
+        seed: of the transforms.
+        progress: show a progress bar.
+
+    Raises:
+        ModelError: if the model cannot be measured as it is.
+        LieDerivError: for arguments that are not understood.
+
+    Example:
+        >>> conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+        >>> net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+        >>> found = measure_finite(net, torch.rand(1, 3, 16, 16), "eq_t", scheme="fourier")
+        >>> found.get("0", "eq_t").value > 120  # dB: exact to rounding
+        True
+    """
+    check_images(x)
+    names = _check(metrics, num_samples, max_fraction)
+    x = x.detach()
+    preflight(model, x)
+    translation, rotation = (
+        ImageAction(resolve_generators(g), x.shape[-2], x.shape[-1], scheme)
+        for g in ("translation", "rotation")
+    )
+    twin = measured_copy(model)
+    with forward_mode(), torch.no_grad():
+        plan = scout(twin, x[:1])
+        chosen = _choose(plan, modules)
+        hidden = None if progress else True
+        images = []
+        for b in tqdm(range(len(x)), "moving layers", unit="image", disable=hidden):
+            draws = _Draws(translation, rotation, num_samples, max_fraction, seed + b)
+            images.append(_Remeasure(plan, chosen, names, draws, margin).run(twin, x[b : b + 1]))
+    rows = tuple(
+        _row(plan.calls[i], name, [image[i, name] for image in images])
+        for i in chosen
+        for name in names
+    )
+    skipped = tuple(
+        (c.path, c.reason or _why(c))
+        for i, c in enumerate(plan.calls)
+        if i not in set(chosen) and (modules is None or c.path in set(modules))
+    )
+    return FiniteLayers(rows, skipped, num_samples, max_fraction, translation.scheme.name, seed)
+
+
+def _check(metrics: str | Iterable[str], num_samples: int, max_fraction: float) -> tuple[str, ...]:
+    names = tuple(metrics.split(",")) if isinstance(metrics, str) else tuple(metrics)
+    for name in names:
+        if name not in FINITE_METRICS:
+            raise LieDerivError(
+                f"metrics={name!r} is unknown; choose from {', '.join(FINITE_METRICS)}."
+            )
+    if num_samples < 1:
+        raise LieDerivError(f"num_samples={num_samples} must be at least 1.")
+    if not 0 < max_fraction < 1:
+        raise LieDerivError(f"max_fraction={max_fraction} must lie between 0 and 1.")
+    return names
+
+
+def _choose(plan: Plan, modules: Iterable[str] | None) -> list[int]:
+    """Numbers of the calls from one tensor of known layout to another."""
+    simple = {id(c) for c in simple_calls(plan)}
+    wanted = None if modules is None else set(modules)
+    unknown = (wanted or set()) - {c.path for c in plan.calls} - set(plan.never_called)
+    if unknown:
+        raise LieDerivError(f"modules={sorted(unknown)} are not in the model.")
+    return [
+        i
+        for i, c in enumerate(plan.calls)
+        if id(c) in simple and _moves(c) and (wanted is None or c.path in wanted)
+    ]
+
+
+def _moves(call: Call) -> bool:
+    """Whether what enters has positions."""
+    layout = call.in_layouts[0]
+    return layout is not None and layout.spatial
+
+
+def _why(call: Call) -> str:
+    return "several inputs or outputs" if len(call.inputs) > 1 else "its input has no positions"
+
+
+def _row(call: Call, metric: str, errors: Sequence[float]) -> FiniteRow:
+    return FiniteRow(
+        path=call.path,
+        class_name=type(call.module).__name__,
+        kind=kind_of(call.module) if call.depth else "model",
+        call_index=call.index,
+        depth=call.depth,
+        input_layout=str(call.in_layouts[0]),
+        output_layout=str(call.out_layouts[0]),
+        metric=metric,
+        error=np.array(errors),
+    )
+
+
+class _Draws:
+    """The transforms of one image: the same uniform numbers for every module."""
+
+    def __init__(
+        self,
+        translation: ImageAction,
+        rotation: ImageAction,
+        num_samples: int,
+        max_fraction: float,
+        seed: int,
+    ) -> None:
+        self.translation, self.rotation, self.max_fraction = translation, rotation, max_fraction
+        rng = torch.Generator().manual_seed(seed)
+        self.uniform = torch.rand(num_samples, 2, generator=rng, dtype=torch.float64)
+
+    def transforms(self, metric: str, before: Layout, after: Layout) -> list[FiniteTransform]:
+        """Those of one metric, for a module between these layouts."""
+        if metric == "eq_r":
+            angles = (2 * self.uniform[:, :1] - 1) * math.pi
+            return [FiniteTransform(self.rotation, t[None]) for t in angles]
+        size = torch.tensor([self.translation.width, self.translation.height], dtype=torch.float64)
+        if metric == "eq_t_frac":
+            shifts = (2 * self.uniform - 1) * self.max_fraction * size
+        else:
+            h, w = min((v.grid for v in (before, after) if v.spatial), key=math.prod)
+            shifts = self._whole(w, h) * size / torch.tensor([w, h])
+        return [FiniteTransform(self.translation, t[None]) for t in shifts]
+
+    def _whole(self, w: int, h: int) -> Tensor:
+        """Shifts (x, y) by whole pixels of a w × h grid, uniform among those that move it."""
+        a, b = (max(1, math.floor(self.max_fraction * n)) for n in (w, h))
+        count = (2 * a + 1) * (2 * b + 1) - 1
+        number = (self.uniform[:, 0] * count).long()
+        number += number >= count // 2  # leave out the middle, which moves nothing
+        return torch.stack([number % (2 * a + 1) - a, number // (2 * a + 1) - b], 1).double()
+
+
+class _Remeasure:
+    """Runs every chosen module again, on moved inputs, when the forward pass reaches it."""
+
+    def __init__(
+        self, plan: Plan, chosen: Sequence[int], names: Sequence[str], draws: _Draws, margin: float
+    ) -> None:
+        self.plan, self.chosen, self.names = plan, set(chosen), names
+        self.draws, self.margin = draws, margin
+        self.found: dict[tuple[int, str], float] = {}
+        self._busy = False
+        self._number = 0
+
+    def run(self, model: nn.Module, x: Tensor) -> dict[tuple[int, str], float]:
+        """Errors per call and metric, of one image [1, C, H, W]."""
+        with module_hooks(model, self._before, lambda *_: None):
+            model(x.clone())
+        return self.found
+
+    def _before(
+        self, path: str, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self._busy:
+            return
+        number, self._number = self._number, self._number + 1
+        if number not in self.chosen:
+            return
+        self._busy = True
+        try:
+            self._measure(number, m, args, kwargs)
+        finally:
+            self._busy = False
+
+    def _measure(
+        self, number: int, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        call = self.plan.calls[number]
+        before, after = call.in_layouts[0], call.out_layouts[0]
+        assert before is not None
+        assert after is not None
+        leaves, spec = tree_flatten((args, kwargs))
+        place, back = call.inputs[0][0], call.outputs[0][0]
+        z = leaves[place]
+
+        def run(moved: Tensor) -> Tensor:
+            a, k = tree_unflatten([*leaves[:place], moved, *leaves[place + 1 :]], spec)
+            y: Tensor = tree_flatten(m(*a, **k))[0][back]
+            return y.detach().clone()
+
+        y = run(z.clone())
+        for name in self.names:
+            errors = [
+                self._error(run(_move(t, z, before)), y, t, after)
+                for t in self.draws.transforms(name, before, after)
+            ]
+            self.found[number, name] = float(np.mean(errors))
+
+    def _error(self, found: Tensor, y: Tensor, t: FiniteTransform, layout: Layout) -> float:
+        """Mean squared error over the valid entries, relative to the squared range of y."""
+        inside = _inside(t, y, layout, self.margin)
+        peak = y.double().amax() - y.double().amin()
+        gap = (found.double() - _move(t, y, layout).double()).square()[inside]
+        return float(gap.mean() / peak.square()) if gap.numel() and peak > 0 else math.nan
+
+
+def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:
+    return act_finite(layout.representation, t, layout.unflatten(z)).reshape(z.shape)
+
+
+def _inside(t: FiniteTransform, z: Tensor, layout: Layout, margin: float) -> Tensor:
+    shaped = layout.unflatten(z)
+    mask = valid(layout.representation, t, shaped, margin)
+    return mask.expand_as(shaped).reshape(z.shape)
