@@ -10,10 +10,12 @@ from .data_config import DataConfig
 from .images import ImageSet, load_images
 from .layouts import FeatureLevel, OutputLayout
 from .names import ModelEntry, list_models
+from .presets import PRESETS, PresetEntry, preset
 from .timm_models import LoadedModel, load
 from .weights import weights_fingerprint
 
 __all__ = [
+    "PRESETS",
     "Checkpoint",
     "DataConfig",
     "FeatureLevel",
@@ -21,9 +23,11 @@ __all__ = [
     "LoadedModel",
     "ModelEntry",
     "OutputLayout",
+    "PresetEntry",
     "list_models",
     "load",
     "load_images",
+    "preset",
     "read_checkpoint",
     "weights_fingerprint",
 ]

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import liederiv
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo import LoadedModel, load, load_images
+from liederiv.model_zoo import LoadedModel, load, load_images, preset
 
 TRANSFORMS = "translation_x,rotation"
 LARGE = 288  # inputs beyond this many pixels are reduced where the model allows it
@@ -37,108 +37,6 @@ MODEL_KWARGS = {
     "qwen3_vit": {"depth": 3},
     "naflexvit": {"depth": 3},
     "vision_transformer_sam": {"depth": 3},
-}
-
-# The smallest model of each family by number of parameters, timm 1.0.31.
-SMALLEST = {
-    "beit": "beit_base_patch16_224",
-    "byoanet": "halonet_h1",
-    "byobnet": "test_byobnet",
-    "cait": "cait_xxs24_224",
-    "coat": "coat_tiny",
-    "convit": "convit_tiny",
-    "convmixer": "convmixer_768_32",
-    "convnext": "test_convnext",
-    "cpubone": "cpubone_nano",
-    "crossvit": "crossvit_tiny_240",
-    "csatv2": "csatv2",
-    "cspnet": "cs3darknet_focus_s",
-    "cspnext": "cspnext_tiny",
-    "davit": "davit_tiny",
-    "deepseek_vit": "deepseek_vit_412m",
-    "deit": "deit_tiny_patch16_224",
-    "densenet": "densenet121",
-    "dla": "dla46x_c",
-    "dpn": "dpn48b",
-    "edgenext": "edgenext_xx_small",
-    "efficientformer": "efficientformer_l1",
-    "efficientformer_v2": "efficientformerv2_s0",
-    "efficientnet": "test_efficientnet",
-    "efficientvim": "efficientvim_m1",
-    "efficientvit_mit": "efficientvit_b0",
-    "efficientvit_msra": "efficientvit_m0",
-    "eva": "vit_tiny_patch16_dinov3_qkvb",
-    "fasternet": "fasternet_t0",
-    "fastvit": "fastvit_t8",
-    "focalnet": "focalnet_tiny_srf",
-    "gcvit": "gcvit_xxtiny",
-    "gemma4_vit": "gemma4_vit_167m",
-    "ghostnet": "ghostnet_050",
-    "hardcorenas": "hardcorenas_b",
-    "hgnet": "hgnetv2_b0",
-    "hiera": "hiera_tiny_224",
-    "hieradet_sam2": "sam2_hiera_tiny",
-    "hrnet": "hrnet_w18_small",
-    "iformer": "iformer_t",
-    "inception_next": "inception_next_atto",
-    "inception_resnet_v2": "inception_resnet_v2",
-    "inception_v3": "inception_v3",
-    "inception_v4": "inception_v4",
-    "lcnetv2": "lcnetv2_small",
-    "levit": "levit_128s",
-    "lowformer": "lowformer_b0",
-    "mambaout": "test_mambaout",
-    "maxxvit": "test_coatnet",
-    "metaformer": "poolformerv2_s12",
-    "mlp_mixer": "gmlp_ti16_224",
-    "mobilenetv3": "mobilenetv3_small_050",
-    "mobilenetv5": "mobilenetv5_base",
-    "mobilevit": "mobilevit_xxs",
-    "mvitv2": "mvitv2_tiny",
-    "naflexvit": "naflexvit_base_patch16_parfac_gap",
-    "nasnet": "nasnetalarge",
-    "nest": "nest_tiny",
-    "nextvit": "nextvit_small",
-    "nfnet": "test_nfnet",
-    "pit": "pit_ti_224",
-    "pnasnet": "pnasnet5large",
-    "pvt_v2": "pvt_v2_b0",
-    "qwen3_vit": "qwen3_vit_88m",
-    "rdnet": "rdnet_tiny",
-    "regnet": "regnetx_002",
-    "repghost": "repghostnet_050",
-    "repvit": "repvit_m1",
-    "res2net": "res2next50",
-    "resnest": "resnest14d",
-    "resnet": "test_resnet",
-    "resnetv2": "resnetv2_18",
-    "rexnet": "rexnet_100",
-    "selecsls": "selecsls42",
-    "senet": "legacy_seresnet18",
-    "sequencer": "sequencer2d_s",
-    "shvit": "shvit_s1",
-    "sknet": "skresnet18",
-    "starnet": "starnet_s050",
-    "swiftformer": "swiftformer_xs",
-    "swin_transformer": "swin_tiny_patch4_window7_224",
-    "swin_transformer_v2": "swinv2_tiny_window16_256",
-    "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
-    "tiny_vit": "tiny_vit_5m_224",
-    "tnt": "tnt_s_legacy_patch16_224",
-    "tresnet": "tresnet_m",
-    "twins": "twins_svt_small",
-    "vgg": "vgg11",
-    "visformer": "visformer_tiny",
-    "vision_transformer": "test_vit",
-    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
-    "vision_transformer_relpos": "test_vit_relpos",
-    "vision_transformer_sam": "samvit_base_patch16_224",
-    "vitamin": "vitamin_small_224",
-    "volo": "volo_d1_224",
-    "vovnet": "ese_vovnet19b_slim_dw",
-    "xception": "legacy_xception",
-    "xception_aligned": "xception41p",
-    "xcit": "xcit_nano_12_p8_224",
 }
 
 
@@ -162,17 +60,8 @@ class Outcome:
 
 
 def smallest(family: str) -> str:
-    """The smallest model of a family; counted without memory for families not in the table."""
-    if family in SMALLEST and timm.is_model(SMALLEST[family]):
-        return SMALLEST[family]
-    sizes = {}
-    for name in timm.list_models(module=family):
-        try:
-            with torch.device("meta"):
-                sizes[name] = sum(p.numel() for p in timm.create_model(name).parameters())
-        except (RuntimeError, NotImplementedError):  # some constructors compute with tensors
-            continue
-    return min(sizes, key=sizes.__getitem__)
+    """The smallest model of a family."""
+    return next(e.name for e in preset("families") if e.family == family)
 
 
 def build(family: str) -> LoadedModel:
@@ -277,8 +166,3 @@ def test_every_timm_family_is_measured():
     unexpected = {f: reason for f, reason in failed.items() if f not in KNOWN_FAILURES}
     assert not unexpected
     assert set(failed) == set(KNOWN_FAILURES) & set(families), "a known failure works now"
-
-
-def test_the_table_names_one_model_of_each_family():
-    for family, name in SMALLEST.items():
-        assert not timm.is_model(name) or name in timm.list_models(module=family)
