@@ -13,12 +13,14 @@ from liederiv.errors import (
     LieDerivError,
     ModelError,
     NotDifferentiableError,
+    PointCloudError,
     UnknownLayoutError,
 )
 from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
 from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
 from liederiv.measurement import measure
+from liederiv.points import PointCloud
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 from liederiv.results import Measurement, Provenance, Score
 
@@ -39,6 +41,8 @@ __all__ = [
     "Measurement",
     "ModelError",
     "NotDifferentiableError",
+    "PointCloud",
+    "PointCloudError",
     "Provenance",
     "Representation",
     "Score",

@@ -11,6 +11,7 @@ __all__ = [
     "LieDerivError",
     "ModelError",
     "NotDifferentiableError",
+    "PointCloudError",
     "UnknownLayoutError",
 ]
 
@@ -25,6 +26,10 @@ class ModelError(LieDerivError):
 
 class ImageError(LieDerivError):
     """Images cannot be found or read, or have an unusable shape or dtype."""
+
+
+class PointCloudError(LieDerivError):
+    """A point cloud has fields of unusable shape, dtype or values, or no points."""
 
 
 class UnknownLayoutError(LieDerivError):

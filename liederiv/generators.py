@@ -1,4 +1,7 @@
-r"""Generators of one-parameter groups acting on images: the Lie algebra, with names and units.
+r"""Generators of one-parameter groups: the Lie algebra, with names and units. Here those of images.
+
+A `Catalogue` holds the generators of one kind of input by name. This one is of images; point clouds
+have theirs in `liederiv.points.generators`.
 
 A generator X acts on an image x of shape [B, C, H, W] through the group T_t = exp(tX).
 
@@ -15,7 +18,7 @@ input, a rotation's per radian, a scaling's per unit of log-scale.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +30,8 @@ from liederiv.errors import LieDerivError
 __all__ = [
     "GENERATORS",
     "GROUPS",
+    "IMAGES",
+    "Catalogue",
     "Generator",
     "IntensityGenerator",
     "SpatialGenerator",
@@ -37,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Generator(ABC):
-    """An element of a Lie algebra acting on images.
+    """An element of a Lie algebra acting on inputs of a network.
 
     Attributes:
         name: as in the registry, e.g. ``translation_x``.
@@ -146,10 +151,36 @@ GENERATORS: dict[str, Generator] = {
 """All generators by name."""
 
 
-def _groups() -> dict[str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class Catalogue:
+    """The generators of one kind of input.
+
+    Attributes:
+        inputs: what they act on, for messages, e.g. ``images``.
+        generators: by name.
+        groups: names that stand for several, with theirs.
+    """
+
+    inputs: str
+    generators: Mapping[str, Generator]
+    groups: Mapping[str, tuple[str, ...]]
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that can be asked for."""
+        return list(dict.fromkeys([*self.generators, *self.groups]))
+
+
+def siblings(generators: Mapping[str, Generator]) -> dict[str, tuple[str, ...]]:
+    """Names of the groups, with the names of their generators."""
     groups: dict[str, tuple[str, ...]] = {}
-    for g in GENERATORS.values():
+    for g in generators.values():
         groups[g.group] = (*groups.get(g.group, ()), g.name)
+    return groups
+
+
+def _groups() -> dict[str, tuple[str, ...]]:
+    groups = siblings(GENERATORS)
     spatial = tuple(n for n, g in GENERATORS.items() if isinstance(g, SpatialGenerator))
     intensity = tuple(n for n, g in GENERATORS.items() if isinstance(g, IntensityGenerator))
     return groups | {"spatial": spatial, "intensity": intensity, "all": spatial + intensity}
@@ -158,14 +189,20 @@ def _groups() -> dict[str, tuple[str, ...]]:
 GROUPS: dict[str, tuple[str, ...]] = _groups()
 """Names that stand for several generators, ``translation`` for its x and y among them."""
 
+IMAGES = Catalogue("images", GENERATORS, GROUPS)
+"""The generators that act on images."""
 
-def generator(name: str, *, unit: Literal["pixel", "grid"] = "pixel") -> Generator:
+
+def generator(
+    name: str, *, unit: Literal["pixel", "grid"] = "pixel", catalogue: Catalogue = IMAGES
+) -> Generator:
     """Look a generator up by name.
 
     Args:
-        name: one of `GENERATORS`.
+        name: one of `GENERATORS`, or of another catalogue's.
         unit: for translations, whether t counts pixels of the input or half-widths of the image
             (``grid``, as in the code of arXiv 2210.02984). Other generators have one unit only.
+        catalogue: of which kind of input.
 
     Raises:
         LieDerivError: for an unknown name, or a name that stands for several generators.
@@ -178,17 +215,18 @@ def generator(name: str, *, unit: Literal["pixel", "grid"] = "pixel") -> Generat
     """
     if unit not in ("pixel", "grid"):
         raise LieDerivError(f"unit={unit!r} is unknown; choose 'pixel' or 'grid'.")
-    if name not in GENERATORS:
-        siblings = GROUPS.get(name)
-        if siblings:
+    if name not in catalogue.generators:
+        members = catalogue.groups.get(name)
+        if members:
             raise LieDerivError(
-                f"generator {name!r} stands for several ({', '.join(siblings)}); "
+                f"generator {name!r} stands for several ({', '.join(members)}); "
                 "use resolve_generators() to get them all."
             )
+        what = "" if catalogue is IMAGES else f" for {catalogue.inputs}"
         raise LieDerivError(
-            f"transform {name!r} is unknown; choose from {', '.join(_all_names())}."
+            f"transform {name!r} is unknown{what}; choose from {', '.join(catalogue.names)}."
         )
-    found = GENERATORS[name]
+    found = catalogue.generators[name]
     if unit == "grid" and isinstance(found, SpatialGenerator) and found.group == "translation":
         return replace(found, unit="half-width", shift_unit="grid")
     return found
@@ -198,12 +236,14 @@ def resolve_generators(
     names: str | Generator | Iterable[str | Generator],
     *,
     unit: Literal["pixel", "grid"] = "pixel",
+    catalogue: Catalogue = IMAGES,
 ) -> tuple[Generator, ...]:
     """Resolve names, group names and generators, in order and without repetition.
 
     Args:
         names: e.g. ``"translation"``, ``"rotation,scale"``, ``["translation", "shear_x"]``.
         unit: see `generator`.
+        catalogue: see `generator`.
 
     Raises:
         LieDerivError: for an unknown name or an empty list.
@@ -221,12 +261,8 @@ def resolve_generators(
         if isinstance(name, Generator):
             found.setdefault(name.name, name)
             continue
-        for member in GROUPS.get(name, (name,)):
-            found.setdefault(member, generator(member, unit=unit))
+        for member in catalogue.groups.get(name, (name,)):
+            found.setdefault(member, generator(member, unit=unit, catalogue=catalogue))
     if not found:
-        raise LieDerivError(f"transforms is empty; choose from {', '.join(_all_names())}.")
+        raise LieDerivError(f"transforms is empty; choose from {', '.join(catalogue.names)}.")
     return tuple(found.values())
-
-
-def _all_names() -> Sequence[str]:
-    return list(dict.fromkeys([*GENERATORS, *GROUPS]))
