@@ -213,14 +213,24 @@ class Measurement:
         return write_atomically(path, writers[path.suffix])
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a temporary file beside path, then rename it.
+def write_atomically(
+    path: Path, write: Callable[[Path], Any], *, scratch: Path | None = None
+) -> Path:
+    """Let ``write`` fill a temporary file, then rename it.
+
+    Args:
+        path: of the file; its folder must exist.
+        write: fills the file whose path it is given.
+        scratch: folder of the temporary file, on the same file system; beside path if None.
+
+    Returns:
+        path.
 
     Raises:
         LieDerivError: if the folder does not exist or cannot be written to.
     """
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+        handle, temporary = tempfile.mkstemp(dir=scratch or path.parent, suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise LieDerivError(

@@ -1,0 +1,261 @@
+"""The folder in which a scan keeps its results.
+
+    DIR/manifest.json                 schema version and configuration
+    DIR/score/MODEL-KEY.parquet       one file per model and measurement, failures included
+    DIR/layers/…, DIR/aliasing/…
+    DIR/logs/MODEL-KEY.log            what failed models printed
+
+Files appear by renaming, complete or not at all; unfinished ones lie in DIR/.partial, outside of
+what a reader's wildcard finds. Any number of processes may use one folder at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock  # comes with torch and the hub's client
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from liederiv.errors import LieDerivError
+from liederiv.results import write_atomically
+
+from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, schema_of
+
+__all__ = ["Configuration", "Store", "StoreWarning"]
+
+_MANIFEST = "manifest.json"
+_INTEGERS = {pa.int64(): pd.Int64Dtype()}
+Configuration = Mapping[str, Mapping[str, Any]]
+
+
+class StoreWarning(UserWarning):
+    """A file in a scan's folder was passed over."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """Results of a scan; make one with `open` or `create`.
+
+    Attributes:
+        folder: where they lie.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> store = Store.create(folder, {"score": {"scheme": "bspline"}})
+        >>> origin = Origin("0" * 16, "score", "failed", "resnet18", "resnet18", "no such file")
+        >>> store.write(origin).name
+        'resnet18-0000000000000000.parquet'
+        >>> store.read("score")[["model", "outcome", "reason"]].values.tolist()
+        [['resnet18', 'failed', 'no such file']]
+    """
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Store:
+        """The store in an existing folder.
+
+        Raises:
+            LieDerivError: if the folder holds none, or one of a newer schema.
+        """
+        store = cls(Path(folder))
+        store._manifest()
+        return store
+
+    @classmethod
+    def create(cls, folder: str | Path, configuration: Configuration) -> Store:
+        """The store in a folder, made if there is none.
+
+        Args:
+            folder: is created where needed.
+            configuration: settings of each measurement, as plain data.
+
+        Raises:
+            LieDerivError: if a measurement was made there with other settings, or the folder
+                cannot be written to.
+        """
+        store = cls(Path(folder))
+        try:
+            for name in (*MEASUREMENTS, "logs", ".partial", ".claims"):
+                (store.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LieDerivError(
+                f"folder={str(folder)!r} cannot be used for results ({error.strerror}); choose one "
+                "that can be written to."
+            ) from error
+        with filelock.FileLock(store.folder / ".claims" / "manifest"):
+            store._register(configuration)
+        return store
+
+    @property
+    def configuration(self) -> dict[str, dict[str, Any]]:
+        """Settings of each measurement."""
+        found: dict[str, dict[str, Any]] = self._manifest()["configuration"]
+        return found
+
+    @property
+    def measurements(self) -> tuple[str, ...]:
+        """Measurements of which there is at least one file."""
+        return tuple(m for m in MEASUREMENTS if any((self.folder / m).glob("*.parquet")))
+
+    def path(self, measurement: str, model: str, key: str) -> Path:
+        """Where the results of one model lie."""
+        return self.folder / measurement / f"{_file_name(model)}-{key}.parquet"
+
+    def log_path(self, model: str, key: str) -> Path:
+        """Where the log of one model lies; `Origin.log` states it relative to the folder."""
+        return self.folder / "logs" / f"{_file_name(model)}-{key}.log"
+
+    def outcome(self, measurement: str, model: str, key: str) -> str | None:
+        """`Origin.outcome` of what is stored; None if there is nothing readable."""
+        path = self.path(measurement, model, key)
+        table = _read_file(path, measurement, ["outcome"]) if path.is_file() else None
+        return None if table is None or not len(table) else str(table["outcome"][0])
+
+    def write(self, origin: Origin, frame: pd.DataFrame | None = None) -> Path:
+        """Keep the results of one model and measurement, in place of earlier ones.
+
+        Args:
+            origin: becomes part of every row.
+            frame: rows with the columns that the measurement has beyond those of `Origin`, absent
+                ones null; None for a failure, which becomes one row.
+
+        Returns:
+            The file.
+        """
+        rows = pd.DataFrame({"status": ["failed"]}) if frame is None else frame
+        constant = asdict(origin)
+        if frame is not None:
+            del constant["reason"]  # each row has its own
+        schema = schema_of(origin.measurement)
+        columns = [_column(f, rows, constant) for f in schema]
+        table = pa.Table.from_arrays(columns, schema=schema)
+        path = self.path(origin.measurement, origin.requested_model, origin.key)
+        return write_atomically(
+            path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
+        )
+
+    def read(self, measurement: str) -> pd.DataFrame:
+        """All rows of one measurement, failures included; empty if there are none.
+
+        Whole numbers are of pandas' nullable `Int64`. Files that are no results of a scan are
+        passed over with a `StoreWarning`.
+
+        Raises:
+            LieDerivError: for an unknown measurement.
+        """
+        if measurement not in MEASUREMENTS:
+            raise LieDerivError(
+                f"measurement={measurement!r} is unknown; choose one of {', '.join(MEASUREMENTS)}."
+            )
+        schema = schema_of(measurement)
+        files = sorted((self.folder / measurement).glob("*.parquet"))
+        tables = [t for f in files if (t := _read_file(f, measurement)) is not None]
+        whole = pa.concat_tables(tables) if tables else schema.empty_table()
+        frame: pd.DataFrame = whole.to_pandas(types_mapper=_INTEGERS.get)
+        return frame
+
+    @contextmanager
+    def claim(self, key: str) -> Iterator[bool]:
+        """Claim one measurement of one model for this process while inside the context.
+
+        Yields:
+            False if another process has claimed it. The claim of a dead process does not count.
+        """
+        lock = filelock.FileLock(self.folder / ".claims" / key, timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _manifest(self) -> dict[str, Any]:
+        path = self.folder / _MANIFEST
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = int(manifest["schema_version"])
+            dict(manifest["configuration"])
+        except FileNotFoundError:
+            raise LieDerivError(
+                f"{str(self.folder)!r} holds no results of a scan ({_MANIFEST} is missing); make "
+                "them with `liederiv scan … --out DIR`."
+            ) from None
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise LieDerivError(
+                f"{str(path)!r} is no manifest of a scan ({type(error).__name__}: {error}); name "
+                "the folder that `liederiv scan` wrote."
+            ) from error
+        if version > SCHEMA_VERSION:
+            raise LieDerivError(
+                f"{str(path)!r} is of schema version {version}, this liederiv reads up to "
+                f"{SCHEMA_VERSION}; use a newer one."
+            )
+        return manifest
+
+    def _register(self, configuration: Configuration) -> None:
+        """Add settings to the manifest; refuse those that differ from what is there."""
+        path = self.folder / _MANIFEST
+        manifest = (
+            self._manifest()
+            if path.exists()
+            else {"schema_version": SCHEMA_VERSION, "configuration": {}}
+        )
+        known = manifest["configuration"]
+        wanted = json.loads(json.dumps(configuration))
+        for measurement, settings in wanted.items():
+            before = known.get(measurement, settings)
+            differing = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
+            if differing:
+                name = sorted(differing)[0]
+                raise LieDerivError(
+                    f"folder={str(self.folder)!r} holds {measurement} results made with "
+                    f"{name}={before.get(name)!r}, not {settings.get(name)!r}; choose another "
+                    "folder, or the same settings."
+                )
+        if not wanted.items() <= known.items():
+            text = json.dumps({**manifest, "configuration": {**known, **wanted}}, indent=1)
+            write_atomically(
+                path,
+                lambda p: p.write_text(text + "\n", encoding="utf-8"),
+                scratch=self.folder / ".partial",
+            )
+
+
+def _file_name(model: str) -> str:
+    """A model's name as part of a file's name on any system."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip("._")[-100:] or "model"
+
+
+def _column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:
+    """One column: the same value in all rows, the frame's, or nothing; NaN becomes null."""
+    if field.name in constant:
+        return pa.array([constant[field.name]] * len(rows), field.type)
+    if field.name in rows:
+        return pa.array(rows[field.name], field.type, from_pandas=True)
+    return pa.nulls(len(rows), field.type)
+
+
+def _read_file(path: Path, measurement: str, columns: list[str] | None = None) -> pa.Table | None:
+    """One file in the present schema; None, with a warning, for what is no result of a scan."""
+    schema = schema_of(measurement)
+    wanted = pa.schema([schema.field(c) for c in columns]) if columns else schema
+    try:
+        return pq.ParquetFile(path).read(wanted.names).select(wanted.names).cast(wanted)
+    except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"{path} is passed over: {reason}", StoreWarning, stacklevel=3)
+        return None
