@@ -209,11 +209,8 @@ class Store:
     def _register(self, configuration: Configuration) -> None:
         """Add settings to the manifest; refuse those that differ from what is there."""
         path = self.folder / _MANIFEST
-        manifest = (
-            self._manifest()
-            if path.exists()
-            else {"schema_version": SCHEMA_VERSION, "configuration": {}}
-        )
+        new: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "configuration": {}}
+        manifest = self._manifest() if path.exists() else new
         known = manifest["configuration"]
         wanted = json.loads(json.dumps(configuration))
         for measurement, settings in wanted.items():
