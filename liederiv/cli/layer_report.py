@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from liederiv.analysis import AliasingReport, Attribution, WhatIf
+from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.results import SCHEMA_VERSION, Provenance, json_ready, write_atomically
 
 __all__ = ["LayerReport", "by_columns"]
@@ -29,6 +29,7 @@ class LayerReport:
         provenance: how it was obtained.
         image_names: of the images, in order.
         aliasing: None unless asked for.
+        finite: None unless asked for.
         what_if: None unless asked for.
     """
 
@@ -36,6 +37,7 @@ class LayerReport:
     provenance: Provenance
     image_names: tuple[str, ...] = ()
     aliasing: AliasingReport | None = None
+    finite: FiniteLayers | None = None
     what_if: WhatIf | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -56,6 +58,8 @@ class LayerReport:
         }
         if self.aliasing is not None:
             data["aliasing"] = _aliasing(self.aliasing)
+        if self.finite is not None:
+            data["finite"] = _finite(self.finite)
         if self.what_if is not None:
             data["what_if"] = _what_if(self.what_if)
         out: dict[str, Any] = json_ready(data)
@@ -95,6 +99,16 @@ def _aliasing(report: AliasingReport) -> dict[str, Any]:
         "rank_correlation": correlations,
         "skipped": [{"module": path, "reason": why} for path, why in report.skipped],
         "rows": _records(report.to_dataframe()),
+    }
+
+
+def _finite(finite: FiniteLayers) -> dict[str, Any]:
+    return {
+        "num_samples": finite.num_samples,
+        "max_fraction": finite.max_fraction,
+        "scheme": finite.scheme,
+        "skipped": [{"module": path, "reason": why} for path, why in finite.skipped],
+        "rows": _records(finite.to_dataframe().rename(columns={"path": "module"})),
     }
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
-from liederiv.analysis import AliasingReport, Attribution, WhatIf
+from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
 from liederiv.cli.tables import new_table, number
 
@@ -43,6 +43,8 @@ def layer_tables(
     yield from _footer(a)
     if report.aliasing is not None:
         yield from _aliasing_tables(report.aliasing, top)
+    if report.finite is not None:
+        yield from _finite_tables(report.finite, top)
     if report.what_if is not None:
         yield from _what_if_tables(report.what_if)
     for warning in p.warnings:
@@ -191,6 +193,29 @@ def _aliasing_tables(report: AliasingReport, top: int) -> Iterable[Table | str]:
             f"{c.count} modules; rank correlation of aliased energy and error "
             f"{number(c.value, 2)} [{number(c.low, 2)}, {number(c.high, 2)}]."
         )
+
+
+def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
+    frame = finite.to_dataframe()
+    keys = ["path", "class_name", "call_index", "depth"]
+    table = frame.pivot_table("value", keys, "metric", dropna=False, sort=False)[
+        list(dict.fromkeys(frame["metric"]))
+    ].dropna(how="all")
+    leaves = [i for i in table.index if i[0] and not frame["path"].str.startswith(i[0] + ".").any()]
+    worst = table.loc[leaves].mean(axis=1).nsmallest(top).index
+    out = new_table("EQ-T, EQ-T_frac and EQ-R of single modules, dB (small: far from equivariant)")
+    out.add_column("module", no_wrap=True)
+    out.add_column("type", no_wrap=True)
+    for name in table.columns:
+        out.add_column(str(name), justify="right")
+    for i in worst:
+        name = i[0] + (f" (call {i[2] + 1})" if i[2] else "")
+        out.add_row(name, i[1], *(number(v, 3) for v in table.loc[i]))
+    yield out
+    yield (
+        f"{finite.num_samples} transforms per module and image: whole-pixel and fractional "
+        f"translations up to {finite.max_fraction:g} of the size, rotations by any angle."
+    )
 
 
 def _what_if_tables(result: WhatIf) -> Iterable[Table | str]:

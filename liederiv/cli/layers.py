@@ -14,9 +14,11 @@ from torch import Tensor
 from liederiv.analysis import (
     AliasingReport,
     Attribution,
+    FiniteLayers,
     WhatIf,
     attribute,
     measure_aliasing,
+    measure_finite,
     what_if,
 )
 from liederiv.cli import options as o
@@ -78,6 +80,14 @@ def layers(
             "--aliasing", help="How much of it is aliasing (slower).", rich_help_panel=_LAYERS
         ),
     ] = False,
+    finite: Annotated[
+        bool,
+        typer.Option(
+            "--finite",
+            help="EQ-T and EQ-R of single modules, under finite transforms (slower).",
+            rich_help_panel=_LAYERS,
+        ),
+    ] = False,
     what_if: Annotated[
         int | None,
         typer.Option(
@@ -125,7 +135,9 @@ def layers(
     x = torch.stack(photographs[:]).to(chosen.torch_device, chosen.torch_dtype)
     run = _Run(loaded, x, generators, scheme, output_type, seed, progress=not quiet)
     origin = provenance_of(loaded, photographs)
-    report = run.report(origin, photographs.names, aliasing=aliasing, repairs=what_if)
+    report = run.report(
+        origin, photographs.names, aliasing=aliasing, finite=finite, repairs=what_if
+    )
     report.save(json=json, parquet=parquet, plot=plot)
     if not quiet:
         out = console()
@@ -160,6 +172,7 @@ class _Run:
         image_names: tuple[str, ...],
         *,
         aliasing: bool,
+        finite: bool,
         repairs: int | None,
     ) -> LayerReport:
         """Attribution, and what else is asked for."""
@@ -178,6 +191,7 @@ class _Run:
             provenance=self._describe(origin, attribution),
             image_names=image_names,
             aliasing=self._aliasing(model, output) if aliasing else None,
+            finite=self._finite(model) if finite else None,
             what_if=self._what_if(attribution, repairs) if repairs is not None else None,
         )
 
@@ -205,6 +219,11 @@ class _Run:
         moves = tuple(g for g in self.generators if g.group == "translation") or self.generators
         with self._status("measuring aliasing, module by module"):
             return measure_aliasing(model, self.x, moves, output=output, seed=self.seed)
+
+    def _finite(self, model: torch.nn.Module) -> FiniteLayers:
+        return measure_finite(
+            model, self.x, scheme=self.scheme, seed=self.seed, progress=self.progress
+        )
 
     def _what_if(self, attribution: Attribution, k: int) -> WhatIf:
         if attribution.output not in ("probs", "logits"):

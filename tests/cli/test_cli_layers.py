@@ -69,6 +69,19 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
     assert "aliasing" not in data
 
 
+def test_finite_metrics_of_single_modules(layers, tmp_path):
+    path = tmp_path / "layers.json"
+    result = layers("--finite", "--json", path, "--by", "kind", "--top", 4)
+    assert result.exit_code == 0, result.output
+    assert "EQ-R of single modules, dB" in result.stdout
+    data = json.loads(path.read_text())["finite"]
+    rows = pd.DataFrame(data["rows"])
+    assert set(rows["metric"]) == {"eq_t", "eq_t_frac", "eq_r"}
+    assert set(rows["unit"]) == {"dB"}
+    assert rows["value"].dropna().between(0, 400).all()
+    assert (rows["module"] == "").sum() == 3
+
+
 def test_the_seed_decides(layers, tmp_path):
     files = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
     for path, seed in zip(files, (0, 0, 1), strict=True):
