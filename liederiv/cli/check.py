@@ -12,6 +12,8 @@ from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import ModelError
 from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.measuring import DeviceBatches, open_images
+from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
 
 __all__ = ["check"]
 
@@ -39,7 +41,7 @@ def check(
     derivative along each transform with a central finite difference, in float64. Exit code 1 if
     they disagree by more than 0.1 %.
     """
-    chosen = o.ModelOptions(
+    chosen = ModelOptions(
         pretrained=pretrained,
         num_classes=num_classes,
         model_kwargs=model_kwargs or (),
@@ -48,10 +50,10 @@ def check(
         device=device,
     )
     loaded = chosen.open(model, model_flag, checkpoint)
-    photographs = o.open_images(images, loaded, 1, seed, None, None)
-    x = next(iter(o.DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
-    module, _ = o.output_of(loaded, output_type)
-    _check_finite(o.try_model(module, x))
+    photographs = open_images(images, loaded, 1, seed, None, None)
+    x = next(iter(DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
+    module, _ = output_of(loaded, output_type)
+    _check_finite(try_model(module, x))
     preflight(module, x)
     action = ImageAction(resolve_generators(transforms), x.shape[-2], x.shape[-1], scheme)
     result = check_derivative(double_copy(module), x.double(), action)

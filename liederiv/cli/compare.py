@@ -10,11 +10,12 @@ import pandas as pd
 import typer
 
 from liederiv.cli import options as o
-from liederiv.cli.measuring import MeasureOptions, measure_loaded
 from liederiv.cli.tables import comparison_tables, console
 from liederiv.comparison import compare as compare_measurements
 from liederiv.errors import LieDerivError
 from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.measuring import MeasureOptions, clusters, measure_loaded
+from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.results import write_atomically
 
 __all__ = ["compare"]
@@ -79,7 +80,7 @@ def compare(
         seed=seed,
         progress=not quiet,
     )
-    chosen = o.ModelOptions(
+    chosen = ModelOptions(
         pretrained=pretrained,
         num_classes=num_classes,
         model_kwargs=model_kwargs or (),
@@ -98,7 +99,7 @@ def compare(
         loaded = chosen.open(name, None, checkpoint)
         results.append(measure_loaded(loaded, chosen, how))
     (first, photographs), (second, _) = results
-    labels = o.clusters(images, photographs)
+    labels = clusters(images, photographs)
     rows = compare_measurements(first, second, seed=seed, clusters=labels)
     if not rows:
         raise LieDerivError(

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
-from liederiv.cli.measuring import MeasureOptions, measure_loaded
 from liederiv.cli.tables import console, score_tables
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.model_zoo import LoadedModel
+from liederiv.model_zoo.measuring import MeasureOptions, measure_loaded
+from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.results import Measurement
 
 __all__ = ["score"]
@@ -68,7 +69,7 @@ def score(
             "--per-image": (per_image, ".parquet"),
         }
     )
-    chosen = o.ModelOptions(
+    chosen = ModelOptions(
         pretrained=pretrained,
         num_classes=num_classes,
         model_kwargs=model_kwargs or (),

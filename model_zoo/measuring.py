@@ -1,24 +1,73 @@
-"""What `score` and `compare` share: one model, one set of images, one measurement."""
+"""One model, one set of images, one measurement: what `score`, `compare` and a scan share."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from liederiv.cli.options import (
-    DeviceBatches,
-    ModelOptions,
-    clusters,
-    open_images,
-    output_of,
-    parse_batch_size,
-    try_model,
-)
+import torch
+
+from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
-from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.results import Measurement, Provenance
 
-__all__ = ["MeasureOptions", "measure_loaded", "provenance_of"]
+from .images import ImageSet, load_images
+from .model_options import ModelOptions, output_of, try_model
+from .timm_models import LoadedModel
+
+__all__ = [
+    "DeviceBatches",
+    "MeasureOptions",
+    "clusters",
+    "measure_loaded",
+    "open_images",
+    "parse_batch_size",
+    "provenance_of",
+]
+
+
+class DeviceBatches:
+    """Batches of an `ImageSet` on a device and in a dtype, with a known number of images."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        labelled: bool = False,
+    ) -> None:
+        self.images, self.size, self.device, self.dtype = images, size, device, dtype
+        self.labelled = labelled
+        self.num_images = len(images)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+        for x, labels in self.images.batches(self.size):
+            yield x.to(self.device, self.dtype), labels if self.labelled else None
+
+
+def open_images(
+    source: str, loaded: LoadedModel, num_images: int, seed: int, split: str | None, data_dir: Any
+) -> ImageSet:
+    """Load images as the model expects them."""
+    return load_images(source, loaded.data_config, num_images, seed, split, data_dir=data_dir)
+
+
+def clusters(source: str, images: ImageSet) -> list[str] | None:
+    """Which samples are crops of the same photograph: labels for the bootstrap."""
+    return [name.split("/")[0] for name in images.names] if source == "samples" else None
+
+
+def parse_batch_size(text: str) -> int | None:
+    """``auto`` or a positive whole number."""
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
+    return int(text)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Measure many models unattended: isolated, resumable, on one machine or a cluster."""

@@ -1,0 +1,136 @@
+"""Attribution of one loaded model on its images: what `liederiv layers` and a scan share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from liederiv.analysis import (
+    AliasingReport,
+    Attribution,
+    FiniteLayers,
+    WhatIf,
+    attribute,
+    measure_aliasing,
+    measure_finite,
+    what_if,
+)
+from liederiv.errors import LieDerivError
+from liederiv.generators import Generator
+from liederiv.model_zoo.model_options import output_of, try_model
+from liederiv.model_zoo.timm_models import LoadedModel
+from liederiv.representations import OutputSpec
+from liederiv.results import Provenance
+
+__all__ = ["LayersRun"]
+
+
+@dataclass(frozen=True)
+class LayersRun:
+    """Measures the modules of one model.
+
+    Attributes:
+        loaded: the model.
+        x: images [B, C, H, W] as it expects them.
+        generators: of the group.
+        scheme: interpolation scheme.
+        output_type: ``auto`` (a classifier's probabilities, else the output), ``probs``,
+            ``logits``, ``features`` or ``output``.
+        seed: of everything random.
+        progress: show a progress bar.
+        chunk_size: tangents per forward-mode pass; None lets memory decide.
+    """
+
+    loaded: LoadedModel
+    x: Tensor
+    generators: tuple[Generator, ...]
+    scheme: str
+    output_type: str
+    seed: int
+    progress: bool = False
+    chunk_size: int | None = None
+
+    def attribution(self) -> Attribution:
+        """Shares of all modules in the Lie derivative."""
+        model, output = self._target
+        return attribute(
+            model,
+            self.x,
+            self.generators,
+            scheme=self.scheme,
+            output=output,
+            seed=self.seed,
+            chunk_size=self.chunk_size,
+            progress=self.progress,
+        )
+
+    def aliasing(self) -> AliasingReport:
+        """Under translations where they are asked for: there, theory says what to expect."""
+        model, output = self._target
+        moves = tuple(g for g in self.generators if g.group == "translation") or self.generators
+        return measure_aliasing(model, self.x, moves, output=output, seed=self.seed)
+
+    def finite(self) -> FiniteLayers:
+        """EQ-T and EQ-R of single modules."""
+        model, _ = self._target
+        return measure_finite(
+            model, self.x, scheme=self.scheme, seed=self.seed, progress=self.progress
+        )
+
+    def what_if(self, attribution: Attribution, k: int) -> WhatIf:
+        """Repair the k worst modules and measure again.
+
+        Raises:
+            LieDerivError: if the model is no classifier.
+        """
+        if attribution.output not in ("probs", "logits"):
+            raise LieDerivError("--what-if needs a classifier; leave it out for this output.")
+        # Repairs change how confident a classifier is: unless asked otherwise, compare its logits.
+        output: Literal["probs", "logits"] = "probs" if self.output_type == "probs" else "logits"
+        return what_if(
+            self.loaded.model,
+            self.x,
+            self.generators,
+            k=k,
+            scheme=self.scheme,
+            output=output,
+            attribution=attribution if attribution.output == output else None,
+            seed=self.seed,
+        )
+
+    def describe(self, known: Provenance, attribution: Attribution) -> Provenance:
+        """Complete the provenance."""
+        return replace(
+            known,
+            num_images=len(self.x),
+            scheme=attribution.scheme,
+            representation=attribution.output,
+            engine=attribution.engine,
+            dtype=str(self.x.dtype).removeprefix("torch."),
+            device=str(self.x.device),
+            seed=self.seed,
+        )
+
+    @cached_property
+    def _target(self) -> tuple[torch.nn.Module, OutputSpec]:
+        """The module to measure and what is measured on it."""
+        if self.output_type not in ("auto", "probs", "logits", "features", "output"):
+            raise LieDerivError(
+                f"--output-type={self.output_type!r} must be one of auto, probs, logits, features "
+                "and output; layers attributes one at a time."
+            )
+        model, declared = output_of(self.loaded, self.output_type)
+        y = try_model(model, self.x[:1])
+        if self.output_type in ("probs", "logits"):
+            return model, self.output_type
+        classifier = (
+            self.output_type == "auto"
+            and self.loaded.layout.is_classifier is not False
+            and isinstance(y, Tensor)
+            and y.ndim == 2
+        )
+        return model, "probs" if classifier else declared
