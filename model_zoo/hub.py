@@ -20,7 +20,7 @@ import torch
 
 from liederiv.errors import ModelError
 
-__all__ = ["download_errors", "offline_if_unreachable"]
+__all__ = ["REMEDY", "download_errors", "hub_is_offline", "offline_if_unreachable"]
 
 PROBE_SECONDS = 4.0
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
@@ -29,6 +29,13 @@ REMEDY = (
     "machine with a connection and set HF_HUB_OFFLINE=1, or use random weights with "
     "`pretrained=False` (--no-pretrained)"
 )
+
+
+def hub_is_offline() -> bool:
+    """Whether the hub's client has been told to stay offline (HF_HUB_OFFLINE=1)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 @contextmanager

@@ -1,0 +1,229 @@
+"""Fetch the weights of many models: all beforehand, or the next ones while others are measured."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+from liederiv.errors import LieDerivError
+
+from .prefetch import Fetched, Retry, fetch_weights
+from .weights_cache import CacheFullError, WeightsCache
+from .weights_files import weights_source
+
+__all__ = ["Prefetcher", "prefetch"]
+
+_POLL = 0.05  # seconds between two looks for room
+
+
+class _PostponedError(Exception):
+    """Nobody waits for these weights yet, and somebody does for others."""
+
+
+def prefetch(
+    names: Sequence[str], *, cache: WeightsCache | None = None, retry: Retry | None = None
+) -> Iterator[Fetched]:
+    """Fetch the weights of all models, one after the other, and keep them all.
+
+    Args:
+        names: As `load` takes them.
+        cache: See `fetch_weights`. What was fetched earlier in the same call is not evicted for
+            what comes later; that fails instead.
+        retry: See `fetch_weights`.
+
+    Yields:
+        What became of each, in order; failures have status ``failed``.
+    """
+    cache = cache or WeightsCache()
+    with ExitStack() as kept, _silent_hub():
+        for name in dict.fromkeys(names):
+            yield _fetch_and_keep(name, cache, retry, kept, offline=False)
+
+
+class Prefetcher:
+    """Fetches weights in the background, a few models ahead of their use.
+
+    Downloads run in one thread, in the order in which models are asked for. What is fetched stays
+    on disk until it has been used, or until its room is needed for a model that somebody waits for.
+
+    Args:
+        names: Models in the order of their use.
+        cache: See `fetch_weights`. With a limit, a download waits until there is room.
+        retry: See `fetch_weights`.
+        ahead: How many models to fetch before their turn; 0 fetches each when it is used.
+        offline: Only look at what is on disk.
+        patience: How long to wait for room for a model that is needed, in seconds.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        cache: WeightsCache | None = None,
+        retry: Retry | None = None,
+        ahead: int = 1,
+        offline: bool = False,
+        patience: float = 3600.0,
+    ) -> None:
+        self._names = list(dict.fromkeys(names))
+        self._cache = cache or WeightsCache()
+        self._retry, self._offline = retry, offline
+        self._ahead, self._patience = ahead, patience
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._lock = threading.Lock()
+        self._futures: dict[str, Future[Fetched]] = {}
+        self._kept: dict[str, ExitStack] = {}
+        self._wanted: dict[str, int] = {}
+        self._closed = False
+        self._silence = ExitStack()
+        self._silence.enter_context(_silent_hub())
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[Fetched]:
+        """Wait for the weights of one model, and keep them on disk while inside the context.
+
+        Yields:
+            What became of them; a failure has status ``failed`` and its reason.
+        """
+        fetched, kept = self._obtain(name)
+        with kept:
+            yield fetched
+
+    def close(self) -> None:
+        """Give up what has not begun, and wait for the download that runs."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for kept in self._kept.values():
+            kept.close()
+        self._kept.clear()
+        self._silence.close()
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _obtain(self, name: str) -> tuple[Fetched, ExitStack]:
+        with self._lock:
+            self._wanted[name] = self._wanted.get(name, 0) + 1
+        try:
+            while True:
+                future = self._submit(name)
+                self._submit_following(name)
+                try:
+                    fetched = future.result()
+                except _PostponedError:
+                    self._forget(name, future)
+                    continue
+                except CancelledError:
+                    return Fetched(name, "failed", "the scan was stopped"), ExitStack()
+                with self._lock:
+                    self._futures.pop(name, None)
+                    kept = self._kept.pop(name, None)
+                if kept is not None:
+                    return fetched, kept
+                if fetched.status in ("failed", "not needed"):
+                    return fetched, ExitStack()
+                # It was dropped, or another user of the same model has taken the lease.
+        finally:
+            with self._lock:
+                self._wanted[name] -= 1
+                if not self._wanted[name]:
+                    del self._wanted[name]
+
+    def _submit(self, name: str) -> Future[Fetched]:
+        with self._lock:
+            if name not in self._futures:
+                self._futures[name] = self._pool.submit(self._fetch, name)
+            return self._futures[name]
+
+    def _submit_following(self, name: str) -> None:
+        if name in self._names:
+            first = self._names.index(name) + 1
+            for following in self._names[first : first + self._ahead]:
+                self._submit(following)
+
+    def _fetch(self, name: str) -> Fetched:
+        """Runs in the background thread."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            kept = ExitStack()
+            try:
+                fetched = _fetch_and_keep(
+                    name, self._cache, self._retry, kept, offline=self._offline, full_is_error=True
+                )
+            except CacheFullError as error:
+                kept.close()
+                if self._closed or time.monotonic() > deadline:
+                    return Fetched(name, "failed", str(error))
+                self._wait_for_room(name)
+                continue
+            with self._lock:
+                if fetched.status in ("cached", "downloaded"):
+                    self._kept[name] = kept
+            return fetched
+
+    def _wait_for_room(self, name: str) -> None:
+        """Drop what nobody waits for; step back where only others are waited for."""
+        with self._lock:
+            idle = [n for n in self._kept if n not in self._wanted]
+            if name in self._wanted:
+                if idle:
+                    self._futures.pop(idle[-1], None)
+                    self._kept.pop(idle[-1]).close()
+                    return
+            elif self._wanted.keys() - self._kept.keys():
+                raise _PostponedError
+        time.sleep(_POLL)
+
+    def _forget(self, name: str, future: Future[Fetched]) -> None:
+        with self._lock:
+            if self._futures.get(name) is future:
+                del self._futures[name]
+
+
+def _fetch_and_keep(
+    name: str,
+    cache: WeightsCache,
+    retry: Retry | None,
+    kept: ExitStack,
+    *,
+    offline: bool,
+    full_is_error: bool = False,
+) -> Fetched:
+    """Fetch weights under a lease that `kept` holds; a failure is a result."""
+    start = time.monotonic()
+    try:
+        source = weights_source(name)
+        lease = ExitStack()
+        with lease:
+            if source is not None and source.repo:
+                lease.enter_context(cache.using(source.repo))
+            fetched = fetch_weights(name, cache=cache, retry=retry, offline=offline)
+            kept.push(lease.pop_all())
+        return fetched
+    except CacheFullError as error:
+        if full_is_error:
+            raise
+        return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
+    except LieDerivError as error:
+        return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
+
+
+@contextmanager
+def _silent_hub() -> Iterator[None]:
+    """The hub client's own progress bars would break into ours."""
+    from huggingface_hub import utils
+
+    if utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()

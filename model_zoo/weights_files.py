@@ -1,0 +1,119 @@
+"""Which file holds a model's published weights, and whether the copy on disk is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlparse
+
+import torch
+
+from .recipes import recipe_for
+from .sample_weights import has_sample_weights
+from .user_models import is_factory_name
+
+__all__ = ["WeightsSource", "check_file", "weights_source"]
+
+DEFAULT_FILE = "pytorch_model.bin"
+# What timm takes instead of a pickle where the repository has it, in its order.
+SAFE_FILES = {
+    DEFAULT_FILE: ("model.safetensors",),
+    "open_clip_pytorch_model.bin": ("open_clip_model.safetensors",),
+}
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # the convention of torch.hub
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where published weights come from.
+
+    Attributes:
+        name: Name of the model.
+        repo: Repository on the hub, else empty.
+        revision: Of the repository; None for its main branch.
+        files: Names to try in the repository, in this order; the first that exists counts.
+        url: Address outside the hub, else empty.
+        config: Whether the repository's config.json is needed to build the model.
+    """
+
+    name: str
+    repo: str = ""
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+    url: str = ""
+    config: bool = False
+
+    @property
+    def url_target(self) -> Path:
+        """Where torch.hub keeps the file of `url`."""
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
+
+
+def weights_source(name: str) -> WeightsSource | None:
+    """Find where a model's weights come from; nothing is downloaded.
+
+    Args:
+        name: As `load` takes it.
+
+    Returns:
+        The source; None where no download is needed or possible: weights from an installed
+        package, a local folder or the user's own code, or none published.
+
+    Raises:
+        ModelError: If timm does not know the name.
+    """
+    kind, _, rest = name.partition(":")
+    if kind in ("hf-hub", "hf_hub"):
+        repo, _, revision = rest.partition("@")
+        return WeightsSource(name, repo, revision or None, _candidates(DEFAULT_FILE), config=True)
+    if kind == "local-dir" or is_factory_name(name):
+        return None
+    recipe = recipe_for(name, None, None, {}, 0)
+    if has_sample_weights(recipe.arch):
+        return None
+    if recipe.config.get("hf_hub_id"):
+        repo, _, revision = str(recipe.config["hf_hub_id"]).partition("@")
+        file = recipe.config.get("hf_hub_filename") or DEFAULT_FILE
+        return WeightsSource(name, repo, revision or None, _candidates(file))
+    url = str(recipe.config.get("url") or "")
+    return WeightsSource(name, url=url) if url else None
+
+
+def _candidates(file: str) -> tuple[str, ...]:
+    safe = SAFE_FILES.get(file, ())
+    if not safe and file.endswith(".bin"):
+        safe = (file[: -len(".bin")] + ".safetensors",)
+    return (*safe, file)
+
+
+def check_file(path: Path, expected: str = "") -> str:
+    """Compare a downloaded file with its checksum.
+
+    The hub states a file's SHA-256 (large files) or git hash (small ones), and its cache names the
+    content by it; torch.hub's names end in the first digits of the SHA-256.
+
+    Args:
+        path: File or link in the hub's or torch.hub's cache.
+        expected: What the hub has stated; by default what the name carries.
+
+    Returns:
+        What is wrong, in words; empty if the checksum agrees or none is known.
+    """
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    # One link only: the content may itself be a link into a store with names of another kind.
+    name = Path(os.readlink(path)).name if path.is_symlink() else path.name
+    in_name = HASH_IN_NAME.search(name)
+    expected = expected or (in_name[1] if in_name else name)
+    if re.fullmatch("[0-9a-f]{8,64}", expected) is None:
+        return ""
+    if len(expected) == 40:
+        found = git_hash(path.read_bytes())
+    else:
+        with path.open("rb") as stream:
+            found = sha_fileobj(stream).hex()[: len(expected)]
+    if found == expected:
+        return ""
+    return f"its checksum is {found[:12]}…, not {expected[:12]}…"
