@@ -67,8 +67,7 @@ def initial_state(systems: int, particles: int = 5, seed: int = 0) -> NBodyState
         )
     generator = torch.Generator().manual_seed(seed)
     draws = [
-        torch.randn(7 * particles, dtype=torch.float64, generator=generator)
-        for _ in range(systems)
+        torch.randn(7 * particles, dtype=torch.float64, generator=generator) for _ in range(systems)
     ]
     z = torch.stack(draws).reshape(systems, particles, 7)
     direction = z[..., 3:6] / z[..., 3:6].norm(dim=-1, keepdim=True)

@@ -240,7 +240,9 @@ class RapidashConfig:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The blocks in order, as `layers.N` counts them."""
-        widths, down, up = self.hidden_dims, [], []
+        widths = self.hidden_dims
+        down: list[Stage] = []
+        up: list[Stage] = []
         for s, count in enumerate(self.layers_per_scale):
             layers = [Stage("layer", s, widths[s], widths[s])] * count
             down += layers

@@ -113,7 +113,7 @@ def coarsen(pos: Tensor, batch: Tensor, ratio: float) -> Coarsening:
     """Farthest-point sampling, and the nearest kept point of every point.
 
     The first point is the one farthest from the cloud's centre, so that the choice depends neither
-    on chance nor on the order, place or attitude of the cloud.
+    on chance nor on the order, place or attitude of the cloud (except where distances are equal).
 
     Args:
         pos: [N, n].

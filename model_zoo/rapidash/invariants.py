@@ -1,7 +1,7 @@
 """Invariants of pairs of points and orientations, and the kernel basis computed from them.
 
 With r = x_send − x_receive and an orientation o of the sender, on Rⁿ × Sⁿ⁻¹ the spatial invariants
-are ⟨r, o⟩ and ‖r − ⟨r, o⟩ o‖, and the spherical one is ⟨o, o'⟩; on Rⁿ it is ‖r‖. "Tn" adds r itself.
+are ⟨r, o⟩ and ‖r − ⟨r, o⟩ o‖, and the spherical one is ⟨o, o'⟩; on Rⁿ it is ‖r‖. "Tn" adds r.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ of which changes a number on their default path, are listed in docs/rapidash.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -184,28 +186,25 @@ class Rapidash(nn.Module):
         pooled = [_sum_by(t, batch, clouds) for t in (scalar, directions) if t is not None]
         return pooled[0], pooled[1] if directions is not None else None
 
-    @torch.no_grad()
-    def calibrate(
-        self, x: Tensor | None, pos: Tensor, batch: Tensor | None = None, vec: Tensor | None = None
-    ) -> None:
-        """Rescale every block's kernels once, from a first batch, so that signals keep their size.
+    @contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Rescale each block's kernels once, in the first forward pass inside this context.
 
-        The authors' code does this inside its first training step; here it is a call of its own,
-        so that a forward pass never changes weights. Blocks calibrated before are left alone.
+        Afterwards signals keep their size through the convolutions. The authors' code does this
+        inside its first training step; here a forward pass changes weights only when asked to.
+        Blocks that were calibrated before are left alone.
 
-        Args:
-            x: see `forward`.
-            pos: see `forward`.
-            batch: see `forward`.
-            vec: see `forward`.
+        Example:
+            >>> import torch
+            >>> net = Rapidash(RapidashConfig(1, 4, 2, 1))
+            >>> with torch.no_grad(), net.calibrating():
+            ...     _ = net(torch.ones(5, 1), torch.randn(5, 3))
+            >>> net.layers[0].conv.callibrated
+            tensor(True)
         """
-        handles = [
-            block.register_forward_pre_hook(_calibrate_block)
-            for block in self.layers
-            if not block.conv.callibrated
-        ]
+        handles = [block.register_forward_pre_hook(_calibrate_block) for block in self.layers]
         try:
-            self(x, pos, batch, vec)
+            yield
         finally:
             for handle in handles:
                 handle.remove()
@@ -213,7 +212,8 @@ class Rapidash(nn.Module):
 
 def _calibrate_block(block: nn.Module, inputs: tuple[Tensor, Links]) -> None:
     assert isinstance(block, Block)
-    block.conv.calibrate(*inputs)
+    if not block.conv.callibrated:
+        block.conv.calibrate(*inputs)
 
 
 def _default_dtype(grid: Tensor) -> Tensor:
