@@ -1,4 +1,7 @@
-r"""Generators bound to an input: how they act on images and on the grids computed from them.
+r"""Generators bound to an input: how they act on it and on what is computed from it.
+
+An `Action` is K generators and one input that they act on. `ImageAction` is that of images;
+`liederiv.points.action.PointAction` that of point clouds.
 
 A velocity field lives on the plane of the input image. `ImageAction` expresses it on any grid that
 covers the same area, at that grid's own resolution and through one interpolation scheme:
@@ -10,16 +13,44 @@ with ξ in pixels of the grid. All K generators of an action share the two produ
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from liederiv.derivatives import Scheme, get_scheme
-from liederiv.errors import ImageError
+from liederiv.errors import ImageError, LieDerivError
 from liederiv.generators import Generator, IntensityGenerator, SpatialGenerator
 
-__all__ = ["ImageAction", "check_images"]
+__all__ = ["Action", "ImageAction", "check_images"]
+
+
+class Action(ABC):
+    """K generators acting on one kind of input, bound to the shape of one.
+
+    Attributes:
+        generators: the K generators.
+    """
+
+    generators: tuple[Generator, ...]
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    @property
+    @abstractmethod
+    def scheme_name(self) -> str:
+        """How the input is continued between its samples; ``exact`` where nothing has to be."""
+
+    @abstractmethod
+    def tangents(self, x: Any) -> Any:
+        """X x for each generator: like x, every tensor with a leading axis of K."""
+
+    @abstractmethod
+    def take(self, which: slice) -> Action:
+        """The action of some of the generators on the same input."""
 
 
 def check_images(x: Tensor, argument: str = "x") -> None:
@@ -38,7 +69,7 @@ def check_images(x: Tensor, argument: str = "x") -> None:
         )
 
 
-class ImageAction:
+class ImageAction(Action):
     """K generators acting on images of one size, and on what is computed from them.
 
     Args:
@@ -56,12 +87,24 @@ class ImageAction:
         scheme: str | Scheme = "bspline",
     ) -> None:
         self.generators = tuple(generators)
+        for g in self.generators:
+            if not isinstance(g, SpatialGenerator | IntensityGenerator):
+                raise LieDerivError(
+                    f"generator {g.name!r} does not act on images; give its name, or take it from "
+                    "liederiv.GENERATORS."
+                )
         self.height, self.width = height, width
         self.scheme = get_scheme(scheme)
         self._fields: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
 
-    def __len__(self) -> int:
-        return len(self.generators)
+    @property
+    def scheme_name(self) -> str:
+        """See `Action.scheme_name`."""
+        return self.scheme.name
+
+    def take(self, which: slice) -> ImageAction:
+        """See `Action.take`."""
+        return ImageAction(self.generators[which], self.height, self.width, self.scheme)
 
     @property
     def linear(self) -> Tensor:

@@ -11,21 +11,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
-from liederiv.actions import ImageAction, check_images
+from liederiv.actions import Action
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import forward_mode, pushforward
 
 __all__ = ["DerivativeCheck", "check_derivative", "double_copy", "preflight"]
 
 
-def preflight(f: Callable[[Tensor], Any], x: Tensor, *, tolerance: float = 1e-3) -> Any:
+def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
     """Check that f can be measured at x: mode, device, dtype, determinism, finite output.
 
     Args:
         f: model or function.
-        x: images [B, C, H, W]; two forward passes are made on the first one.
+        x: images [B, C, H, W] or point clouds; two forward passes are made on the first one.
         tolerance: largest relative difference between two passes that rounding may explain.
 
     Returns:
@@ -34,10 +35,11 @@ def preflight(f: Callable[[Tensor], Any], x: Tensor, *, tolerance: float = 1e-3)
     Raises:
         ModelError: naming what is wrong and what to do about it.
     """
-    check_images(x, "images")
+    domain = domain_of(x)
+    domain.check(x, f"{domain.item}s")
     if isinstance(f, nn.Module):
         _check_mode(f)
-        _check_placement(f, x)
+        _check_placement(f, x, domain.item)
     one = x[:1]
     with torch.no_grad(), forward_mode():
         state = torch.get_rng_state()
@@ -50,9 +52,9 @@ def preflight(f: Callable[[Tensor], Any], x: Tensor, *, tolerance: float = 1e-3)
         gap = float((a - b).norm() / a.norm().clamp_min(1e-30))
         if gap > tolerance:
             raise ModelError(
-                f"the model is stochastic: two passes over the same image differ by {gap:.1e} "
-                "relative; switch off dropout, stochastic depth or sampling (model.eval() does, "
-                "unless they are called with training=True)."
+                f"the model is stochastic: two passes over the same {domain.item} differ by "
+                f"{gap:.1e} relative; switch off dropout, stochastic depth or sampling "
+                "(model.eval() does, unless they are called with training=True)."
             )
     return first
 
@@ -66,23 +68,23 @@ def _check_mode(model: nn.Module) -> None:
         )
 
 
-def _check_placement(model: nn.Module, x: Tensor) -> None:
+def _check_placement(model: nn.Module, x: Any, item: str) -> None:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         return
     if parameter.device != x.device:
         raise ModelError(
-            f"the model is on {parameter.device}, but the images are on {x.device}; move one of "
+            f"the model is on {parameter.device}, but the {item}s are on {x.device}; move one of "
             "them with .to(device)."
         )
     if parameter.dtype != x.dtype:
         raise ModelError(
-            f"the model has dtype {parameter.dtype}, but the images have {x.dtype}; convert one of "
-            "them: model.float() or images.double()."
+            f"the model has dtype {parameter.dtype}, but the {item}s have {x.dtype}; convert one "
+            f"of them: model.float() or {item}s.double()."
         )
 
 
-def double_copy(f: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+def double_copy(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """F in float64: a converted deep copy of a module, a plain function as it is."""
     return copy.deepcopy(f).double() if isinstance(f, nn.Module) else f
 
@@ -107,9 +109,9 @@ class DerivativeCheck:
 
 
 def check_derivative(
-    f: Callable[[Tensor], Any],
-    x: Tensor,
-    action: ImageAction,
+    f: Callable[[Any], Any],
+    x: Any,
+    action: Action,
     *,
     steps: Sequence[float] = (1e-5, 1e-7),
 ) -> DerivativeCheck:
@@ -117,8 +119,8 @@ def check_derivative(
 
     Args:
         f: the model in float64 (see `double_copy`).
-        x: float64 images [B, C, H, W].
-        action: the generators.
+        x: float64 images [B, C, H, W] or point clouds.
+        action: the generators, bound to x.
         steps: sizes of h ‖X x‖ relative to ‖x‖; the best counts. A large step crosses kinks of
             the network, a small one suffers from rounding; a wrong derivative fits none.
 
@@ -133,21 +135,26 @@ def check_derivative(
         raise LieDerivError("the model must return one tensor to be checked; wrap it.")
     errors = {}
     with torch.no_grad(), forward_mode():
-        for g, v, d in zip(action.generators, tangents, jv, strict=True):
-            if not v.any():  # a flat image: nothing moves
+        for k, (g, d) in enumerate(zip(action.generators, jv, strict=True)):
+            v = tree_map(lambda leaf, k=k: leaf[k], tangents)
+            speed = _norm(v)
+            if not speed:  # a flat image: nothing moves
                 errors[g.name] = 0.0 if not d.any() else math.inf
                 continue
-            unit = float((x.norm() or x.new_ones(())) / v.norm())
+            unit = (_norm(x) or 1.0) / speed
             found = [_relative_error(f, x, v, d, step * unit) for step in steps]
             errors[g.name] = min(found)
     return DerivativeCheck(errors, engine)
 
 
-def _relative_error(
-    f: Callable[[Tensor], Any], x: Tensor, v: Tensor, derivative: Tensor, h: float
-) -> float:
+def _norm(x: Any) -> float:
+    """Norm over all tensors of an input."""
+    return math.sqrt(sum(float(v.double().square().sum()) for v in tree_flatten(x)[0]))
+
+
+def _relative_error(f: Callable[[Any], Any], x: Any, v: Any, derivative: Tensor, h: float) -> float:
     """‖J v − Δf/2h‖ relative to the larger of the two, beyond what rounding of f explains."""
-    up, down = f(x + h * v), f(x - h * v)
+    up, down = (f(tree_map(lambda a, b, s=s: a + s * b, x, v)) for s in (h, -h))
     difference = (up - down) / (2 * h)
     rounding = 64 * torch.finfo(x.dtype).eps * up.norm() / h
     gap = ((derivative - difference).norm() - rounding).clamp_min(0)

@@ -13,15 +13,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from liederiv.actions import ImageAction, check_images
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of
 from liederiv.errors import UnknownLayoutError
 from liederiv.forward_mode import pushforward
-from liederiv.generators import Generator, resolve_generators
-from liederiv.representations import OutputSpec, Resolved, resolve
+from liederiv.generators import Generator
+from liederiv.representations import OutputSpec, Resolved, declared
 
 __all__ = ["LieDerivative", "lie_derivative", "lie_derivative_with_output"]
 
@@ -46,8 +45,8 @@ class LieDerivative:
 
 
 def lie_derivative(
-    f: Callable[[Tensor], Any],
-    x: Tensor,
+    f: Callable[[Any], Any],
+    x: Any,
     generators: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
@@ -57,13 +56,16 @@ def lie_derivative(
     """L_X f(x) for each generator X.
 
     Args:
-        f: model or function of images; called on copies of x, never written to. Put an
+        f: model or function of the input; called on copies of x, never written to. Put an
             `nn.Module` in eval mode first.
-        x: images [B, C, H, W], float32 or float64, normalised as f expects; need not be square.
+        x: images [B, C, H, W], float32 or float64, normalised as f expects, which need not be
+            square; or a `PointCloud`.
         generators: names, groups (``"translation"``) or `Generator` objects, K in all.
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
-        output: representation ρ on the output: ``"auto"`` recognises unambiguous shapes;
-            ``"invariant"``, ``"NCHW"``, ``"NHWC"``, a `Representation`, or a nested dict, list or
+        output: representation ρ on the output: ``"auto"`` is what f declares by an attribute
+            ``output_representation``, or what is unambiguous (nothing is, for point clouds);
+            ``"invariant"``, ``"NCHW"``, ``"NHWC"``, for point clouds ``"scalars"``,
+            ``"vectors"``, ``"positions"``, a `Representation`, or a nested dict, list or
             tuple of these when f returns one.
         chunk_size: generators per forward-mode pass; None lets memory decide.
 
@@ -72,7 +74,7 @@ def lie_derivative(
         of each generator's parameter.
 
     Raises:
-        ImageError: if x is not a floating [B, C, H, W] tensor.
+        ImageError: if x is neither a floating [B, C, H, W] tensor nor a `PointCloud`.
         UnknownLayoutError: if it is not known how the group acts on the output.
         NotDifferentiableError: if f's output is not differentiable.
 
@@ -89,8 +91,8 @@ def lie_derivative(
 
 
 def lie_derivative_with_output(
-    f: Callable[[Tensor], Any],
-    x: Tensor,
+    f: Callable[[Any], Any],
+    x: Any,
     generators: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
@@ -109,16 +111,15 @@ def lie_derivative_with_output(
         chunk_size: see `lie_derivative`.
         engine: insist on one engine of `liederiv.forward_mode.ENGINES`.
     """
-    check_images(x)
+    domain = domain_of(x)
+    action = domain.action(generators, x, scheme)
     x = x.detach()
-    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
     y, jv, used = pushforward(f, x, action.tangents(x), chunk_size=chunk_size, engine=engine)
     y_leaves, spec = tree_flatten(y)
     jv_leaves = tree_flatten(jv)[0]
-    specs = _match(output, len(y_leaves))
+    specs = _match(declared(f, output), len(y_leaves))
     resolved = tuple(
-        resolve(s, leaf, (action.height, action.width))
-        for s, leaf in zip(specs, y_leaves, strict=True)
+        domain.resolve(s, leaf, action) for s, leaf in zip(specs, y_leaves, strict=True)
     )
     value = [
         j - r.representation.act(action, leaf)

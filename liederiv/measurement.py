@@ -13,17 +13,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from liederiv.actions import ImageAction, check_images
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.derivatives import Scheme, get_scheme
-from liederiv.errors import ImageError, LieDerivError, ModelError, NotDifferentiableError
+from liederiv.domains import Domain, domain_of
+from liederiv.errors import (
+    ImageError,
+    LieDerivError,
+    ModelError,
+    NotDifferentiableError,
+    PointCloudError,
+)
 from liederiv.forward_mode import ForwardModeWarning, pushforward
-from liederiv.generators import Generator, resolve_generators
+from liederiv.generators import Generator
 from liederiv.metrics.local import NOT_ONE_TENSOR, LocalBatch, class_axis, lie_value, local_batch
-from liederiv.metrics.reference import reference_relative_lee
+from liederiv.metrics.reference import reference_relative_lee, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import RUNNERS, FiniteContext, Piece
-from liederiv.representations import OutputSpec, Resolved, resolve
+from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
+from liederiv.points import PointCloud
+from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.scoring import Bootstrap, Floor, finite_scores, local_scores, reference_score
 
@@ -32,12 +39,11 @@ __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "measure"]
 DEFAULT_TRANSFORMS = "translation,rotation,scale"
 DEFAULT_METRICS = "lee,relative,reference"
 _OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
-_LANES = 32  # images × tangents per pass on a CPU: more no longer fits its caches
 
 
 def measure(
-    model: Callable[[Tensor], Tensor],
-    batches: Tensor | Iterable[Any],
+    model: Callable[[Any], Tensor],
+    batches: Any,
     transforms: str | Generator | Iterable[str | Generator] = DEFAULT_TRANSFORMS,
     metrics: str | Iterable[str] = DEFAULT_METRICS,
     *,
@@ -59,26 +65,27 @@ def measure(
     """Score how equivariant a model is.
 
     Args:
-        model: maps images [B, C, H, W] to one tensor, batch first. An `nn.Module` must be in eval
-            mode. The model is left as it is.
+        model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch (or points) first.
+            An `nn.Module` must be in eval mode. The model is left as it is.
         batches: images as one tensor [N, C, H, W], or an iterable of such tensors or of
-            ``(images, labels)``; all of one size, normalised as the model expects.
+            ``(images, labels)``; all of one size, normalised as the model expects. Or a
+            `PointCloud`, or an iterable of such or of ``(clouds, labels)``.
         transforms: generators or groups of them, see `liederiv.generators`.
         metrics: names or families of `liederiv.metrics.registry.METRICS`.
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
         output: representation of the output, see `liederiv.lie_derivative`.
         output_type: ``probs`` (softmax of the output over its classes), ``logits``, ``features`` or
             ``output`` (the output as it is), or several. ``auto`` measures probs and logits of a
-            classifier ([B, n] outputs), else ``output``.
-        unit: of translations, ``pixel`` of the input or ``grid`` (half-widths).
-        batch_size: images per pass; None chooses by memory.
+            classifier ([B, n] outputs, images only), else ``output``.
+        unit: of translations of images, ``pixel`` of the input or ``grid`` (half-widths).
+        batch_size: images or clouds per pass; None chooses by memory.
         chunk_size: tangents per pass; None chooses by memory.
         engine: see `liederiv.forward_mode`.
         seed: of noise directions, sampled transforms and the bootstrap.
         resamples: bootstrap samples over images.
-        clusters: per image, a label shared by images that are not independent (crops of one
-            photograph); the bootstrap then draws whole clusters.
-        image_names: per image.
+        clusters: per image or cloud, a label shared by those that are not independent (crops of
+            one photograph); the bootstrap then draws whole clusters.
+        image_names: per image or cloud.
         provenance: what is known about model and images; completed here.
         self_check: compare one derivative with a finite difference in float64, and measure the
             rounding floor, on the first image.
@@ -88,7 +95,7 @@ def measure(
         a `Measurement` with one row per metric, transform and output type.
 
     Raises:
-        ImageError: for unusable or no images.
+        ImageError: for unusable or no images (PointCloudError for clouds).
         ModelError: for a model in training mode, a stochastic one, or one on another device.
         UnknownLayoutError: if it is not known how the group acts on the output.
         NotDifferentiableError: if no derivative reaches the output.
@@ -103,10 +110,11 @@ def measure(
     """
     settings = _Settings(
         model=model,
-        generators=resolve_generators(transforms, unit=unit),
+        transforms=transforms if isinstance(transforms, str | Generator) else tuple(transforms),
+        unit=unit,
         metrics=resolve_metrics(metrics),
         scheme=get_scheme(scheme),
-        output=output,
+        output=declared(model, output),
         output_types=_requested_types(output_type),
         batch_size=batch_size,
         chunk_size=chunk_size,
@@ -118,21 +126,25 @@ def measure(
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring") as bar:
         try:
-            for x, labels in _images(batches, batch_size):
-                run = run or _Run(settings, x)
+            for x, labels in _items(batches, batch_size):
+                if run is None:
+                    run = _Run(settings, x)
+                    bar.unit = run.domain.item
+                run.domain.check(x, "batches")
                 run.add(x, labels)
                 bar.update(len(x))
-        except (KeyboardInterrupt, ImageError) as stop:
+        except (KeyboardInterrupt, ImageError, PointCloudError) as stop:
             if run is None or run.count == 0:
                 raise
             # What is already measured is worth reporting; say that it is not everything.
             why = str(stop) or "interrupted"
-            run.notes.append(f"stopped after {run.count} images: {why}")
+            run.notes.append(f"stopped after {run.count} {run.domain.item}s: {why}")
     if run is None:
         raise ImageError("batches holds no images; pass at least one.")
     if clusters is not None and len(clusters) < run.count:
         raise LieDerivError(
-            f"clusters has {len(clusters)} labels for {run.count} images; give one per image."
+            f"clusters has {len(clusters)} labels for {run.count} {run.domain.item}s; give one per "
+            f"{run.domain.item}."
         )
     bootstrap = Bootstrap(resamples, seed, None if clusters is None else clusters[: run.count])
     names = tuple(image_names)[: run.count]
@@ -143,8 +155,9 @@ def measure(
 class _Settings:
     """The resolved arguments of `measure`."""
 
-    model: Callable[[Tensor], Tensor]
-    generators: tuple[Generator, ...]
+    model: Callable[[Any], Tensor]
+    transforms: str | Generator | tuple[str | Generator, ...]
+    unit: Literal["pixel", "grid"]
     metrics: tuple[Metric, ...]
     scheme: Scheme
     output: OutputSpec
@@ -163,31 +176,36 @@ class _Settings:
 class _Run:
     """One measurement under way: preconditions on the first image, then what accumulates."""
 
-    def __init__(self, settings: _Settings, x: Tensor) -> None:
+    def __init__(self, settings: _Settings, x: Any) -> None:
         self.settings = settings
+        self.domain: Domain = domain_of(x)
         self.count = 0
         self.local: list[dict[str, LocalBatch]] = []
         self.reference: list[Tensor] = []
         self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
-        self.rngs = {name: torch.Generator().manual_seed(settings.seed) for name in RUNNERS}
+        self.runners = runners(x)
+        self.streams = {name: Streams(settings.seed) for name in self.runners}
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
         self.resolved: Resolved | None = None
         self.engine = ""
         self.dtype, self.device = x.dtype, x.device
-        self.action = ImageAction(settings.generators, x.shape[-2], x.shape[-1], settings.scheme)
+        self.reference_transform = reference_transform(x)
+        self.action = self.domain.action(settings.transforms, x, settings.scheme, settings.unit)
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-        self.output_types = _output_types(settings.output_types, y)
+        classifier = self.domain.probabilities and y.ndim == 2 and y.shape[1] > 1
+        self.output_types = _output_types(settings.output_types, classifier)
         local = settings.wants("lie", "comparison")
         if settings.self_check and local and y.is_floating_point() and y.isfinite().all():
             self._check_and_floor(x[:1])
 
-    def add(self, x: Tensor, labels: Tensor | None) -> None:
+    def add(self, x: Any, labels: Tensor | None) -> None:
         """Measure one batch."""
         s = self.settings
+        self.action = self.domain.rebind(self.action, x)
         seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
         if s.wants("lie", "comparison"):
             with _noted(self.notes):
@@ -199,7 +217,7 @@ class _Run:
                     output_types=self.output_types,
                     relative=s.wants("comparison"),
                     seeds=seeds,
-                    chunk_size=s.chunk_size or _cpu_chunk(x),
+                    chunk_size=s.chunk_size or self.domain.chunk_size(x),
                     engine=s.engine,
                 )
             self._note_bad(batch, y)
@@ -209,7 +227,7 @@ class _Run:
         self._add_finite(x, labels)
         self.count += len(x)
 
-    def _add_finite(self, x: Tensor, labels: Tensor | None) -> None:
+    def _add_finite(self, x: Any, labels: Tensor | None) -> None:
         """Run the finite metrics; accuracy needs no asking where labels are known."""
         s = self.settings
         classifier = "probs" in self.output_types
@@ -218,22 +236,24 @@ class _Run:
             names.append("accuracy")
         f = _Probabilities(s.model) if classifier else s.model
         for name in names:
-            context = FiniteContext(f, classifier, s.output, s.scheme, self.rngs[name], labels)
-            self.finite[name].append(RUNNERS[name](context, x))
+            context = FiniteContext(f, classifier, s.output, s.scheme, self.streams[name], labels)
+            self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
         """Remember the images with non-finite outputs or derivatives."""
-        fine = y.flatten(1).isfinite().all(1).cpu()
+        assert self.resolved is not None
+        wrong = self.domain.sums(~y.isfinite()[None], self.action, self.resolved.representation)
+        fine = (wrong[0] == 0).cpu()
         for local in batch.values():
             fine &= local.lie.isfinite().all(0)
         self.bad += (self.count + (~fine).nonzero().flatten()).tolist()
 
-    def _check_and_floor(self, x: Tensor) -> None:
+    def _check_and_floor(self, x: Any) -> None:
         """Derivative against finite difference, and float32 against float64, on one image."""
         s = self.settings
         try:
             model64 = double_copy(s.model)
-            first = ImageAction(s.generators[:1], x.shape[-2], x.shape[-1], s.scheme)
+            first = self.domain.rebind(self.action, x).take(slice(1))
             error = check_derivative(model64, x.double(), first).worst
         except LieDerivError:
             raise
@@ -251,7 +271,7 @@ class _Run:
 
     def _judge(self, error: float) -> None:
         """Say what a disagreement between derivative and finite difference means."""
-        name = self.settings.generators[0].name
+        name = self.action.generators[0].name
         if error > 0.999:
             raise NotDifferentiableError(
                 f"the model's derivative along {name} disagrees entirely with a finite difference "
@@ -264,33 +284,37 @@ class _Run:
                 "the model may be detached: run `liederiv check`."
             )
 
-    def _lie_values(self, model: Any, x: Tensor) -> dict[str, Tensor]:
-        """L f per output type, [K, 1, …]."""
+    def _lie_values(self, model: Any, x: Any) -> dict[str, Tensor]:
+        """L f per output type, [K, 1 or points, …]."""
         s = self.settings
-        tangents = self.action.tangents(x)
+        action = self.domain.rebind(self.action, x)
+        tangents = action.tangents(x)
         y, jv, _ = pushforward(model, x, tangents, chunk_size=s.chunk_size, engine=s.engine)
-        rho = resolve(s.output, y, (self.action.height, self.action.width)).representation
+        rho = self.domain.resolve(s.output, y, action).representation
         return {
-            kind: lie_value(rho, self.action, y, jv, probabilities=kind == "probs")
+            kind: lie_value(rho, action, y, jv, probabilities=kind == "probs")
             for kind in self.output_types
         }
 
     def scores(self, bootstrap: Bootstrap) -> tuple[Score, ...]:
         """All rows."""
         s = self.settings
+        generators = self.action.generators
         rows: list[Score] = []
         failure = ""
         if self.bad:
             failure = (
-                f"non-finite output or derivative for {len(self.bad)} of {self.count} images "
+                f"non-finite output or derivative for {len(self.bad)} of {self.count} "
+                f"{self.domain.item}s "
                 f"(first: number {self.bad[0]})"
             )
         for kind in self.output_types if self.local else ():
             parts = [batch[kind] for batch in self.local]
             floor = self.floor.get(kind)
-            rows += local_scores(parts, kind, s.generators, s.metrics, bootstrap, floor, failure)
+            rows += local_scores(parts, kind, generators, s.metrics, bootstrap, floor, failure)
         if self.reference:
-            rows.append(reference_score(torch.cat(self.reference), bootstrap))
+            values = torch.cat(self.reference)
+            rows.append(reference_score(values, bootstrap, self.reference_transform))
         kind = "probs" if "probs" in self.output_types else self.output_types[0]
         for batches in self.finite.values():
             rows += finite_scores(batches, kind, bootstrap)
@@ -303,7 +327,8 @@ class _Run:
             known,
             model=known.model or type(self.settings.model).__name__,
             num_images=self.count,
-            scheme=self.settings.scheme.name,
+            inputs=f"{self.domain.item}s",
+            scheme=self.action.scheme_name,
             representation=f"{rho.representation} ({rho.status})" if rho else "",
             engine=self.engine,
             dtype=str(self.dtype).removeprefix("torch."),
@@ -317,9 +342,9 @@ class _Run:
 class _Probabilities:
     """A classifier's output after the softmax over its classes."""
 
-    model: Callable[[Tensor], Tensor]
+    model: Callable[[Any], Tensor]
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Tensor:
         y = self.model(x)
         return y.softmax(class_axis(y))
 
@@ -334,15 +359,10 @@ def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _output_types(requested: tuple[str, ...], y: Tensor) -> tuple[str, ...]:
+def _output_types(requested: tuple[str, ...], classifier: bool) -> tuple[str, ...]:
     if "auto" not in requested:
         return requested
-    classifier = y.ndim == 2 and y.shape[1] > 1
     return ("probs", "logits") if classifier else ("output",)
-
-
-def _cpu_chunk(x: Tensor) -> int | None:
-    return max(1, _LANES // len(x)) if x.device.type == "cpu" else None
 
 
 @contextmanager
@@ -361,19 +381,18 @@ def _noted(notes: list[str]) -> Iterator[None]:
 
 
 def _count(batches: Any) -> int | None:
-    """Number of images, where it is known beforehand."""
-    if isinstance(batches, Tensor):
+    """Number of images or clouds, where it is known beforehand."""
+    if isinstance(batches, Tensor | PointCloud):
         return len(batches)
     return getattr(batches, "num_images", None)
 
 
-def _images(
-    batches: Tensor | Iterable[Any], batch_size: int | None
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Batches of images and labels, split to a size that fits memory and cache."""
-    for item in (batches,) if isinstance(batches, Tensor) else batches:
+def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor | None]]:
+    """Batches of images or clouds and labels, split to a size that fits memory and cache."""
+    for item in (batches,) if isinstance(batches, Tensor | PointCloud) else batches:
         x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
-        check_images(x, "batches")
-        size = batch_size or (4 if x.device.type == "cpu" else 32)
+        domain = domain_of(x)
+        domain.check(x, "batches")
+        size = batch_size or domain.batch_size(x)
         for i in range(0, len(x), size):
             yield x[i : i + size], None if labels is None else labels[i : i + size]

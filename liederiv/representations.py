@@ -13,12 +13,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from liederiv.actions import ImageAction
+from liederiv.actions import Action, ImageAction
 from liederiv.channels import ChannelAction
 from liederiv.errors import UnknownLayoutError
 
@@ -30,16 +30,23 @@ __all__ = [
     "Representation",
     "Resolved",
     "TokenGrid",
+    "declared",
     "recognise",
     "resolve",
 ]
 
 
 class Representation(ABC):
-    """How generators act on one output tensor."""
+    """How generators act on one output tensor.
+
+    Attributes:
+        may_be_classes: whether the entries may be scores of classes, so that a softmax makes sense.
+    """
+
+    may_be_classes: ClassVar[bool] = True
 
     @abstractmethod
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """X_out y.
 
         Args:
@@ -54,11 +61,21 @@ class Representation(ABC):
         """
 
 
+def _on_images(action: Action, representation: Representation) -> ImageAction:
+    """The action, if it is one on images."""
+    if not isinstance(action, ImageAction):
+        raise UnknownLayoutError(
+            f"output={representation} is a map over an image, but the input is none; declare how "
+            "the output of point clouds transforms: 'scalars', 'vectors' or 'positions'."
+        )
+    return action
+
+
 @dataclass(frozen=True)
 class Invariant(Representation):
     """The trivial representation: class scores, probabilities, pooled features. X_out = 0."""
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """See `Representation.act`."""
         return y.new_zeros(()).expand(len(action), *y.shape)
 
@@ -82,9 +99,10 @@ class FeatureMap(Representation):
                 f"output=FeatureMap({self.layout}) needs a tensor of 4 axes, not {list(y.shape)}."
             )
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """See `Representation.act`."""
         self.check(y)
+        action = _on_images(action, self)
         last = self.layout == "NHWC"
         out = action.on_map(y, channels_last=last)
         if self.channels is not None:
@@ -119,9 +137,10 @@ class TokenGrid(Representation):
                 f"{list(y.shape)}; declare the patch grid and the number of prefix tokens."
             )
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """See `Representation.act`."""
         self.check(y)
+        action = _on_images(action, self)
         tokens = y if self.layout == "NLC" else y.mT
         patches = tokens[:, self.prefix :].unflatten(1, self.grid)
         moved = action.on_map(patches, channels_last=True).flatten(2, 3)
@@ -140,10 +159,10 @@ class Custom(Representation):
             `liederiv.metrics.finite.GroupElement`); None if finite metrics are not wanted.
     """
 
-    function: Callable[[ImageAction, Tensor], Tensor]
+    function: Callable[[Any, Tensor], Tensor]
     finite: Callable[[Any, Tensor], Tensor] | None = None
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """See `Representation.act`."""
         out = self.function(action, y)
         if out.shape != (len(action), *y.shape):
@@ -155,8 +174,18 @@ class Custom(Representation):
 
 
 OutputSpec = Any
-"""``"auto"``, a name (``invariant``, ``NCHW``, ``NHWC``), a `Representation`, or a dict, list or
-tuple of those in the structure of the model's output."""
+"""``"auto"``, a name (``invariant``, ``NCHW``, ``NHWC``; for point clouds ``scalars``, ``vectors``,
+``positions``), a `Representation`, or a dict, list or tuple of those in the structure of the
+model's output. ``"auto"`` is what the model declares by an attribute ``output_representation``, and
+else what is unambiguous."""
+
+
+def declared(f: object, output: OutputSpec) -> OutputSpec:
+    """What the model f declares about its output, where the caller leaves it to ``"auto"``."""
+    if isinstance(output, str) and output == "auto":
+        return getattr(f, "output_representation", output)
+    return output
+
 
 _NAMED: Mapping[str, Representation] = {
     "invariant": Invariant(),

@@ -99,6 +99,7 @@ class Provenance:
         images: where the images came from.
         images_fingerprint: hash of the images.
         num_images: how many were measured.
+        inputs: what they are: ``images``, or ``clouds`` of points.
         scheme: interpolation scheme.
         representation: how the output transforms, and whether that was declared or recognised.
         engine: how derivatives were computed.
@@ -116,6 +117,7 @@ class Provenance:
     images: str = ""
     images_fingerprint: str = ""
     num_images: int = 0
+    inputs: str = "images"
     scheme: str = ""
     representation: str = ""
     engine: str = ""

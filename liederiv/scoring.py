@@ -143,7 +143,7 @@ def local_scores(
         if getattr(batches[0], name) is not None
     }
     y_unit = _OUTPUT_UNIT[output]
-    rows = []
+    rows = [_missing(m, output) for m in metrics if _needs(m) not in (*joined, None)]
     for name, t_unit, index in targets(generators):
         mean = {k: v[index].mean(0) for k, v in joined.items() if v.ndim == 2}
         lee_floor = None if floor is None else float(floor.lee[index].mean())
@@ -155,7 +155,7 @@ def local_scores(
             "relative_spectrum": ("1", "lie", "spectrum", lee_floor),
         }
         for metric in metrics:
-            if metric.name not in table:
+            if metric.name not in table or _needs(metric) not in (*joined, None):
                 continue
             unit, top, bottom, rounding = table[metric.name]
             below = None if bottom is None else mean[bottom]
@@ -174,7 +174,7 @@ def local_scores(
                     failure=failure,
                 )
             )
-    if any(m.name == "blur_response" for m in metrics):
+    if "blur" in joined and any(m.name == "blur_response" for m in metrics):
         unit = f"{y_unit}²/px⁴"
         rows.append(
             make_score(
@@ -191,14 +191,28 @@ def local_scores(
     return rows
 
 
+def _needs(metric: Metric) -> str | None:
+    """The comparison direction that a metric is made of, if any."""
+    names = {"relative_norm": "noise", "relative_spectrum": "spectrum", "blur_response": "blur"}
+    return names.get(metric.name)
+
+
+def _missing(metric: Metric, output: str) -> Score:
+    why = "point clouds have no spectrum and no blur; compare relative_norm"
+    key = (metric.name, "any", output)
+    return Score(*key, None, None, None, "1", None, "not applicable", why)
+
+
 def _squared(unit: str) -> str:
     return f"{unit}²" if unit.isalpha() else f"({unit})²"
 
 
-def reference_score(per_image: Tensor, bootstrap: Bootstrap) -> Score:
+def reference_score(
+    per_image: Tensor, bootstrap: Bootstrap, transform: str = "translation"
+) -> Score:
     """The row of the exactly invariant reference network."""
     values = per_image.double().cpu().numpy()
-    return make_score("reference", "translation", "reference", "1", values, None, bootstrap)
+    return make_score("reference", transform, "reference", "1", values, None, bootstrap)
 
 
 def finite_scores(

@@ -17,7 +17,8 @@ no interpolation touches; flips are not in any one-parameter group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,22 +38,23 @@ _SNAP = 1e-10  # pixels; rounding of a flow on an axis of 10⁴ pixels stays far
 _DENSE_BUDGET = 2**24  # elements of an intermediate product, for schemes of global basis functions
 
 
+@singledispatch
 def transform(
-    x: Tensor,
+    x: Any,
     generator: str | Generator,
     t: float | Tensor,
     scheme: str | Scheme = "bspline",
-) -> Tensor:
+) -> Any:
     """T_t x = exp(tX) x.
 
     Args:
-        x: images [B, C, H, W], float32 or float64.
+        x: images [B, C, H, W], float32 or float64, or a `PointCloud`.
         generator: name or generator X.
-        t: in the unit of the generator; a number, or one per image [B].
+        t: in the unit of the generator; a number, or one per image or cloud [B].
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
 
     Returns:
-        [B, C, H, W], differentiable in x.
+        Like x, differentiable in x.
 
     Raises:
         ImageError: if x is not a floating [B, C, H, W] tensor, or t has another length.
@@ -70,7 +72,7 @@ def transform(
         generator = find_generator(generator)
     action = ImageAction([generator], x.shape[-2], x.shape[-1], scheme)
     coordinates = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1)
-    return FiniteTransform(action, coordinates).on_image(x)
+    return FiniteTransform(action, coordinates).on_input(x)
 
 
 class FiniteTransform:
@@ -107,7 +109,7 @@ class FiniteTransform:
             algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, fields)
         return torch.linalg.matrix_exp(algebra)[:, :2]
 
-    def on_image(self, x: Tensor) -> Tensor:
+    def on_input(self, x: Tensor) -> Tensor:
         """T x for images x [B, C, H, W] of the size that the action is bound to."""
         if x.shape[-2:] != (self.action.height, self.action.width):
             raise ImageError(

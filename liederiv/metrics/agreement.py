@@ -6,7 +6,7 @@ They need class scores [B, classes] and no representation: a decision should not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +63,7 @@ def shift_consistency(
     action = ImageAction([generator(a) for a in axes], x.shape[-2], x.shape[-1], scheme)
 
     def classes(shift: Tensor) -> Tensor:
-        return _scores(f, FiniteTransform(action, shift).on_image(x)).argmax(1).cpu()
+        return _scores(f, FiniteTransform(action, shift).on_input(x)).argmax(1).cpu()
 
     size = max_shift + 1
     if num_pairs is None:
@@ -89,7 +89,7 @@ def shift_consistency(
 
 
 def effective_invariance(
-    f: Callable[[Tensor], Tensor], x: Tensor, views: Iterable[Tensor], transform: str
+    f: Callable[[Any], Tensor], x: Any, views: Iterable[Any], transform: str
 ) -> SampledMetric:
     """Effective invariance: agreement of the predicted class, weighted by confidence. In [0, 1].
 
@@ -101,7 +101,7 @@ def effective_invariance(
         f: class probabilities [B, classes] (after the softmax).
         x: images [B, C, H, W].
         views: transformed batches, such as ``quarter_turns(x)`` or ``[grayscale(x, mean, std)]``
-            as in the paper, or ``(T.on_image(x) for T in random_transforms(x, …))``.
+            as in the paper, or ``(T.on_input(x) for T in random_transforms(x, …))``.
         transform: what the views are, for the record.
 
     Raises:
@@ -158,7 +158,7 @@ def grayscale(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     return (luma - m) / s
 
 
-def top1_accuracy(f: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> SampledMetric:
+def top1_accuracy(f: Callable[[Any], Tensor], x: Any, labels: Tensor) -> SampledMetric:
     """Fraction of images whose highest score is the label's.
 
     Args:
@@ -180,7 +180,7 @@ def top1_accuracy(f: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor) -> S
     )
 
 
-def _scores(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _scores(f: Callable[[Any], Tensor], x: Any) -> Tensor:
     """Class scores [B, classes]; a NaN would win every argmax, so it is refused."""
     y = evaluate(f, x)
     if y.ndim != 2 or y.shape[1] < 2:
@@ -192,7 +192,7 @@ def _scores(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return y
 
 
-def _probabilities(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _probabilities(f: Callable[[Any], Tensor], x: Any) -> Tensor:
     p = _scores(f, x).double()
     if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-2:
         raise ModelError(

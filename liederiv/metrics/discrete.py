@@ -71,7 +71,7 @@ class LatticeTransform(ABC):
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """The matrix that multiplies the channels, float64 [1, C, C]."""
 
-    def on_image(self, x: Tensor) -> Tensor:
+    def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
         return self.on_map(x)
 
@@ -231,7 +231,7 @@ def discrete_checks(
     for g in transforms:
         try:
             expected = act_finite(representation, g, y)
-            moved = g.on_image(x)
+            moved = g.on_input(x)
         except NotApplicableError as obstacle:
             results.append(DiscreteCheck(g.name, "not applicable", str(obstacle)))
             continue

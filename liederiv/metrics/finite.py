@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import singledispatch
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from liederiv.channels import ChannelAction
+from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
@@ -27,9 +28,10 @@ class GroupElement(Protocol):
     """A finite transform g, bound to an image size.
 
     `liederiv.transforms.FiniteTransform` and `liederiv.metrics.discrete.LatticeTransform` are such.
+    Point clouds have `liederiv.points.PointTransform`, which moves what point clouds have.
     """
 
-    def on_image(self, x: Tensor) -> Tensor:
+    def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
 
     def on_map(self, z: Tensor) -> Tensor:
@@ -42,7 +44,7 @@ class GroupElement(Protocol):
         """Where an h × w map was moved from inside the image, bool [B or 1, 1, h, w]."""
 
 
-def evaluate(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
     """f(x) without gradients; x survives a model that works in place.
 
     Raises:
@@ -55,16 +57,17 @@ def evaluate(f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
             f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it returns "
             "the tensor to be measured, e.g. lambda x: model(x)['out']."
         )
-    if y.ndim == 0 or len(y) != len(x):
+    domain = domain_of(x)
+    if y.ndim == 0 or len(y) not in domain.rows(x):
         raise ModelError(
-            f"the model returns shape {list(y.shape)} for {len(x)} images; the finite metrics "
-            "need one output per image, batch first."
+            f"the model returns shape {list(y.shape)} for {len(x)} {domain.item}s; the finite "
+            f"metrics need one output per {domain.item}, batch first."
         )
     return y
 
 
 @singledispatch
-def act_finite(representation: Representation, element: GroupElement, y: Tensor) -> Tensor:
+def act_finite(representation: Representation, element: Any, y: Tensor) -> Tensor:
     """ρ_g y.
 
     Args:
@@ -127,9 +130,7 @@ def _(representation: Custom, element: GroupElement, y: Tensor) -> Tensor:
 
 
 @singledispatch
-def valid(
-    representation: Representation, element: GroupElement, y: Tensor, margin: float = 0.0
-) -> Tensor:
+def valid(representation: Representation, element: Any, y: Tensor, margin: float = 0.0) -> Tensor:
     """Entries of ρ_g y that come from inside the image: bool, broadcastable to y.
 
     Args:

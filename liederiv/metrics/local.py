@@ -1,4 +1,4 @@
-r"""Local metrics: what the Lie derivative says about one batch of images.
+r"""Local metrics: what the Lie derivative says about one batch of images or point clouds.
 
 * ``lee``: local equivariance error, E_x ‖L_X f(x)‖² / dim(out). Unit: (unit of the output)² per
   (unit of the generator)². For a group of generators (translation) it is the mean over them, the
@@ -7,23 +7,25 @@ r"""Local metrics: what the Lie derivative says about one batch of images.
 * ``relative_norm``: lee divided by the same quantity along Gaussian noise of the tangent's norm.
   Dimensionless; 1 means that the network reacts to the symmetry as to noise.
 * ``relative_spectrum``: the same along the tangent with scrambled Fourier phases, so noise with
-  the frequencies and colours of the symmetry's own tangent.
-* ``blur_response``: E ‖J_f (½ Δx)‖² / dim, the response to a small blur, per (px²)².
+  the frequencies and colours of the symmetry's own tangent. Images only.
+* ``blur_response``: E ‖J_f (½ Δx)‖² / dim, the response to a small blur, per (px²)². Images only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from liederiv.actions import ImageAction
+from liederiv.actions import Action
+from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import pushforward
-from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
-from liederiv.representations import OutputSpec, Representation, Resolved, resolve
+from liederiv.representations import OutputSpec, Representation, Resolved, declared
 
 __all__ = [
     "NOT_ONE_TENSOR",
@@ -42,14 +44,15 @@ NOT_ONE_TENSOR = (
 
 @dataclass(frozen=True)
 class LocalBatch:
-    """Squared responses per image, divided by the output's dimension.
+    """Squared responses per image (or cloud), divided by the output's dimension.
 
     Attributes:
         lie: ‖L_X f‖²/dim, float64 [K, B].
         lie_abs: mean |L_X f|, float64 [K, B].
         noise: ‖J r‖²/dim along noise of each tangent's norm, [K, B]; None if not asked for.
-        spectrum: the same along phase-scrambled tangents, [K, B]; None if not asked for.
-        blur: ‖J ½Δx‖²/dim, [B]; None if not asked for.
+        spectrum: the same along phase-scrambled tangents, [K, B]; None if not asked for, or if the
+            input has no spectrum.
+        blur: ‖J ½Δx‖²/dim, [B]; None likewise.
     """
 
     lie: Tensor
@@ -67,7 +70,7 @@ def softmax_pushforward(y: Tensor, jv: Tensor, dim: int) -> tuple[Tensor, Tensor
 
 
 def lie_value(
-    rho: Representation, action: ImageAction, y: Tensor, jv: Tensor, *, probabilities: bool
+    rho: Representation, action: Action, y: Tensor, jv: Tensor, *, probabilities: bool
 ) -> Tensor:
     """L f = J X x − X_out f from the output y, for y itself or for its softmax: [K, *y.shape]."""
     if probabilities:
@@ -76,9 +79,9 @@ def lie_value(
 
 
 def local_batch(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    action: ImageAction,
+    f: Callable[[Any], Tensor],
+    x: Any,
+    action: Action,
     *,
     output: OutputSpec = "auto",
     output_types: Sequence[str] = ("output",),
@@ -92,46 +95,47 @@ def local_batch(
 
     Args:
         f: the model; one output tensor.
-        x: images [B, C, H, W].
-        action: K generators.
+        x: images [B, C, H, W] or B point clouds.
+        action: K generators, bound to x.
         output: representation of the output.
         output_types: of ``probs`` (softmax over the class axis), ``logits``, ``features``,
             ``output``; all but the first are the model's output as it is.
         relative: whether to add the comparison directions.
-        directions: number of noise directions per image.
-        seeds: one per image, for the noise.
+        directions: number of noise directions per image or cloud.
+        seeds: one per image or cloud, for the noise.
         chunk_size: tangents per forward-mode pass.
         engine: see `liederiv.forward_mode`.
 
     Returns:
         one `LocalBatch` per output type, f(x), its representation and the engine used.
     """
-    K, B = len(action), len(x)
-    tangents = action.tangents(x)
-    blocks = [tangents]
+    K, domain = len(action), domain_of(x)
+    tangents = moved = action.tangents(x)
     if relative:
-        noises = [seeded_noise(x, [s * 31 + r for s in seeds]) for r in range(directions + 1)]
-        blocks += [torch.stack([same_norm(n) for n in noises[1:]])]
-        blocks += [same_spectrum(tangents, noises[0])]
-        blocks += [blur(x, action.scheme)[None]]
-    y, jv, used = pushforward(f, x, torch.cat(blocks), chunk_size=chunk_size, engine=engine)
+        others = domain.comparisons(x, tangents, action, directions, seeds)
+        moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
+    y, jv, used = pushforward(f, x, moved, chunk_size=chunk_size, engine=engine)
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-    resolved = resolve(output, y, (action.height, action.width))
-    norms = tangents.flatten(2).double().square().sum(-1)
+    resolved = domain.resolve(declared(f, output), y, action)
+    rho = resolved.representation
     out: dict[str, LocalBatch] = {}
     for kind in output_types:
         probs = kind == "probs"
-        lie = lie_value(resolved.representation, action, y, jv[:K], probabilities=probs)
-        lie = lie.reshape(K, B, -1).double()
-        other = softmax_pushforward(y, jv[K:], class_axis(y))[1] if probs else jv[K:]
-        parts = list(other.flatten(2).double().square().mean(-1)) if relative else []
+        if probs and not rho.may_be_classes:
+            raise ModelError(
+                f"output_type='probs' needs scores of classes, but the output is {rho}; measure "
+                "output_type='output'."
+            )
+        lie = lie_value(rho, action, y, jv[:K], probabilities=probs).double()
+        found = {}
+        if relative:
+            other = softmax_pushforward(y, jv[K:], class_axis(y))[1] if probs else jv[K:]
+            found = others.read(domain.means(other.double().square(), action, rho))
         out[kind] = LocalBatch(
-            lie.square().mean(-1).cpu(),
-            lie.abs().mean(-1).cpu(),
-            (torch.stack(parts[:directions]).mean(0) * norms).cpu() if relative else None,
-            torch.stack(parts[directions : directions + K]).cpu() if relative else None,
-            parts[-1].cpu() if relative else None,
+            domain.means(lie.square(), action, rho).cpu(),
+            domain.means(lie.abs(), action, rho).cpu(),
+            **{name: v.cpu() for name, v in found.items()},
         )
     return out, y, resolved, used
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from liederiv.actions import ImageAction
 from liederiv.generators import resolve_generators
 from liederiv.metrics.local import local_batch
 
-__all__ = ["reference_network", "reference_relative_lee"]
+__all__ = ["reference_network", "reference_relative_lee", "reference_transform"]
 
 
 def reference_network(channels: int, *, seed: int = 0) -> nn.Module:
@@ -32,7 +34,14 @@ def reference_network(channels: int, *, seed: int = 0) -> nn.Module:
         ).eval()
 
 
-def reference_relative_lee(x: Tensor, seeds: Sequence[int]) -> Tensor:
+@singledispatch
+def reference_transform(x: Any) -> str:
+    """The group of transforms under which the reference network for inputs like x is invariant."""
+    return "translation"
+
+
+@singledispatch
+def reference_relative_lee(x: Any, seeds: Sequence[int]) -> Tensor:
     """Translation LEE of the reference network relative to noise of equal norm, per image [B].
 
     Measured like any model, in the dtype and on the device of x, with the ``fourier`` scheme.

@@ -14,18 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from liederiv.actions import ImageAction, check_images
+from liederiv.actions import check_images
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of, draw_coordinates
 from liederiv.errors import LieDerivError
-from liederiv.generators import Generator, resolve_generators
-from liederiv.metrics.finite import GroupElement, act_finite, evaluate, valid
-from liederiv.representations import OutputSpec, resolve
-from liederiv.transforms import FiniteTransform
+from liederiv.generators import Generator
+from liederiv.metrics.finite import act_finite, evaluate, valid
+from liederiv.representations import OutputSpec, declared
 
 __all__ = [
     "SampledMetric",
@@ -76,7 +76,7 @@ class SampledMetric:
 
 
 def random_transforms(
-    x: Tensor,
+    x: Any,
     generators: str | Generator | Iterable[str | Generator],
     half_range: Sequence[float],
     *,
@@ -84,40 +84,36 @@ def random_transforms(
     rng: torch.Generator,
     scheme: str | Scheme = "bspline",
     whole: bool = False,
-) -> Iterator[FiniteTransform]:
-    """Transforms exp(Σ t_k X_k) with t_k uniform in ±half_range[k], drawn for each image.
+) -> Iterator[Any]:
+    """Transforms exp(Σ t_k X_k) with t_k uniform in ±half_range[k], drawn for each image or cloud.
 
     Args:
-        x: images [B, C, H, W].
+        x: images [B, C, H, W] or point clouds.
         generators: K generators.
         half_range: K numbers, in the generators' units.
-        num_samples: transforms per image.
+        num_samples: transforms per image or cloud.
         rng: source of randomness; not rewound, so that batches continue where the last one ended.
         scheme: interpolation scheme.
         whole: round t to whole numbers.
 
     Yields:
-        num_samples transforms, each with its own t for every image.
+        num_samples transforms, each with its own t for every image or cloud.
     """
-    check_images(x)
-    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
+    domain = domain_of(x)
+    action = domain.action(generators, x, scheme)
     if len(half_range) != len(action):
         raise LieDerivError(
             f"half_range has {len(half_range)} entries for {len(action)} generators; give one each."
         )
-    if num_samples < 1:
-        raise LieDerivError(f"num_samples={num_samples} must be at least 1.")
-    shape = (len(x), num_samples, len(action))
-    uniform = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).cpu()
-    t = (2 * uniform - 1) * torch.tensor(half_range, dtype=torch.float64)
-    for s in range(num_samples):
-        yield FiniteTransform(action, t[:, s].round() if whole else t[:, s])
+    drawn = draw_coordinates(len(x), half_range, num_samples=num_samples, rng=rng, whole=whole)
+    for t in drawn:
+        yield domain.transform(action, t)
 
 
 def mean_square_errors(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    elements: Iterable[GroupElement],
+    f: Callable[[Any], Tensor],
+    x: Any,
+    elements: Iterable[Any],
     *,
     output: OutputSpec = "auto",
     margin: float = 0.0,
@@ -126,8 +122,8 @@ def mean_square_errors(
 
     Args:
         f: model; one output tensor.
-        x: images [B, C, H, W].
-        elements: transforms g.
+        x: images [B, C, H, W] or point clouds.
+        elements: transforms g, see `liederiv.metrics.finite.GroupElement`.
         output: representation of the output, see `liederiv.lie_derivative`.
         margin: entries of a map to leave out along the border, see
             `liederiv.transforms.FiniteTransform.valid`.
@@ -136,15 +132,17 @@ def mean_square_errors(
         The mean squared errors, float64 [B], and f(x). NaN for an image without valid entries.
     """
     y = evaluate(f, x)
-    representation = resolve(output, y, (x.shape[-2], x.shape[-1])).representation
+    domain = domain_of(x)
+    action = domain.bind((), x, "bspline")
+    rho = domain.resolve(declared(f, output), y, action).representation
     total = torch.zeros(len(x), dtype=torch.float64, device=y.device)
     count = torch.zeros_like(total)
     for element in elements:
-        error = evaluate(f, element.on_image(x)) - act_finite(representation, element, y)
-        mask = valid(representation, element, y, margin).expand_as(y)
+        error = evaluate(f, element.on_input(x)) - act_finite(rho, element, y)
+        mask = valid(rho, element, y, margin).expand_as(y)
         squares = error.double().square().masked_fill(~mask, 0)
-        total += squares.reshape(len(x), -1).sum(1)
-        count += mask.reshape(len(x), -1).sum(1)
+        total += domain.sums(squares[None], action, rho)[0]
+        count += domain.sums(mask[None], action, rho)[0]
     return (total / count).cpu(), y
 
 
@@ -182,6 +180,7 @@ def eq_t(
             probabilities to compare absolutely, 2.0 for pictures in [−1, 1] as in the paper.
         margin: see `mean_square_errors`.
     """
+    check_images(x)
     ranges = [max_fraction * x.shape[-1], max_fraction * x.shape[-2]]
     elements = random_transforms(
         x, "translation", ranges, num_samples=num_samples, rng=rng, scheme=scheme, whole=integer
@@ -220,6 +219,7 @@ def eq_r(
         dynamic_range: see `eq_t`.
         margin: see `mean_square_errors`.
     """
+    check_images(x)
     elements = random_transforms(
         x, "rotation", [math.pi], num_samples=num_samples, rng=rng, scheme=scheme
     )
@@ -248,8 +248,8 @@ def _psnr(
 
 
 def equivariance_error(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
+    f: Callable[[Any], Tensor],
+    x: Any,
     generator: str | Generator,
     *,
     rng: torch.Generator,
@@ -269,12 +269,14 @@ def equivariance_error(
 
     Args:
         f: model; one output tensor, invariant or equivariant.
-        x: images [B, C, H, W].
-        generator: name or generator X.
+        x: images [B, C, H, W] or point clouds.
+        generator: name or generator X; for point clouds also ``translation`` or ``rotation``, which
+            stand for random directions (rotations uniform over SO(3)).
         rng: source of randomness.
         half_range: largest |t| in the generator's unit. None stands for an eighth of the image's
-            width (height) for translations and π/16 for the rotation; others need a number.
-        num_samples: transforms per image.
+            width (height) for translations and π/16 for the rotation; others need a number. On
+            point clouds: their root mean square radius, a whole turn, a factor of 1.5.
+        num_samples: transforms per image or cloud.
         output: representation of the output.
         scheme: interpolation scheme.
         margin: see `mean_square_errors`.
@@ -282,23 +284,14 @@ def equivariance_error(
     Raises:
         LieDerivError: without a range for a generator that has no default.
     """
-    (g,) = resolve_generators([generator] if isinstance(generator, str) else generator)
-    limit = _default_range(g, x) if half_range is None else half_range
-    elements = random_transforms(x, g, [limit], num_samples=num_samples, rng=rng, scheme=scheme)
+    domain = domain_of(x)
+    action = domain.action([generator], x, scheme)
+    elements, label = domain.sample(action, x, half_range, num_samples=num_samples, rng=rng)
     errors, _ = mean_square_errors(f, x, elements, output=output, margin=margin)
     return SampledMetric(
         "sampled_error",
-        f"{g.name}, ±{limit:.4g} {g.unit}",
+        label,
         errors,
         "output²",
         "E ‖f(T_t x) − ρ_t f(x)‖² / dim, t uniform (Gruver et al., arXiv 2210.02984)",
     )
-
-
-def _default_range(g: Generator, x: Tensor) -> float:
-    sizes = {"translation_x": x.shape[-1], "translation_y": x.shape[-2]}
-    if g.name in sizes:
-        return 1 / 4 if g.unit == "half-width" else sizes[g.name] / 8
-    if g.name == "rotation":
-        return math.pi / 16
-    raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +28,7 @@ from liederiv.metrics.sampled import (
 )
 from liederiv.representations import OutputSpec
 
-__all__ = ["RUNNERS", "FiniteContext", "NotApplicable"]
+__all__ = ["RUNNERS", "FiniteContext", "NotApplicable", "Piece", "Runner", "Streams", "runners"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,21 @@ class NotApplicable:
 Piece = SampledMetric | NotApplicable
 
 
+class Streams:
+    """Independent seeded sources of randomness by name, each made when first asked for."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._sources: dict[str, torch.Generator] = {}
+
+    def __call__(self, name: str = "") -> torch.Generator:
+        """The source of that name, where it stands."""
+        if name not in self._sources:
+            seed = self._seed + zlib.crc32(name.encode())  # 0 for the empty name
+            self._sources[name] = torch.Generator().manual_seed(seed)
+        return self._sources[name]
+
+
 @dataclass(frozen=True)
 class FiniteContext:
     """What a finite metric may need besides the images.
@@ -49,33 +67,34 @@ class FiniteContext:
         classifier: whether the output is one probability per class.
         output: representation of the output.
         scheme: interpolation scheme.
-        rng: source of randomness of this metric, continued over batches.
+        stream: source of randomness of this metric, continued over batches; one for each name, so
+            that draws are consecutive per image or cloud whatever the batch size.
         labels: class indices [B] of these images, or None.
     """
 
-    f: Callable[[Tensor], Tensor]
+    f: Callable[[Any], Tensor]
     classifier: bool
     output: OutputSpec
     scheme: Scheme
-    rng: torch.Generator
+    stream: Streams
     labels: Tensor | None = None
 
 
 def _eq_t(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_t(c.f, x, rng=c.rng, output=c.output, scheme=c.scheme)]
+    return [eq_t(c.f, x, rng=c.stream(), output=c.output, scheme=c.scheme)]
 
 
 def _eq_t_frac(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_t(c.f, x, rng=c.rng, integer=False, output=c.output, scheme=c.scheme)]
+    return [eq_t(c.f, x, rng=c.stream(), integer=False, output=c.output, scheme=c.scheme)]
 
 
 def _eq_r(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_r(c.f, x, rng=c.rng, output=c.output, scheme=c.scheme)]
+    return [eq_r(c.f, x, rng=c.stream(), output=c.output, scheme=c.scheme)]
 
 
 def _sampled_error(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
     return [
-        equivariance_error(c.f, x, g, rng=c.rng, output=c.output, scheme=c.scheme)
+        equivariance_error(c.f, x, g, rng=c.stream(g), output=c.output, scheme=c.scheme)
         for g in ("translation_x", "translation_y", "rotation")
     ]
 
@@ -108,8 +127,10 @@ def _effective_invariance(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
     if not c.classifier:
         return _no_classes(name, "rotation, translation")
     reach = [x.shape[-1] / 8, x.shape[-2] / 8]
-    moved = random_transforms(x, "translation", reach, num_samples=4, rng=c.rng, scheme=c.scheme)
-    views = (t.on_image(x) for t in moved)
+    moved = random_transforms(
+        x, "translation", reach, num_samples=4, rng=c.stream(), scheme=c.scheme
+    )
+    views = (t.on_input(x) for t in moved)
     pieces: list[Piece] = [effective_invariance(c.f, x, views, "translation, ±0.125 of the size")]
     if x.shape[-2] == x.shape[-1]:
         pieces.append(effective_invariance(c.f, x, quarter_turns(x), "rotation by 90°, 180°, 270°"))
@@ -128,7 +149,9 @@ def _accuracy(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
     return [top1_accuracy(c.f, x, c.labels)]
 
 
-RUNNERS: dict[str, Callable[[FiniteContext, Tensor], Sequence[Piece]]] = {
+Runner = Callable[[FiniteContext, Any], Sequence[Piece]]
+
+RUNNERS: dict[str, Runner] = {
     "eq_t": _eq_t,
     "eq_t_frac": _eq_t_frac,
     "eq_r": _eq_r,
@@ -138,4 +161,10 @@ RUNNERS: dict[str, Callable[[FiniteContext, Tensor], Sequence[Piece]]] = {
     "effective_invariance": _effective_invariance,
     "accuracy": _accuracy,
 }
-"""The finite metrics of `liederiv.metrics.registry.METRICS`, by name."""
+"""The finite metrics of `liederiv.metrics.registry.METRICS` on images, by name."""
+
+
+@singledispatch
+def runners(x: Any) -> Mapping[str, Runner]:
+    """The finite metrics by name for inputs like x."""
+    return RUNNERS

@@ -200,6 +200,14 @@ class PointCloud:
         """With copies of positions, vectors and scalars."""
         return tree_map(torch.clone, self)
 
+    def replace_leaves(
+        self, pos: Tensor, scalars: Mapping[str, Tensor], vectors: Mapping[str, Tensor]
+    ) -> PointCloud:
+        """Other positions, floating scalars and vectors, unchecked: moved ones, or tangents."""
+        rest = {g: getattr(self, g) for g in ("graph", "edge_index", "edge_scalars")}
+        found = {k: scalars.get(k, v) for k, v in self.scalars.items()}
+        return _build(pos, self.batch, len(self), scalars=found, vectors=dict(vectors), **rest)
+
     def with_fields(self, **groups: Any) -> PointCloud:
         """With other positions or groups of fields, checked anew, e.g. ``scalars={…}``."""
         return replace(self, **groups)

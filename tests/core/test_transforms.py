@@ -247,7 +247,7 @@ def test_spatial_transforms_are_linear_and_differentiable_in_the_image(scheme):
 def test_two_generators_at_once_are_the_exponential_of_their_sum():
     x = noise(2, 1, 12, 16)
     action = ImageAction([generator("translation_x"), generator("translation_y")], 12, 16)
-    both = FiniteTransform(action, torch.tensor([[1.3, -0.6]])).on_image(x)
+    both = FiniteTransform(action, torch.tensor([[1.3, -0.6]])).on_input(x)
     t = torch.tensor([1.3, -0.6]).double()
     one = transform(transform(x, "translation_x", float(t[0])), "translation_y", float(t[1]))
     torch.testing.assert_close(both, one, rtol=0, atol=1e-6)
@@ -255,7 +255,7 @@ def test_two_generators_at_once_are_the_exponential_of_their_sum():
     pair = ImageAction([generator("rotation"), generator("translation_x")], 13, 13)
     centre_at_y4 = FiniteTransform(pair, torch.tensor([[0.9, 0.9 * 2.0]], dtype=torch.float64))
     y = noise(1, 1, 13, 13)
-    moved = centre_at_y4.on_image(y)
+    moved = centre_at_y4.on_input(y)
     assert abs(moved[0, 0, 8, 6] - y[0, 0, 8, 6]) < 1e-12
     assert abs(moved[0, 0, 8, 7] - y[0, 0, 8, 7]) > 1e-3
 
@@ -300,4 +300,4 @@ def test_errors_say_what_is_wrong():
         FiniteTransform(both, torch.zeros(2))
     bound = FiniteTransform(ImageAction([generator("rotation")], 9, 9), torch.zeros(1, 1))
     with pytest.raises(ImageError, match="bound to 9 × 9"):
-        bound.on_image(x)
+        bound.on_input(x)

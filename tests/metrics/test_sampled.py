@@ -87,7 +87,7 @@ def test_finite_error_over_t_tends_to_the_lie_derivative(scheme, output):
                 ImageAction([g], 10, 14, scheme), torch.tensor([[t]], dtype=torch.float64)
             )
             rho_y = act_finite(FeatureMap(), T, y) if output == "NCHW" else y
-            difference = (f(T.on_image(x)) - rho_y).detach() / t
+            difference = (f(T.on_input(x)) - rho_y).detach() / t
             errors.append(float((difference - L[k]).norm()))
         # A translation along the fourier scheme is a symmetry of this network up to aliasing.
         assert errors[1] < 0.02 * errors[0] + 1e-7, (g.name, errors)
@@ -356,7 +356,7 @@ def test_effective_invariance_is_the_confidence_of_an_invariant_classifier():
     drawn = random_transforms(
         x, "translation", [3.0, 3.0], num_samples=3, rng=rng(), scheme="fourier"
     )
-    moved = effective_invariance(f, x, (T.on_image(x) for T in drawn), "translation")
+    moved = effective_invariance(f, x, (T.on_input(x) for T in drawn), "translation")
     torch.testing.assert_close(moved.per_image, confidence, rtol=1e-12, atol=0)
 
 

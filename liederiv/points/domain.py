@@ -1,0 +1,188 @@
+"""Point clouds as a kind of input: see `liederiv.domains`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from liederiv.derivatives import Scheme
+from liederiv.domains import Comparisons, Domain, Names, draw_coordinates, register_domain
+from liederiv.errors import LieDerivError, PointCloudError
+from liederiv.generators import Catalogue, Generator
+from liederiv.points.action import PointAction
+from liederiv.points.cloud import PointCloud
+from liederiv.points.generators import POINTS
+from liederiv.points.representations import resolve_points
+from liederiv.points.transforms import PointTransform, random_rotations, rms_radius
+from liederiv.representations import OutputSpec, Resolved
+
+__all__ = ["PointDomain"]
+
+_POINTS_PER_PASS = 1024
+_LANES = 2**14  # points × tangents per pass
+
+
+class PointDomain(Domain):
+    """`PointCloud`s."""
+
+    item = "cloud"
+    probabilities = False
+
+    def check(self, x: Any, argument: str = "x") -> None:
+        """See `Domain.check`. Clouds are checked when they are made."""
+        if not isinstance(x, PointCloud):
+            raise PointCloudError(f"{argument} must be a PointCloud, not a {type(x).__name__}.")
+
+    def catalogue(self, x: PointCloud) -> Catalogue:
+        """See `Domain.catalogue`."""
+        return POINTS[x.dim]
+
+    def bind(self, generators: Sequence[Generator], x: PointCloud, scheme: object) -> PointAction:
+        """See `Domain.bind`; there is nothing to interpolate, so the scheme does not matter."""
+        return PointAction(generators, x)
+
+    def action(
+        self,
+        generators: Names,
+        x: PointCloud,
+        scheme: str | Scheme = "bspline",
+        unit: Literal["pixel", "grid"] = "pixel",
+    ) -> PointAction:
+        """See `Domain.action`."""
+        if unit == "grid":
+            raise LieDerivError(
+                "unit='grid' counts half-widths of an image; translations of point clouds are in "
+                "the input's unit of length: leave unit out."
+            )
+        action = super().action(generators, x, scheme, unit)
+        assert isinstance(action, PointAction)
+        return action
+
+    def resolve(self, output: OutputSpec, y: Tensor, action: PointAction) -> Resolved:
+        """See `Domain.resolve`."""
+        return resolve_points(output, y, action)
+
+    def rows(self, x: PointCloud) -> tuple[int, ...]:
+        """See `Domain.rows`."""
+        return len(x), len(x.pos)
+
+    def sums(self, values: Tensor, action: PointAction, representation: Any) -> Tensor:
+        """See `Domain.sums`: an output per point counts for the point's cloud."""
+        level = getattr(representation, "level", None)
+        level = action.level(values.shape[1], level, representation)
+        per_row = values.reshape(len(values), values.shape[1], -1).double().sum(-1)
+        if level == "graph":
+            return per_row
+        zero = per_row.new_zeros(len(values), action.num_clouds)
+        return zero.index_add(1, action.batch, per_row)
+
+    def comparisons(
+        self,
+        x: PointCloud,
+        tangents: PointCloud,
+        action: PointAction,
+        directions: int,
+        seeds: Sequence[int],
+    ) -> Comparisons:
+        """See `Domain.comparisons`.
+
+        Gaussian noise takes the norm of each tangent cloud by cloud and field by field (positions,
+        each of the vectors), so that a motion is compared with noise in what it moves.
+        """
+        K, R = len(action), directions
+        noises = [_noise(x, [s * 31 + r + 1 for s in seeds]) for r in range(R)]
+
+        def like(tangent: Tensor, *noise: Tensor) -> Tensor:
+            if not tangent.any():  # fields that do not move
+                return tangent.new_zeros(K * R, *tangent.shape[1:])
+            sizes = _cloud_norms(tangent, x)
+            blocks = [n * (sizes / _cloud_norms(n[None], x))[:, x.batch] for n in noise]
+            return torch.stack(blocks, 1).flatten(0, 1)
+
+        def read(responses: Tensor) -> dict[str, Tensor]:
+            return {"noise": responses.unflatten(0, (K, R)).mean(1)}
+
+        return Comparisons(tree_map(like, tangents, *noises), read)
+
+    def transform(self, action: PointAction, t: Tensor) -> PointTransform:
+        """See `Domain.transform`."""
+        return PointTransform.exp(action, t)
+
+    def sample(
+        self,
+        action: PointAction,
+        x: PointCloud,
+        half_range: float | None,
+        *,
+        num_samples: int,
+        rng: torch.Generator,
+    ) -> tuple[Iterator[PointTransform], str]:
+        """See `Domain.sample`; the generators of one group, or one of them.
+
+        Where no range is given, translations reach as far as the root mean square radius of each
+        cloud, all rotations together are uniform over SO(d), and scalings reach a factor of 1.5.
+        """
+        groups = {g.group for g in action.generators}
+        names = [g.name for g in action.generators]
+        if len(groups) > 1:
+            raise LieDerivError(
+                f"transforms of {', '.join(sorted(groups))} are sampled one group at a time; ask "
+                "for one of them."
+            )
+        (group,) = groups
+        name = names[0] if len(names) == 1 else group
+        limits: Tensor | list[float]
+        if half_range is not None:
+            limits = [half_range] * len(names)
+            label = f"{name}, ±{half_range:.4g} {action.generators[0].unit}"
+        elif group == "translation":
+            limits = rms_radius(x)[:, None].expand(-1, len(names))
+            label = f"{name}, ±1 rms radius of the cloud"
+        elif group == "rotation" and len(names) == 3:
+            turns = random_rotations(len(x) * num_samples, 3, rng).unflatten(0, (len(x), -1))
+            moves = (PointTransform(action, turns[:, s]) for s in range(num_samples))
+            return moves, f"{name}, uniform over SO(3)"
+        elif group == "rotation":
+            limits, label = [math.pi], f"{name}, 0° to 360°"
+        else:
+            limits, label = [math.log(1.5)] * len(names), f"{name}, ×1/1.5 to ×1.5"
+        drawn = draw_coordinates(len(x), limits, num_samples=num_samples, rng=rng)
+        return (PointTransform.exp(action, t) for t in drawn), label
+
+    def batch_size(self, x: PointCloud) -> int:
+        """See `Domain.batch_size`."""
+        return max(1, _POINTS_PER_PASS * len(x) // len(x.pos))
+
+    def chunk_size(self, x: PointCloud) -> int | None:
+        """See `Domain.chunk_size`."""
+        return max(1, _LANES // len(x.pos))
+
+
+def _noise(x: PointCloud, seeds: Sequence[int]) -> PointCloud:
+    """Standard normal noise like x, each cloud from its own seed, the same on any device."""
+    sources = [torch.Generator().manual_seed(s) for s in seeds]
+
+    def draw(v: Tensor) -> Tensor:
+        out = torch.empty(v.shape, dtype=torch.float64)
+        for b, source in enumerate(sources):
+            rows = (x.batch == b).nonzero().flatten().cpu()
+            shape = (len(rows), *v.shape[1:])
+            out[rows] = torch.randn(shape, dtype=torch.float64, generator=source)
+        return out.to(v)
+
+    return tree_map(draw, x)
+
+
+def _cloud_norms(v: Tensor, x: PointCloud) -> Tensor:
+    """Norms of fields [K, N, …] over each cloud, [K, B, …] with trailing axes of 1."""
+    square = v.flatten(2).square().sum(2)
+    total = square.new_zeros(len(v), len(x)).index_add(1, x.batch, square).sqrt()
+    return total.reshape(len(v), len(x), *[1] * (v.ndim - 2))
+
+
+register_domain(PointCloud, PointDomain())

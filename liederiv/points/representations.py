@@ -1,0 +1,174 @@
+r"""How motions of space act on what a network computes from point clouds.
+
+An output has one row per cloud or one per point (its *level*), and transforms as scalars (not at
+all), vectors (A v), positions (A p + b) or a function of orientation (see
+`liederiv.points.harmonics`). Which of these it is cannot be seen: [B, 3] may be a dipole moment or
+three energies. So it is declared, by the model (an attribute ``output_representation``) or by the
+caller, and never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from liederiv.actions import Action
+from liederiv.errors import UnknownLayoutError
+from liederiv.points.action import PointAction
+from liederiv.points.harmonics import FiberGrid
+from liederiv.representations import Custom, Invariant, OutputSpec, Representation, Resolved
+
+__all__ = ["Fiber", "PointRepresentation", "Positions", "Scalars", "Vectors", "resolve_points"]
+
+Level = Literal["graph", "node"]
+
+
+@dataclass(frozen=True)
+class PointRepresentation(Representation):
+    """How a tensor with one row per cloud or per point transforms.
+
+    Attributes:
+        level: ``graph`` for one row per cloud, ``node`` for one per point; None leaves it to the
+            number of rows.
+    """
+
+    level: Level | None = None
+
+    def check(self, action: Action, y: Tensor) -> PointAction:
+        """The action, if it is one on points and y can have this representation.
+
+        Raises:
+            UnknownLayoutError: if not.
+        """
+        if not isinstance(action, PointAction):
+            raise UnknownLayoutError(
+                f"output={self} is one of point clouds, but the input is none; pass a PointCloud."
+            )
+        rows = len(y) if y.ndim else 0
+        action.level(rows, self.level, self)
+        return action
+
+    def _check_axis(self, y: Tensor, axis: int, size: int, what: str) -> None:
+        if y.ndim < 2 or y.shape[axis] != size:
+            where = "last" if axis == -1 else "second"
+            raise UnknownLayoutError(
+                f"output={self} needs {what}: {size} on the {where} axis; found {list(y.shape)}."
+            )
+
+
+@dataclass(frozen=True)
+class Scalars(PointRepresentation):
+    """Invariants: energies, class scores, labels per point; [rows, …]. X_out = 0."""
+
+    def act(self, action: Action, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        self.check(action, y)
+        return y.new_zeros(()).expand(len(action), *y.shape)
+
+
+@dataclass(frozen=True)
+class Vectors(PointRepresentation):
+    """Vectors [rows, d] or [rows, c, d]: velocities, forces, displacements. X_out y = A y."""
+
+    may_be_classes: ClassVar[bool] = False
+
+    def check(self, action: Action, y: Tensor) -> PointAction:
+        """See `PointRepresentation.check`."""
+        points = super().check(action, y)
+        self._check_axis(y, -1, points.dim, "vectors")
+        return points
+
+    def act(self, action: Action, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        return self.check(action, y).on_vectors(y)
+
+
+@dataclass(frozen=True)
+class Positions(PointRepresentation):
+    """Places in space [rows, d] or [rows, c, d], which translations move too. X_out y = A y + b."""
+
+    may_be_classes: ClassVar[bool] = False
+
+    def check(self, action: Action, y: Tensor) -> PointAction:
+        """See `PointRepresentation.check`."""
+        points = super().check(action, y)
+        self._check_axis(y, -1, points.dim, "positions")
+        return points
+
+    def act(self, action: Action, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        return self.check(action, y).on_positions(y)
+
+
+@dataclass(frozen=True)
+class Fiber(PointRepresentation):
+    """Functions of orientation [rows, O, …], as on R³ × S²: X_out y = D y (rotations only).
+
+    Attributes:
+        grid: the O orientations; `Fiber.on` makes one from a tensor.
+        level: see `PointRepresentation`.
+    """
+
+    grid: FiberGrid = field(kw_only=True)
+
+    @classmethod
+    def on(cls, grid: Tensor | FiberGrid, level: Level | None = None) -> Fiber:
+        """On unit vectors [O, d]."""
+        return cls(level, grid=grid if isinstance(grid, FiberGrid) else FiberGrid.of(grid))
+
+    def check(self, action: Action, y: Tensor) -> PointAction:
+        """See `PointRepresentation.check`."""
+        points = super().check(action, y)
+        self._check_axis(y, 1, len(self.grid), "orientations")
+        if self.grid.dim != points.dim:
+            raise UnknownLayoutError(
+                f"output={self} has orientations in {self.grid.dim}-D for points in "
+                f"{points.dim}-D; give orientations of the same dimension."
+            )
+        return points
+
+    def act(self, action: Action, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        points = self.check(action, y)
+        D = self.grid.generators(points.affine[..., : points.dim]).to(y)
+        return torch.einsum("kpo,bo...->kbp...", D, y)
+
+
+_NAMED: Mapping[str, Representation] = {
+    "invariant": Scalars(),
+    "scalars": Scalars(),
+    "vectors": Vectors(),
+    "positions": Positions(),
+}
+
+
+def resolve_points(output: OutputSpec, y: Tensor, action: PointAction) -> Resolved:
+    """What was declared about an output tensor; see `liederiv.representations.OutputSpec`.
+
+    Args:
+        output: for one tensor.
+        y: the output, clouds or points first.
+        action: any action on the input.
+
+    Raises:
+        UnknownLayoutError: if nothing is declared, or the tensor cannot be what is declared.
+    """
+    if isinstance(output, str) and output in _NAMED:
+        output = _NAMED[output]
+    if isinstance(output, Invariant):
+        output = Scalars()
+    if isinstance(output, PointRepresentation):
+        output.check(action, y)
+        return Resolved(output, "declared")
+    if isinstance(output, Custom):
+        return Resolved(output, "declared")
+    found = "unknown" if output == "auto" else f"declared as {output!r}, which points do not have"
+    raise UnknownLayoutError(
+        f"how the output of shape {list(y.shape)} transforms is {found}; declare it: "
+        f"output='scalars', 'vectors' or 'positions', a representation of liederiv.points, or an "
+        "attribute output_representation of the model."
+    )
