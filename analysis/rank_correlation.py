@@ -1,4 +1,4 @@
-"""Spearman's rank correlation with a bootstrap confidence interval."""
+"""Spearman's rank correlation, plain or partial, with a bootstrap confidence interval."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from liederiv.errors import LieDerivError
 
 __all__ = ["RankCorrelation", "rank_correlation"]
 
+Array = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class RankCorrelation:
     """Spearman's ρ.
 
     Attributes:
-        value: in [−1, 1]; NaN if one side is constant or fewer than three pairs are given.
+        value: in [−1, 1]; NaN if one side is constant (or determined by the covariates) or too few
+            pairs are given.
         low: lower end of the percentile bootstrap interval over pairs; NaN if value is.
         high: upper end.
         level: of confidence.
@@ -33,14 +36,27 @@ class RankCorrelation:
 
 
 def rank_correlation(
-    x: ArrayLike, y: ArrayLike, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    given: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> RankCorrelation:
     """Rank correlation of pairs; pairs with a NaN are left out, ties share their mean rank.
+
+    With covariates it is partial: the correlation of what is left of both sides' ranks after linear
+    regression on the covariates' ranks.
 
     Args:
         x: [n].
         y: [n].
-        resamples: bootstrap samples over pairs.
+        given: covariates to hold fixed, [n] or [n, c].
+        clusters: [n] labels of pairs that are not independent, such as weights of one
+            architecture; the bootstrap then draws whole clusters.
+        resamples: bootstrap samples.
         seed: of the bootstrap.
         level: of confidence.
 
@@ -54,24 +70,58 @@ def rank_correlation(
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1:
         raise LieDerivError(f"x and y must be equally long, not of shape {a.shape} and {b.shape}.")
-    keep = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[keep], b[keep]
-    nan = float("nan")
-    value = float(_spearman(a[None], b[None])[0]) if len(a) > 2 else nan
+    fixed = _covariates(given, len(a))
+    labels = np.arange(len(a)) if clusters is None else _labels(clusters, len(a))
+    data = np.stack([a, b, *fixed])
+    keep = ~np.isnan(data).any(0)
+    data, labels = data[:, keep], labels[keep]
+    n, nan = data.shape[1], float("nan")
+    value = float(_partial(data[:, None])[0]) if n > 2 + len(fixed) else nan
     if np.isnan(value):
-        return RankCorrelation(nan, nan, nan, level, len(a))
+        return RankCorrelation(nan, nan, nan, level, n)
     random = np.random.default_rng(seed)
-    draws = random.integers(0, len(a), size=(resamples, len(a)))
+    if clusters is None:
+        draws = random.integers(0, n, size=(resamples, n))
+        values = np.concatenate([_partial(data[:, d]) for d in np.array_split(draws, 20)])
+    else:
+        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        picks = random.integers(0, len(members), size=(resamples, len(members)))
+        joined = (np.concatenate([members[i] for i in pick]) for pick in picks)
+        values = np.array([_partial(data[:, None, d])[0] for d in joined])
+    if np.isnan(values).all():
+        return RankCorrelation(value, nan, nan, level, n)
     tail = (1 - level) / 2
-    low, high = np.nanquantile(_spearman(a[draws], b[draws]), [tail, 1 - tail])
-    return RankCorrelation(value, float(low), float(high), level, len(a))
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return RankCorrelation(value, float(low), float(high), level, n)
 
 
-def _spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """ρ of each row of a with the same row of b, [R, n] → [R]; NaN where a side is constant."""
-    ra, rb = (pd.DataFrame(v.T).rank().to_numpy().T for v in (a, b))
-    ra, rb = (r - r.mean(1, keepdims=True) for r in (ra, rb))
-    size = np.sqrt((ra**2).sum(1) * (rb**2).sum(1))
+def _covariates(given: ArrayLike | None, n: int) -> list[Array]:
+    if given is None:
+        return []
+    fixed = np.asarray(given, dtype=np.float64)
+    columns = fixed[:, None] if fixed.ndim == 1 else fixed
+    if columns.ndim != 2 or len(columns) != n:
+        raise LieDerivError(f"given must have {n} rows, one per pair, not shape {fixed.shape}.")
+    return list(columns.T)
+
+
+def _labels(clusters: ArrayLike, n: int) -> NDArray[np.intp]:
+    codes, _ = pd.factorize(np.asarray(clusters))
+    if len(codes) != n:
+        raise LieDerivError(f"clusters must have {n} labels, one per pair, not {len(codes)}.")
+    return codes
+
+
+def _partial(data: Array) -> Array:
+    """ρ of the first two variables given the others, [2 + c, R, n] → [R]."""
+    ranks = np.stack([pd.DataFrame(v.T).rank().to_numpy().T for v in data])
+    ranks = ranks - ranks.mean(-1, keepdims=True)
+    (ra, rb), fixed = ranks[:2], np.moveaxis(ranks[2:], 0, -1)  # [R, n, c]
+    if fixed.shape[-1]:
+        inverse = np.linalg.pinv(fixed)  # [R, c, n]
+        ra, rb = (r - (fixed @ (inverse @ r[..., None]))[..., 0] for r in (ra, rb))
+    size = np.sqrt((ra**2).sum(-1) * (rb**2).sum(-1))
+    scale = ra.shape[-1] ** 3 * 1e-12  # rounding, where ranks are fully explained
     with np.errstate(invalid="ignore"):
-        out: NDArray[np.float64] = (ra * rb).sum(1) / np.where(size > 0, size, np.nan)
+        out: Array = (ra * rb).sum(-1) / np.where(size > scale, size, np.nan)
     return out

@@ -1,4 +1,4 @@
-"""The command line: `liederiv score`, `layers`, `compare`, `check`, `models`, `info`.
+"""The command line: `liederiv score`, `layers`, `compare`, `results`, `check`, `models`, `info`.
 
 Each command lives in a module of its own; this one assembles them and turns errors into one line.
 """
@@ -14,6 +14,7 @@ from liederiv.cli.compare import compare
 from liederiv.cli.info import info
 from liederiv.cli.layers import layers
 from liederiv.cli.models import models
+from liederiv.cli.results import results
 from liederiv.cli.score import score
 from liederiv.errors import LieDerivError
 
@@ -29,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, check, models, info):
+for command in (score, layers, compare, results, check, models, info):
     app.command()(command)
 
 

@@ -9,13 +9,15 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
 from liederiv.cli import options as o
-from liederiv.cli.tables import comparison_tables, console
+from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
 from liederiv.errors import LieDerivError
 from liederiv.measurement import DEFAULT_TRANSFORMS
 from liederiv.model_zoo.measuring import MeasureOptions, clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.store import Store
 from liederiv.results import write_atomically
 
 __all__ = ["compare"]
@@ -24,8 +26,10 @@ _FILES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 
 
 def compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="Model, or checkpoint file of --model.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Model, or checkpoint file of --model.")],
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="Model, checkpoint of --model, or folder of a scan.")
+    ],
+    b: Annotated[str, typer.Argument(metavar="B", help="The same.")],
     model: Annotated[
         str | None, typer.Option("--model", help="Architecture of checkpoint files A and B.")
     ] = None,
@@ -62,10 +66,15 @@ def compare(
     Examples:  liederiv compare tf_efficientnet_lite0 tf_efficientnet_lite1
 
     liederiv compare before.pth after.pth --model resnet18 --num-classes 10
+
+    liederiv compare scan1 scan2 (folders of `liederiv scan`; other options are theirs)
     """
     o.refuse_amp(amp)
     o.writable(csv)
     o.check_endings({"--csv": (csv, ".csv")})
+    if all((Path(side) / "manifest.json").is_file() for side in (a, b)):
+        _compare_scans(a, b, seed, csv, quiet)
+        return
     how = MeasureOptions(
         images=images,
         num_images=num_images,
@@ -115,6 +124,16 @@ def compare(
             out.print(item)
         for note in dict.fromkeys(first.provenance.warnings + second.provenance.warnings):
             out.print(f"Note: {note}")
+
+
+def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> None:
+    first, second = (Store.open(side).read("score") for side in (a, b))
+    differences = compare_scans(first, second, seed=seed)
+    if csv is not None:
+        write_atomically(csv, lambda path: differences.to_csv(path, index=False))
+    if not quiet:
+        for item in scan_tables(differences, summarise_differences(differences), a, b):
+            console().print(item)
 
 
 def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from liederiv.comparison import Difference
 from liederiv.results import Measurement, Score
 
-__all__ = ["comparison_tables", "console", "new_table", "number", "score_tables"]
+__all__ = ["comparison_tables", "console", "new_table", "number", "scan_tables", "score_tables"]
 
 _TITLES = {
     "probs": "class probabilities",
@@ -139,3 +141,46 @@ def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Ta
         table.add_row(*cells, d.unit)
     yield table
     yield "* the interval excludes zero. A negative difference: B is closer to equivariant."
+
+
+def scan_tables(
+    differences: pd.DataFrame, summary: pd.DataFrame, a: str, b: str
+) -> Iterable[Table | Text]:
+    """What changed from one scan to another, over all models and for those that changed most."""
+    table = new_table("")
+    table.title = Text(f"{b} compared with {a}, over models")
+    for header in ("metric", "transform", "output"):
+        table.add_column(header, no_wrap=True)
+    for header in ("models", "lower", "higher", "median B ÷ A", "rank correlation"):
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in summary.to_dict("records"):
+        names = (row["metric"], row["transform"], row["output"])
+        counts = (str(row["models"]), str(row["lower"]), str(row["higher"]))
+        table.add_row(*names, *counts, number(row["ratio"]), number(row["rank_correlation"]))
+    yield table
+    yield Text("lower, higher: models whose paired 95 % interval excludes zero.")
+    measured = differences[differences["status"] == "measured"]
+    lee = measured[measured["metric"] == "lee"]
+    ratio = (lee["b"] / lee["a"]).where(lee["a"] > 0)
+    factor = ratio.where(ratio >= 1, 1 / ratio).sort_values(ascending=False)
+    largest = lee.loc[factor[factor > 1].index[:10]]
+    if len(largest):
+        yield _largest_table(largest)
+    for row in (
+        differences[differences["status"] != "measured"].drop_duplicates("model").itertuples()
+    ):
+        yield Text(f"{row.model}: {row.status}")
+
+
+def _largest_table(rows: pd.DataFrame) -> Table:
+    table = new_table("Largest changes of the equivariance error")
+    for header in ("model", "transform", "output"):
+        table.add_column(header, no_wrap=True)
+    for header in ("A", "B", "B − A"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("unit")
+    for row in rows.to_dict("records"):
+        difference = number(row["difference"]) + (" *" if row["significant"] else "")
+        cells = (row["transform"], row["output"], number(row["a"]), number(row["b"]))
+        table.add_row(Text(row["model"]), *cells, difference, row["unit"])
+    return table

@@ -1,0 +1,162 @@
+"""One row per model from the rows of a scan, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from liederiv.analysis.architectures import architecture_classes
+from liederiv.errors import LieDerivError
+
+__all__ = ["ABOUT", "GROUPS", "Leaderboard", "failures", "latest", "leaderboard"]
+
+ABOUT = ("model", "family", "architecture", "class", "tag", "parameters", "input_height")
+"""Columns about a model, before its values."""
+
+GROUPS = ("family", "architecture", "class")
+"""What models can be grouped by."""
+
+_OUTPUTS = ("probs", "output", "features", "logits")
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """Values of one metric, one row per model.
+
+    Attributes:
+        frame: columns of `ABOUT`, those of an accuracy table where one was joined, and for each
+            transform its value, with ``_low`` and ``_high`` for the ends of its 95 % interval.
+        metric: what the values are.
+        output: what they were measured on.
+        units: unit of each transform's value, in the order of the columns.
+    """
+
+    frame: pd.DataFrame
+    metric: str
+    output: str
+    units: Mapping[str, str]
+
+    @property
+    def transforms(self) -> tuple[str, ...]:
+        """Names of the transforms, which are columns."""
+        return tuple(self.units)
+
+    @property
+    def whole_transforms(self) -> tuple[str, ...]:
+        """The same without single axes of a transform that is there as a whole."""
+        return tuple(
+            t for t in self.units if t[-2:] not in ("_x", "_y") or t[:-2] not in self.units
+        )
+
+    def sorted(self, by: str | None = None) -> Leaderboard:
+        """The same rows in order: the smallest first, or the largest with a minus before the name.
+
+        Args:
+            by: a column; by default the first whole transform. Models without a value come last.
+
+        Raises:
+            LieDerivError: if there is no such column.
+        """
+        name = (by or self.whole_transforms[0]).removeprefix("-")
+        if name not in self.frame:
+            raise LieDerivError(
+                f"--sort={by!r} is no column; choose one of {', '.join(self.frame.columns)}."
+            )
+        descending = by is not None and by.startswith("-")
+        frame = self.frame.sort_values(
+            [name, "model"], ascending=[not descending, True], na_position="last", kind="stable"
+        )
+        return Leaderboard(frame.reset_index(drop=True), self.metric, self.output, self.units)
+
+    def grouped(self, by: str) -> pd.DataFrame:
+        """One row per group: number of models, median value per transform, best model of the first.
+
+        Args:
+            by: one of `GROUPS`.
+
+        Raises:
+            LieDerivError: if there is no such grouping.
+        """
+        if by not in GROUPS:
+            raise LieDerivError(f"--group={by!r} is unknown; choose one of {', '.join(GROUPS)}.")
+        first = self.whole_transforms[0]
+        rows = []
+        for name, group in self.frame.groupby(by, dropna=False, sort=True):
+            measured = group[group[first].notna()]
+            best = "" if measured.empty else measured.sort_values(first)["model"].iloc[0]
+            medians = {t: group[t].median() for t in self.transforms}
+            rows.append({by: name, "models": len(group), **medians, "best": best})
+        return pd.DataFrame(rows).sort_values(first, kind="stable").reset_index(drop=True)
+
+
+def latest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep one measurement per requested model: the newest measured one, else the newest failure.
+
+    Args:
+        rows: of one measurement, as `Store.read` returns them.
+    """
+    if rows.empty:
+        return rows
+    order = rows.assign(_measured=rows["outcome"] == "measured")
+    order = order.sort_values(["_measured", "finished"], na_position="first", kind="stable")
+    chosen = order.groupby("requested_model")["key"].last()
+    return rows[rows["key"] == rows["requested_model"].map(chosen)]
+
+
+def failures(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per model that could not be measured: why, and where its log lies."""
+    columns = ["requested_model", "measurement", "outcome", "reason", "log"]
+    newest = latest(rows)
+    failed = newest[newest["outcome"] != "measured"]
+    out: pd.DataFrame = failed[columns].drop_duplicates().reset_index(drop=True)
+    return out
+
+
+def leaderboard(rows: pd.DataFrame, metric: str = "lee", output: str | None = None) -> Leaderboard:
+    """Values of one metric from the score rows of a scan.
+
+    Args:
+        rows: of the measurement ``score``, as `Store.read` returns them.
+        metric: name of the metric.
+        output: what it was measured on; by default class probabilities where there are any.
+
+    Raises:
+        LieDerivError: if no model was measured, or none in this metric and output.
+    """
+    newest = latest(rows)
+    measured = newest[newest["outcome"] == "measured"]
+    if measured.empty:
+        raise LieDerivError(
+            f"no model has been measured ({len(failures(rows))} failed); see `--failed` for why."
+        )
+    chosen = measured[measured["metric"] == metric]
+    if chosen.empty:
+        known = ", ".join(sorted(measured["metric"].dropna().unique()))
+        raise LieDerivError(f"--metric={metric!r} was not measured; there are: {known}.")
+    outputs = list(chosen["output"].unique())
+    kind = output or next((o for o in _OUTPUTS if o in outputs), outputs[0])
+    chosen = chosen[chosen["output"] == kind]
+    if chosen.empty:
+        raise LieDerivError(
+            f"--output={output!r} was not measured for {metric}; there are: {', '.join(outputs)}."
+        )
+    units = dict(zip(chosen["transform"], chosen["unit"], strict=True))
+    frame = _wide(measured, chosen, list(units))
+    return Leaderboard(frame, metric, kind, units)
+
+
+def _wide(measured: pd.DataFrame, chosen: pd.DataFrame, transforms: list[str]) -> pd.DataFrame:
+    models = measured.drop_duplicates("key").set_index("key")
+    classes = architecture_classes(models["architecture"].fillna(""))
+    frame = models[["model", "requested_model", "family", "architecture", "tag"]].copy()
+    frame.insert(4, "class", models["architecture"].fillna("").map(classes))
+    for name in ("parameters", "input_height", "num_images", "seconds", "peak_memory"):
+        frame[name] = models[name]
+    for transform in transforms:
+        one = chosen[chosen["transform"] == transform].drop_duplicates("key").set_index("key")
+        good = one[one["status"] == "measured"]
+        for column, source in (("", "value"), ("_low", "ci_low"), ("_high", "ci_high")):
+            frame[transform + column] = good[source].reindex(frame.index)
+    return frame.reset_index(drop=True)
