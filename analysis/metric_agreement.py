@@ -64,7 +64,7 @@ def metric_agreement(
     """
     table = metric_columns(rows)
     wanted = tuple(outputs)
-    columns: list[tuple[str, str, str]] = table.columns.tolist()
+    columns = [tuple(map(str, c)) for c in table.columns]
     own = [c for c in columns if c[0] == reference and c[2] in wanted and _whole(c[1], table)]
     found = []
     for one in own:

@@ -166,10 +166,8 @@ def scan_tables(
     largest = lee.loc[factor[factor > 1].index[:10]]
     if len(largest):
         yield _largest_table(largest)
-    for row in (
-        differences[differences["status"] != "measured"].drop_duplicates("model").itertuples()
-    ):
-        yield Text(f"{row.model}: {row.status}")
+    for row in differences[differences["metric"].isna()].to_dict("records"):
+        yield Text(f"{row['model']}: {row['status']}")
 
 
 def _largest_table(rows: pd.DataFrame) -> Table:
