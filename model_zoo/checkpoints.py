@@ -15,7 +15,7 @@ import struct
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,14 @@ class Checkpoint:
         state_dict: Tensors by name, on the CPU, names as they stand in the file.
         key: Dotted path inside the file under which they lay; empty for a bare state dict.
         arch: Name of the architecture that the file states, or None.
+        hyper_parameters: Settings that a Lightning checkpoint keeps beside the weights.
     """
 
     path: Path
     state_dict: dict[str, Tensor]
     key: str
     arch: str | None
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def num_parameters(self) -> int:
@@ -91,7 +93,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         )
     key, found = _find_state_dict(content, path)
     state_dict = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
-    return Checkpoint(path, state_dict, key, _stated_architecture(content))
+    arch, settings = _stated_architecture(content), _stated_settings(content)
+    return Checkpoint(path, state_dict, key, arch, settings)
 
 
 def _check_file(path: Path) -> None:
@@ -221,3 +224,14 @@ def _stated_architecture(content: Mapping[Any, Any]) -> str | None:
     if not isinstance(arch, str):
         arch = getattr(content.get("args"), "model", None)
     return arch if isinstance(arch, str) else None
+
+
+def _stated_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Lightning's `hyper_parameters`, also where they are an `argparse.Namespace` inside."""
+    found = content.get("hyper_parameters")
+    if isinstance(found, Mapping) and len(found) == 1:
+        (inner,) = found.values()
+        found = inner if isinstance(inner, argparse.Namespace) else found
+    if isinstance(found, argparse.Namespace):
+        found = vars(found)
+    return {str(k): v for k, v in found.items()} if isinstance(found, Mapping) else {}

@@ -46,6 +46,10 @@ def main(
     systems: Annotated[
         int | None, typer.Option(min=1, help="Only so many systems per split, for a trial run.")
     ] = None,
+    collect: Annotated[
+        Path | None,
+        typer.Option(help="Copy all finished weights and one record.json to this folder."),
+    ] = None,
 ) -> None:
     """Train Rapidash variants on the charged N-body system.
 
@@ -62,6 +66,8 @@ def main(
         settings = TrainingSettings(epochs=epochs, seed=seed)
         for variant in chosen:
             _train_one(variant, data, settings, output)
+        if collect is not None:
+            _collect(output, collect)
     except LieDerivError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -136,6 +142,21 @@ def baselines(variant: Variant, data: NBodyData) -> dict[str, float]:
         "linear": error(time * data.velocity),
         "fitted linear": error(best * data.velocity),
     }
+
+
+def _collect(source: Path, target: Path) -> None:
+    """Gather what ships with liederiv: weights, and the records of all variants in one file."""
+    target.mkdir(parents=True, exist_ok=True)
+    records = []
+    for name in VARIANTS:
+        path = source / f"{name}.json"
+        if path.exists():
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+            weights = (source / f"{name}.safetensors").read_bytes()
+            write_atomically(target / f"{name}.safetensors", lambda p, w=weights: p.write_bytes(w))  # type: ignore[misc]
+    text = json.dumps(records, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(target / "record.json", lambda p: p.write_text(text, encoding="utf-8"))
+    typer.echo(f"{len(records)} variants in {target}")
 
 
 def _record(

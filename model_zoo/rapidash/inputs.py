@@ -110,6 +110,8 @@ def _field(fields: Mapping[str, Tensor], name: str, width: int, group: str) -> T
 class RapidashOnClouds(nn.Module):
     """A Rapidash network together with how it is fed: takes a `PointCloud`, returns one tensor.
 
+    `output_representation` declares how that transforms: as scalars or as vectors.
+
     Args:
         config: the network; `input_dim` must be what the inputs add up to.
         inputs: which fields enter, and how.
@@ -146,6 +148,7 @@ class RapidashOnClouds(nn.Module):
             )
         self.net = Rapidash(config)
         self.inputs, self.output = inputs, output
+        self.output_representation = "vectors" if output == "vector" else "scalars"
 
     @property
     def config(self) -> RapidashConfig:

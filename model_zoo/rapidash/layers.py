@@ -53,36 +53,69 @@ class Conv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("callibrated", torch.tensor(False))
 
-    def forward(self, x: Tensor, links: Links) -> Tensor:
-        """[N, C] or [N, O, C] to the receivers' features of the same kind."""
-        spatial = self.over_space(x, links)
-        return self.over_orientations(spatial, links) + self.bias
+    def forward(
+        self,
+        x: Tensor,
+        spatial: Tensor,
+        spherical: Tensor | None,
+        edges: Tensor,
+        receivers: int | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """Features of the receiving points from those of the sending ones.
 
-    def over_space(self, x: Tensor, links: Links) -> Tensor:
+        Args:
+            x: [N, C], or [N, O, C] with orientations.
+            spatial: kernel basis per edge, see `Links`.
+            spherical: kernel basis per pair of orientations, see `Links`.
+            edges: [2, E] senders and receivers.
+            receivers: number of receiving points; None for as many as senders.
+            window: factor per edge, [E], or None.
+
+        Returns:
+            [receivers, C] or [receivers, O, C].
+        """
+        summed = self.over_space(x, spatial, edges, receivers, window)
+        return self.over_orientations(summed, spherical) + self.bias
+
+    def over_space(
+        self,
+        x: Tensor,
+        spatial: Tensor,
+        edges: Tensor,
+        receivers: int | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
         """Sum over neighbours of x · kernel."""
-        kernel = self.kernel(links.spatial)
-        if links.window is not None:
-            kernel = kernel * links.window.reshape(-1, *[1] * (kernel.ndim - 1))
-        message = x[links.edges[0]] * kernel
-        zero = torch.zeros(
-            (links.receivers, *message.shape[1:]), dtype=message.dtype, device=message.device
-        )
-        return zero.index_add(0, links.edges[1], message)
+        kernel = self.kernel(spatial)
+        if window is not None:
+            kernel = kernel * window.reshape(-1, *[1] * (kernel.ndim - 1))
+        message = x[edges[0]] * kernel
+        rows = len(x) if receivers is None else receivers
+        zero = torch.zeros((rows, *message.shape[1:]), dtype=message.dtype, device=message.device)
+        return zero.index_add(0, edges[1], message)
 
-    def over_orientations(self, x: Tensor, links: Links) -> Tensor:
+    def over_orientations(self, x: Tensor, spherical: Tensor | None) -> Tensor:
         """Mean over sending orientations of x · kernel; nothing without orientations."""
         if not self.oriented:
             return x
-        assert links.spherical is not None
-        kernel = self.fiber_kernel(links.spherical)
+        kernel = self.fiber_kernel(spherical)
         return torch.einsum("boc,poc->bpc", x, kernel) / kernel.shape[1]
 
     @torch.no_grad()
-    def calibrate(self, x: Tensor, links: Links) -> None:
+    def calibrate(
+        self,
+        x: Tensor,
+        spatial: Tensor,
+        spherical: Tensor | None,
+        edges: Tensor,
+        receivers: int | None = None,
+        window: Tensor | None = None,
+    ) -> None:
         """Rescale the kernels so that x and both steps have the same standard deviation."""
-        spatial = self.over_space(x, links)
-        both = self.over_orientations(spatial, links)
-        std = [float(t.std(unbiased=False)) for t in (x, spatial, both)]
+        summed = self.over_space(x, spatial, edges, receivers, window)
+        both = self.over_orientations(summed, spherical)
+        std = [float(t.std(unbiased=False)) for t in (x, summed, both)]
         if min(std) > 0:
             self.kernel.weight *= std[0] / std[1]
             if self.oriented:
@@ -118,9 +151,18 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.residual = residual
 
-    def forward(self, x: Tensor, links: Links) -> Tensor:
-        """[N, (O,) C] to [receivers, (O,) C']."""
-        y = self.linear_2(self.act_fn(self.linear_1(self.norm(self.conv(x, links)))))
+    def forward(
+        self,
+        x: Tensor,
+        spatial: Tensor,
+        spherical: Tensor | None,
+        edges: Tensor,
+        receivers: int | None = None,
+        window: Tensor | None = None,
+    ) -> Tensor:
+        """[N, (O,) C] to [receivers, (O,) C']; arguments as for `Conv.forward`."""
+        y = self.norm(self.conv(x, spatial, spherical, edges, receivers, window))
+        y = self.linear_2(self.act_fn(self.linear_1(y)))
         if self.layer_scale is not None:
             y = self.layer_scale * y
         return x + y if self.residual else y

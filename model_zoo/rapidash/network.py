@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,7 +110,9 @@ class Rapidash(nn.Module):
         for block, stage, link in zip(self.layers, self.config.stages, links, strict=True):
             if stage.kind == "down" and self.config.skip_connections:
                 skips.append(features)
-            features = block(features, link)
+            features = block(
+                features, link.spatial, link.spherical, link.edges, link.receivers, link.window
+            )
             if stage.kind == "up" and self.config.skip_connections:
                 features = features + skips.pop()
         return self.read_out(features, batch, num_clouds)
@@ -210,7 +213,7 @@ class Rapidash(nn.Module):
                 handle.remove()
 
 
-def _calibrate_block(block: nn.Module, inputs: tuple[Tensor, Links]) -> None:
+def _calibrate_block(block: nn.Module, inputs: tuple[Any, ...]) -> None:
     assert isinstance(block, Block)
     if not block.conv.callibrated:
         block.conv.calibrate(*inputs)
