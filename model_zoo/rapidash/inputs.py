@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from liederiv.errors import ModelError
-from liederiv.points import PointCloud
+from liederiv.points import PointCloud, Scalars, Vectors
 
 from .config import RapidashConfig
 from .network import Rapidash
@@ -148,7 +149,8 @@ class RapidashOnClouds(nn.Module):
             )
         self.net = Rapidash(config)
         self.inputs, self.output = inputs, output
-        self.output_representation = "vectors" if output == "vector" else "scalars"
+        level: Literal["node", "graph"] = "graph" if config.task_level == "graph" else "node"
+        self.output_representation = (Vectors if output == "vector" else Scalars)(level)
 
     @property
     def config(self) -> RapidashConfig:

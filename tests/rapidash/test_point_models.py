@@ -16,6 +16,7 @@ from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
 from liederiv.model_zoo.rapidash.training import mean_squared_error, predict
 from liederiv.model_zoo.rapidash.variants import VARIANTS, variant
+from liederiv.points import Scalars, Vectors
 
 
 def test_every_variant_ships_with_weights_and_record():
@@ -48,8 +49,8 @@ def test_model_on_clouds_is_the_model_on_tensors():
     data = nbody_data("test", 3).to(torch.float32)
     cloud = nbody_cloud(data)
     assert torch.allclose(loaded.model(cloud), predict(loaded.model, data).reshape(-1, 3))
-    assert loaded.model.output_representation == "vectors"
-    assert load("rapidash_sen_r3_distance").model.output_representation == "scalars"
+    assert loaded.model.output_representation == Vectors("node")
+    assert load("rapidash_sen_r3_distance").model.output_representation == Scalars("node")
 
 
 def test_random_weights_depend_on_the_seed_alone():
