@@ -23,6 +23,7 @@ from liederiv.measurement import measure
 from liederiv.points import PointCloud
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 from liederiv.results import Measurement, Provenance, Score
+from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
 __all__ = [
     "GENERATORS",
@@ -50,12 +51,14 @@ __all__ = [
     "UnknownLayoutError",
     "VectorChannels",
     "__version__",
+    "equivariance_penalty",
     "forward_mode",
     "generator",
     "get_scheme",
     "lie_derivative",
     "lie_derivative_with_output",
     "measure",
+    "multitask_loss",
     "pushforward",
     "resolve_generators",
 ]

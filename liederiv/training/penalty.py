@@ -1,0 +1,299 @@
+r"""Losses that make a network more equivariant; differentiable in its parameters.
+
+For generators X_k with amplitudes t_k (how large a transform matters, in the generator's unit):
+
+* `equivariance_penalty`, ``method="lie"``:  mean_k E_x ‖t_k L_{X_k} f(x)‖² / dim, what the output
+  does to first order beyond what the symmetry allows. One forward-mode pass, through which the
+  gradient flows by reverse mode. With all t_k = 1 it is the local equivariance error (LEE).
+* ``method="finite"``:  mean_k E_x E_t ‖f(T_t x) − ρ_t f(x)‖² / dim, t uniform in ±t_k: a
+  consistency loss. For small t_k it tends to a third of the former, since E t² = t_k²/3.
+* `multitask_loss`:  E_x E_g ℓ(f(g x), ρ_g y): the task's own loss on moved inputs and targets, to
+  be added to the task's loss with a weight, as in REMUL (Elhag et al. 2024, arXiv 2410.17878).
+
+Each estimate is unbiased under its subsampling of generators, images and transforms. The network is
+run as it will be used: in eval mode (running statistics of batch norms, no dropout), whatever mode
+it is in, and it is back in that mode afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import jvp
+from torch.utils._pytree import tree_map
+
+from liederiv.derivatives import Scheme
+from liederiv.domains import Domain, domain_of
+from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
+from liederiv.forward_mode import forward_mode
+from liederiv.generators import Generator
+from liederiv.metrics.finite import act_finite
+from liederiv.metrics.local import class_axis, lie_value
+from liederiv.representations import OutputSpec, declared
+
+__all__ = ["equivariance_penalty", "multitask_loss"]
+
+Names = str | Generator | Iterable[str | Generator]
+Amplitudes = float | Mapping[str, float]
+
+
+def equivariance_penalty(
+    model: nn.Module,
+    images: Any,
+    generators: Names = "translation,rotation",
+    *,
+    method: Literal["lie", "finite"] = "lie",
+    amplitudes: Amplitudes = 1.0,
+    output: OutputSpec = "auto",
+    output_type: Literal["auto", "probs", "logits", "output"] = "auto",
+    scheme: str | Scheme = "bspline",
+    num_generators: int | None = 1,
+    num_images: int | None = None,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """How far the model is from equivariant on these images, as a loss.
+
+    Args:
+        model: whose parameters are to be trained; its mode and buffers are left as they are.
+        images: [B, C, H, W], or point clouds.
+        generators: see `liederiv.lie_derivative`; K in all.
+        method: ``lie``, or ``finite`` for models with an operator that cannot be differentiated
+            twice (see the module's docstring).
+        amplitudes: t_k, one number or by name of generator or group (missing ones are 1), in the
+            generators' units: ``{"translation": 2, "rotation": 0.5}``.
+        output: representation of the output, see `liederiv.lie_derivative`.
+        output_type: ``probs`` for the softmax of class scores, else the output as it is; ``auto``
+            takes probs of an output [B, n], n > 1, as `liederiv.measure` scores them first.
+        scheme: how images are continued between pixels.
+        num_generators: how many of the K generators are drawn for this call; None takes all.
+        num_images: how many of the images are drawn; None takes all.
+        rng: source of randomness, a CPU generator; None takes torch's own.
+
+    Returns:
+        a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
+
+    Raises:
+        LieDerivError: for arguments that are not understood, or where no gradient can flow (under
+            ``no_grad``, or a model without trainable parameters).
+        NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode.
+
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        >>> net = nn.Sequential(*layers, nn.Linear(4, 5))
+        >>> penalty = equivariance_penalty(net, torch.randn(2, 3, 8, 8), "rotation")
+        >>> penalty.backward()
+        >>> bool(net[0].weight.grad.norm() > 0)
+        True
+    """
+    if method not in ("lie", "finite"):
+        raise LieDerivError(f"method={method!r} is unknown; use 'lie' or 'finite'.")
+    if output_type not in ("auto", "probs", "logits", "output"):
+        raise LieDerivError(
+            f"output_type={output_type!r} is unknown; use auto, probs, logits or output."
+        )
+    domain = _check(model, images)
+    known = domain.action(generators, images, scheme).generators
+    chosen = _draw(len(known), num_generators, "num_generators", rng)
+    x = images.detach()
+    if num_images is not None:
+        x = x[_draw(len(x), num_images, "num_images", rng).to(x.device)]
+    limits = _amplitudes(amplitudes, known)
+    parts = []
+    with _as_used(model), forward_mode():
+        for k in chosen.tolist():
+            action = domain.bind([known[k]], x, scheme)
+            step = _Step(model, domain, action, x, output, output_type)
+            value = step.lie() if method == "lie" else step.finite(limits[k], rng)
+            parts.append(value * limits[k] ** 2 if method == "lie" else value)
+    return torch.stack(parts).mean()
+
+
+def multitask_loss(
+    model: nn.Module,
+    images: Any,
+    targets: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    generators: Names = "translation,rotation",
+    *,
+    amplitudes: Amplitudes = 1.0,
+    output: OutputSpec = "auto",
+    scheme: str | Scheme = "bspline",
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """The task's loss under random transforms, ℓ(f(g x), ρ_g y): the second task of REMUL.
+
+    The total loss is α ℓ(f(x), y) + β times this. Training on it alone is data augmentation.
+
+    Args:
+        model: in the mode in which it is trained; batch statistics are those of the moved images.
+        images: [B, C, H, W], or point clouds.
+        targets: of the task, batch first; moved along by the representation of the output (class
+            indices and other targets of invariant outputs stay as they are).
+        loss: of predictions and targets, a scalar.
+        generators: see `liederiv.lie_derivative`; g = exp(Σ_k t_k X_k).
+        amplitudes: t_k is uniform in ± these, see `equivariance_penalty`.
+        output: representation of the output and of the targets.
+        scheme: how images are continued between pixels.
+        rng: source of randomness, a CPU generator; None takes torch's own.
+
+    Returns:
+        a scalar with its graph, in the unit of the loss.
+
+    Raises:
+        LieDerivError: see `equivariance_penalty`.
+    """
+    domain = _check(model, images)
+    action = domain.action(generators, images, scheme)
+    limits = torch.tensor(_amplitudes(amplitudes, action.generators), dtype=torch.float64)
+    element = domain.transform(action, _uniform(len(images), limits, rng))
+    y = model(element.on_input(images.detach()))
+    if not isinstance(y, Tensor):
+        raise ModelError("multitask_loss needs a model that returns one tensor.")
+    rho = domain.resolve(declared(model, output), y, action).representation
+    moves = targets.is_floating_point() and targets.shape == y.shape
+    return loss(y, act_finite(rho, element, targets) if moves else targets)
+
+
+class _Step:
+    """One generator on one batch."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        domain: Domain,
+        action: Any,
+        x: Any,
+        output: OutputSpec,
+        output_type: str,
+    ) -> None:
+        self.model, self.domain, self.action, self.x = model, domain, action, x
+        self.output, self.output_type = output, output_type
+
+    def lie(self) -> Tensor:
+        """E ‖L f‖² / dim."""
+        direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
+        try:
+            y, jv = jvp(self.model, (self.x,), (direction,))
+        except (NotImplementedError, RuntimeError) as error:
+            with torch.no_grad():
+                self.model(self.x)  # an error of the model itself surfaces as such
+            raise NotDifferentiableError(
+                f"the model has no derivative along {self.action.generators[0].name}: "
+                f"{str(error).splitlines()[0][:200]}; use method='finite'."
+            ) from error
+        rho, probabilities = self._representation(y)
+        value = lie_value(rho, self.action, y, jv[None], probabilities=probabilities)
+        return self._mean(value.square(), rho)
+
+    def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
+        """E ‖f(T x) − ρ_T f(x)‖² / dim."""
+        limits = torch.tensor([limit], dtype=torch.float64)
+        element = self.domain.transform(self.action, _uniform(len(self.x), limits, rng))
+        y, moved = self.model(self.x), self.model(element.on_input(self.x))
+        rho, probabilities = self._representation(y)
+        if probabilities:
+            axis = class_axis(y)
+            y, moved = y.softmax(axis), moved.softmax(axis)
+        return self._mean((moved - act_finite(rho, element, y)).square()[None], rho)
+
+    def _representation(self, y: Any) -> tuple[Any, bool]:
+        if not isinstance(y, Tensor):
+            raise ModelError(
+                f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it "
+                "returns the tensor that is to become equivariant."
+            )
+        rho = self.domain.resolve(declared(self.model, self.output), y, self.action).representation
+        classes = self.domain.probabilities and y.ndim == 2 and y.shape[1] > 1
+        probs = self.output_type == "probs" or (self.output_type == "auto" and classes)
+        if probs and not rho.may_be_classes:
+            raise LieDerivError(
+                f"output_type='probs' needs scores of classes, but the output is {rho}; "
+                "use output_type='output'."
+            )
+        return rho, probs
+
+    def _mean(self, squares: Tensor, rho: Any) -> Tensor:
+        value = self.domain.means(squares, self.action, rho).mean()
+        if not value.requires_grad:
+            raise NotDifferentiableError(
+                "no gradient reaches the model's parameters from its output; it detaches it or "
+                "computes it under no_grad."
+            )
+        return value.to(squares.dtype)
+
+
+def _check(model: nn.Module, images: Any) -> Domain:
+    """Everything that would make the loss useless, in one sentence each."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
+    if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        raise LieDerivError(
+            "the penalty has no gradient under torch.no_grad() or inference_mode; call it where "
+            "gradients are on, or use LocalEquivarianceError to measure."
+        )
+    parameters = list(model.parameters())
+    if not parameters:
+        raise ModelError("the model has no parameters; there is nothing that a penalty can change.")
+    if not any(p.requires_grad for p in parameters):
+        raise ModelError(
+            "the model is frozen (no parameter requires grad); call requires_grad_(True) on what "
+            "is to be trained."
+        )
+    domain = domain_of(images)
+    domain.check(images, f"{domain.item}s")
+    for p in parameters:
+        if p.device != images.device:
+            raise ModelError(
+                f"a parameter of the model is on {p.device}, but the {domain.item}s are on "
+                f"{images.device}; move one of them with .to(device)."
+            )
+    return domain
+
+
+def _amplitudes(amplitudes: Amplitudes, generators: Sequence[Generator]) -> list[float]:
+    """One number per generator."""
+    if not isinstance(amplitudes, Mapping):
+        values = [float(amplitudes)] * len(generators)
+    else:
+        known = {name for g in generators for name in (g.name, g.group)}
+        unknown = sorted(set(amplitudes) - known)
+        if unknown:
+            raise LieDerivError(
+                f"amplitudes has {unknown[0]!r}, which is none of the generators "
+                f"({', '.join(sorted(known))})."
+            )
+        values = [float(amplitudes.get(g.name, amplitudes.get(g.group, 1.0))) for g in generators]
+    if not all(0 < v < float("inf") for v in values):
+        raise LieDerivError(f"amplitudes={amplitudes!r} must be positive numbers.")
+    return values
+
+
+def _draw(total: int, wanted: int | None, argument: str, rng: torch.Generator | None) -> Tensor:
+    """Numbers of the chosen ones, without replacement."""
+    if wanted is None or (wanted >= total > 0):
+        return torch.arange(total)
+    if wanted < 1:
+        raise LieDerivError(f"{argument}={wanted} must be at least 1, or None for all.")
+    return torch.randperm(total, generator=rng)[:wanted]
+
+
+def _uniform(items: int, limits: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Coordinates uniform in ±limits, float64 [items, K]."""
+    return (2 * torch.rand(items, len(limits), generator=rng, dtype=torch.float64) - 1) * limits
+
+
+@contextmanager
+def _as_used(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, every module back in its own mode afterwards."""
+    modes = [(m, m.training) for m in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
