@@ -17,6 +17,7 @@ it is in, and it is back in that mode afterwards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -52,7 +53,7 @@ def equivariance_penalty(
     output_type: Literal["auto", "probs", "logits", "output"] = "auto",
     scheme: str | Scheme = "bspline",
     num_generators: int | None = 1,
-    num_images: int | None = None,
+    num_images: int | float | None = 0.5,
     rng: torch.Generator | None = None,
 ) -> Tensor:
     """How far the model is from equivariant on these images, as a loss.
@@ -70,7 +71,9 @@ def equivariance_penalty(
             takes probs of an output [B, n], n > 1, as `liederiv.measure` scores them first.
         scheme: how images are continued between pixels.
         num_generators: how many of the K generators are drawn for this call; None takes all.
-        num_images: how many of the images are drawn; None takes all.
+        num_images: how many of the images are drawn, or which share of them (a float, rounded up);
+            None takes all. With the defaults a step costs about two more forward and backward
+            passes (see benchmarks/training.py).
         rng: source of randomness, a CPU generator; None takes torch's own.
 
     Returns:
@@ -100,6 +103,8 @@ def equivariance_penalty(
     known = domain.action(generators, images, scheme).generators
     chosen = _draw(len(known), num_generators, "num_generators", rng)
     x = images.detach()
+    if isinstance(num_images, float):
+        num_images = math.ceil(num_images * len(x)) if 0 < num_images <= 1 else 0
     if num_images is not None:
         x = x[_draw(len(x), num_images, "num_images", rng).to(x.device)]
     limits = _amplitudes(amplitudes, known)
@@ -178,7 +183,7 @@ class _Step:
         """E ‖L f‖² / dim."""
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
         try:
-            y, jv = jvp(self.model, (self.x,), (direction,))
+            y, jv = jvp(self.model, (self.x,), (direction,))[:2]
         except (NotImplementedError, RuntimeError) as error:
             with torch.no_grad():
                 self.model(self.x)  # an error of the model itself surfaces as such
@@ -278,7 +283,9 @@ def _draw(total: int, wanted: int | None, argument: str, rng: torch.Generator | 
     if wanted is None or (wanted >= total > 0):
         return torch.arange(total)
     if wanted < 1:
-        raise LieDerivError(f"{argument}={wanted} must be at least 1, or None for all.")
+        raise LieDerivError(
+            f"{argument}={wanted} must be at least 1 (or a share up to 1.0), or None for all."
+        )
     return torch.randperm(total, generator=rng)[:wanted]
 
 

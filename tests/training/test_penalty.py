@@ -28,7 +28,12 @@ def test_all_generators_give_the_measured_error(images):
     net = network().double().eval()
     for kind in ("probs", "logits"):
         penalty = equivariance_penalty(
-            net, images, "translation,rotation", num_generators=None, output_type=kind
+            net,
+            images,
+            "translation,rotation",
+            num_generators=None,
+            num_images=None,
+            output_type=kind,
         )
         scores = liederiv.measure(net, images, "translation,rotation", "lee", output_type=kind)
         values = [
@@ -44,7 +49,13 @@ def test_gradient_agrees_with_finite_differences(images, method):
     def value():
         rng = torch.Generator().manual_seed(3)
         return equivariance_penalty(
-            net, images, method=method, num_generators=None, rng=rng, amplitudes=0.7
+            net,
+            images,
+            method=method,
+            num_generators=None,
+            num_images=None,
+            rng=rng,
+            amplitudes=0.7,
         )
 
     value().backward()
@@ -70,28 +81,41 @@ def test_finite_tends_to_a_third_of_the_lie_penalty(images):
     many = images.repeat(200, 1, 1, 1)
     tau = 1e-4
     finite = equivariance_penalty(
-        net, many, "rotation", method="finite", amplitudes=tau, rng=rng
+        net, many, "rotation", method="finite", amplitudes=tau, num_images=None, rng=rng
     ).item()
-    lie = equivariance_penalty(net, images, "rotation", amplitudes=tau).item()
+    lie = equivariance_penalty(net, images, "rotation", amplitudes=tau, num_images=None).item()
     assert finite / lie == pytest.approx(1 / 3, rel=0.1)  # 600 draws: 3.7 % standard error
 
 
 def test_amplitudes_are_squared_weights_by_name_or_group(images):
     net = network().double()
-    one = equivariance_penalty(net, images, "rotation").item()
-    assert equivariance_penalty(net, images, "rotation", amplitudes=0.5).item() == pytest.approx(
-        one / 4
-    )
+    one = equivariance_penalty(net, images[:1], "rotation").item()
+    half = equivariance_penalty(net, images[:1], "rotation", amplitudes=0.5).item()
+    assert half == pytest.approx(one / 4)
     grouped = {"translation": 2.0, "rotation": 0.0001}
-    both = equivariance_penalty(net, images, num_generators=None, amplitudes=grouped).item()
-    moved = equivariance_penalty(net, images, "translation", num_generators=None).item()
+    both = equivariance_penalty(
+        net, images, num_generators=None, num_images=None, amplitudes=grouped
+    ).item()
+    moved = equivariance_penalty(
+        net, images, "translation", num_generators=None, num_images=None
+    ).item()
     assert both == pytest.approx(moved * 4 * 2 / 3, rel=1e-6)
+
+
+def test_by_default_half_of_the_images_are_drawn(images):
+    net = network().double()
+    each = [equivariance_penalty(net, images[i : i + 1], "rotation").item() for i in range(3)]
+    pairs = {round((each[i] + each[j]) / 2, 12) for i, j in ((0, 1), (0, 2), (1, 2))}
+    rng = torch.Generator().manual_seed(0)
+    found = {round(equivariance_penalty(net, images, "rotation", rng=rng).item(), 12)
+             for _ in range(30)}  # fmt: skip
+    assert found == pairs
 
 
 def test_subsampling_is_unbiased(images):
     """The average over all draws of generators and images is the whole."""
     net = network().double()
-    whole = equivariance_penalty(net, images, num_generators=None).item()
+    whole = equivariance_penalty(net, images, num_generators=None, num_images=None).item()
     rng = torch.Generator().manual_seed(0)
     draws = torch.tensor(
         [equivariance_penalty(net, images, num_images=1, rng=rng).item() for _ in range(300)]
@@ -137,18 +161,22 @@ def test_training_with_it_makes_the_network_more_equivariant(images):
     net = network().double()
     optimiser = torch.optim.Adam(net.parameters(), 1e-2)
     rng = torch.Generator().manual_seed(0)
-    start = equivariance_penalty(net, images, num_generators=None, output_type="logits").item()
+    start = equivariance_penalty(
+        net, images, num_generators=None, num_images=None, output_type="logits"
+    ).item()
     for _ in range(40):
         optimiser.zero_grad()
         equivariance_penalty(net, images, output_type="logits", rng=rng).backward()
         optimiser.step()
-    end = equivariance_penalty(net, images, num_generators=None, output_type="logits").item()
+    end = equivariance_penalty(
+        net, images, num_generators=None, num_images=None, output_type="logits"
+    ).item()
     assert end < 0.5 * start
 
 
 def test_equivariant_maps(images):
     conv = nn.Conv2d(3, 2, 3, padding=1, padding_mode="circular").double()
-    shift = {"scheme": "fourier", "output": "NCHW", "num_generators": None}
+    shift = {"scheme": "fourier", "output": "NCHW", "num_generators": None, "num_images": None}
     exact = equivariance_penalty(conv, images[..., :7, :7], "translation", **shift)
     assert exact.item() < 1e-25
     assert equivariance_penalty(conv, images[..., :7, :7], "rotation", **shift).item() > 1e-4
@@ -171,10 +199,12 @@ class Distances(nn.Module):
 def test_point_clouds():
     pos = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).double()
     cloud = PointCloud(pos, batch=torch.tensor([0] * 4 + [1] * 3))
-    kept = equivariance_penalty(Distances([1.0, 1.0, 1.0]), cloud, "rotation", num_generators=None)
+    kept = equivariance_penalty(
+        Distances([1.0, 1.0, 1.0]), cloud, "rotation", num_generators=None, num_images=None
+    )
     assert kept.item() < 1e-25
     broken = Distances([1.0, 2.0, 1.0])
-    penalty = equivariance_penalty(broken, cloud, "rotation", num_generators=None)
+    penalty = equivariance_penalty(broken, cloud, "rotation", num_generators=None, num_images=None)
     # d/dt of Σ w q² under rotation about z is ±2 (w_y − w_x) Σ x y; about x the same with y z.
     x, y, z = pos.mT
     sums = [torch.stack([(a * b)[:4].sum(), (a * b)[4:].sum()]) for a, b in ((x, y), (y, z))]
@@ -239,6 +269,7 @@ class NoForwardMode(nn.Linear):
         (network, {"method": "nope"}, LieDerivError, "method='nope' is unknown"),
         (network, {"num_generators": 0}, LieDerivError, "num_generators=0"),
         (network, {"num_images": 0}, LieDerivError, "num_images=0"),
+        (network, {"num_images": 1.5}, LieDerivError, "num_images="),
         (network, {"amplitudes": {"scale": 1}}, LieDerivError, "'scale', which is none"),
         (network, {"amplitudes": -1.0}, LieDerivError, "must be positive"),
         (network, {"output_type": "x"}, LieDerivError, "output_type='x' is unknown"),
