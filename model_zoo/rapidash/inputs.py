@@ -149,6 +149,8 @@ class RapidashOnClouds(nn.Module):
             )
         self.net = Rapidash(config)
         self.inputs, self.output = inputs, output
+        if output == "vector" and not config.num_ori:
+            self.net.declare(components=True)
         level: Literal["node", "graph"] = "graph" if config.task_level == "graph" else "node"
         self.output_representation = (Vectors if output == "vector" else Scalars)(level)
 

@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from liederiv.errors import ModelError
+from liederiv.points import PointRepresentation, Scalars, Vectors
 
 from .config import RapidashConfig
+from .fibers import LiftVectors, OrientationMean, OrientationVectors, PairInvariants
 from .graphs import build_edges, coarsen
 from .grids import orientation_grid
 from .invariants import (
     basis_network,
     cutoff,
     safe_norm,
-    spatial_invariants,
     spherical_invariants,
 )
 from .layers import Block, Links
@@ -55,6 +56,9 @@ class Rapidash(nn.Module):
         oriented = config.num_ori > 0
         grid = orientation_grid(config.dim, config.num_ori, config.grid) if oriented else None
         self.register_buffer("sphere_grid", None if grid is None else _default_dtype(grid))
+        self.invariants = PairInvariants(config.equivariance, config.orthogonal_2d)
+        self.lift_vectors = LiftVectors()
+        self.orientation_mean, self.orientation_vectors = OrientationMean(), OrientationVectors()
         self.spatial_basis_fn = basis_network(config.num_invariants, config.degree, hidden, basis)
         if oriented:
             self.spherical_basis_fn = basis_network(1, config.degree, hidden, basis)
@@ -72,6 +76,29 @@ class Rapidash(nn.Module):
             for stage in config.stages
         )
         self.readout = nn.Linear(config.readout_width, config.output_dim + config.output_dim_vec)
+        self.declare()
+
+    @property
+    def fiber_grid(self) -> Tensor | None:
+        """The orientations [O, n] on which features are functions; None without."""
+        return self.sphere_grid
+
+    def declare(self, *, components: bool = False) -> None:
+        """Say how tensors inside transform, for attribution: what shapes alone do not tell.
+
+        Args:
+            components: the scalar outputs are the components of one vector.
+        """
+        level: Literal["node", "graph"] = "graph" if self.config.task_level == "graph" else "node"
+        outputs: list[PointRepresentation] = [Vectors(level) if components else Scalars(level)]
+        if self.config.output_dim_vec:
+            outputs.append(Vectors(level))
+        self.output_representation = outputs
+        if components:
+            _attach(self.readout, output_representation=Vectors())
+        if self.sphere_grid is None and self.config.equivariance == "Tn":
+            for module in (self.spatial_basis_fn, self.spatial_basis_fn[0]):
+                _attach(module, input_representation=Vectors())
 
     @property
     def input_channels(self) -> int:
@@ -129,7 +156,7 @@ class Rapidash(nn.Module):
         if x is not None:
             parts.append(x[:, None, :].expand(-1, self.config.num_ori, -1))
         if vec is not None:
-            parts.append(torch.einsum("nvd,od->nov", vec, self.sphere_grid))
+            parts.append(self.lift_vectors(vec, self.sphere_grid))
         return torch.cat(parts, -1)
 
     def geometry(self, pos: Tensor, batch: Tensor) -> tuple[list[Links], Tensor]:
@@ -161,9 +188,7 @@ class Rapidash(nn.Module):
         self, edges: Tensor, send: Tensor, receive: Tensor, spherical: Tensor | None, radius: float
     ) -> Links:
         relative = send[edges[0]] - receive[edges[1]]
-        invariants = spatial_invariants(
-            relative, self.sphere_grid, self.config.equivariance, self.config.orthogonal_2d
-        )
+        invariants = self.invariants(relative, self.sphere_grid)
         window = cutoff(safe_norm(relative)[:, 0], radius) if radius else None
         if window is not None and self.config.window == "invariants":
             invariants = invariants * window.reshape(-1, *[1] * (invariants.ndim - 1))
@@ -179,10 +204,9 @@ class Rapidash(nn.Module):
         scalar, vector = self.readout(features).split(sizes, -1)
         directions = None
         if self.sphere_grid is not None:
-            scalar = scalar.mean(1)
+            scalar = self.orientation_mean(scalar)
             if self.config.output_dim_vec:
-                directions = torch.einsum("nov,od->nvd", vector, self.sphere_grid)
-                directions = directions / self.config.num_ori
+                directions = self.orientation_vectors(vector, self.sphere_grid)
         if self.config.task_level == "node":
             return scalar, directions
         clouds = (int(batch.max()) + 1 if len(batch) else 0) if num_clouds is None else num_clouds
@@ -211,6 +235,11 @@ class Rapidash(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _attach(module: nn.Module, **declarations: PointRepresentation) -> None:
+    for name, value in declarations.items():
+        setattr(module, name, value)
 
 
 def _calibrate_block(block: nn.Module, inputs: tuple[Any, ...]) -> None:
