@@ -105,7 +105,7 @@ def measure_aliasing(
     twin = measured_copy(model)
     with forward_mode():
         plan = scout(twin, x[:1])
-        reader = OutputReader(plan.output, output, (action.height, action.width))
+        reader = OutputReader(model, plan.output, output, x[:1])
         units, skipped = _units(twin, plan, x[:1], None if modules is None else set(modules))
         parts = _counterparts(twin, plan, units, x[:1], AliasFree(factor, boundary))
         run = _Run(twin, plan, units, parts, reader, action, boundary, border, probes, tolerance)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 from tqdm import tqdm
 
-from liederiv.actions import ImageAction, check_images
+from liederiv.actions import Action
 from liederiv.analysis.capture import Plan, measured_copy, scout
 from liederiv.analysis.contributions import Contributions, Setting, join, measure_image
 from liederiv.analysis.kinds import kind_of
@@ -37,9 +37,10 @@ from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import forward_mode
-from liederiv.generators import Generator, resolve_generators
+from liederiv.generators import Generator
 from liederiv.representations import OutputSpec
 
 __all__ = ["attribute"]
@@ -50,11 +51,11 @@ ModuleFilter = Iterable[str] | Callable[[str, nn.Module], bool]
 
 def attribute(
     model: nn.Module,
-    x: Tensor,
+    x: Any,
     generators: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
-    output: OutputSpec = "probs",
+    output: OutputSpec | None = None,
     probes: ProbeSpec = "auto",
     tolerance: float = 1e-2,
     modules: ModuleFilter | None = None,
@@ -66,11 +67,12 @@ def attribute(
 
     Args:
         model: in eval mode; neither it nor its gradients are touched.
-        x: images [B, C, H, W], float32 or float64; measured one after another.
+        x: images [B, C, H, W], float32 or float64, or point clouds; measured one after another.
         generators: see `liederiv.lie_derivative`; K in all.
         scheme: how images and feature maps are continued between pixels.
         output: ``"probs"`` for the softmax of the model's output, ``"logits"`` for the output as
-            it is, or how the group acts on it (see `liederiv.representations`).
+            it is, or how the group acts on it (see `liederiv.representations`). None is ``"probs"``
+            for images and ``"output"`` for point clouds, whose model declares how it transforms.
         probes: see `liederiv.analysis.probes.choose_probes`.
         tolerance: share of the norm that probes may leave out before random ones are added.
         modules: measure these only, beside the whole model: paths, or a function of path and
@@ -96,27 +98,30 @@ def attribute(
         >>> np.nansum(a.shares(), axis=0).round(4).tolist()
         [1.0, 1.0]
     """
-    check_images(x)
+    domain = domain_of(x)
+    action = domain.action(generators, x, scheme)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
     if not 0 < tolerance < 1:
         raise LieDerivError(f"tolerance={tolerance} must lie between 0 and 1.")
+    if output is None:
+        output = "probs" if domain.probabilities else "output"
     x = x.detach()
     expected = preflight(model, x)
-    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with forward_mode():
         plan = scout(twin, x[:1])
         _check_same(expected, plan.output)
-        reader = OutputReader(plan.output, output, (action.height, action.width))
+        reader = OutputReader(model, plan.output, output, x[:1])
         measured = _choose(plan, modules)
         setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size)
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
-        images = [
-            join([measure_image(setting, turn, x[b : b + 1], seed + b) for turn in turns])
-            for b in tqdm(range(len(x)), "attributing", unit="image", disable=hidden)
-        ]
+        images = []
+        for b in tqdm(range(len(x)), "attributing", unit=domain.item, disable=hidden):
+            one = x[b : b + 1]
+            bound = [domain.rebind(turn, one) for turn in turns]
+            images.append(join([measure_image(setting, turn, one, seed + b) for turn in bound]))
     return _assemble(setting, images, action, output, seed)
 
 
@@ -150,14 +155,10 @@ def _choose(plan: Plan, modules: ModuleFilter | None) -> list[int]:
     return [i for i, c in enumerate(plan.calls) if i and not c.reason and not c.zero]
 
 
-def _turns(action: ImageAction, x: Tensor, numel: int) -> list[ImageAction]:
+def _turns(action: Action, x: Any, numel: int) -> list[Action]:
     """Actions of as many generators at once as the memory for ℓ allows."""
-    at_once = max(1, _TANGENT_BYTES // max(1, numel * x.element_size()))
-    gs = action.generators
-    return [
-        ImageAction(gs[i : i + at_once], action.height, action.width, action.scheme)
-        for i in range(0, len(gs), at_once)
-    ]
+    at_once = max(1, _TANGENT_BYTES // max(1, numel * x.dtype.itemsize))
+    return [action.take(slice(i, i + at_once)) for i in range(0, len(action), at_once)]
 
 
 def _entries(plan: Plan, measured: Sequence[int], model: nn.Module) -> tuple[Entry, ...]:
@@ -197,7 +198,7 @@ def _names(layouts: Sequence[Layout | None]) -> str:
 def _assemble(
     setting: Setting,
     images: Sequence[Contributions],
-    action: ImageAction,
+    action: Action,
     output: OutputSpec,
     seed: int,
 ) -> Attribution:
@@ -223,7 +224,7 @@ def _assemble(
         num_probes=tuple(v.num_probes for v in images),
         profile=_profile(setting, images),
         output=output if isinstance(output, str) else str(output),
-        scheme=action.scheme.name,
+        scheme=action.scheme_name,
         seed=seed,
         engine=images[0].engine,
         tolerance=setting.tolerance,
@@ -239,6 +240,7 @@ def _profile(setting: Setting, images: Sequence[Contributions]) -> tuple[Profile
     row_of = {slot: i for i, slot in enumerate(setting.slots)}
     lie = np.stack([v.lie_norms.numpy() for v in images], -1)
     moved = np.stack([v.action_norms.numpy() for v in images], -1)
+    residual = np.stack([v.residuals[:, 0].numpy() for v in images], -1)
     rows = []
     for number in setting.measured:
         call = setting.plan.calls[number]
@@ -248,5 +250,5 @@ def _profile(setting: Setting, images: Sequence[Contributions]) -> tuple[Profile
         ]
         for role, slot in places:
             i, layout = row_of[slot], str(setting.plan.layouts[slot])
-            rows.append(ProfileRow(number, role, layout, lie[i], moved[i]))
+            rows.append(ProfileRow(number, role, layout, lie[i], moved[i], residual[i]))
     return tuple(rows)

@@ -23,17 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.analysis.kinds import commutes, takes_maps
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
+from liederiv.analysis.point_layouts import PointRecogniser, input_layouts
 from liederiv.errors import ModelError
+from liederiv.points import PointCloud
 
 __all__ = [
     "Call",
     "Edge",
     "Plan",
     "TangentReader",
+    "as_leaf",
     "measured_copy",
     "module_hooks",
     "record_edges",
@@ -154,7 +157,7 @@ def module_hooks(
 class _Scout:
     """Collects calls and slots during a pass under autograd."""
 
-    def __init__(self, recogniser: LayoutRecogniser) -> None:
+    def __init__(self, recogniser: LayoutRecogniser | PointRecogniser) -> None:
         self.calls: list[Call] = []
         self.layouts: list[Layout | None] = []
         self.recogniser = recogniser
@@ -173,7 +176,8 @@ class _Scout:
         index = self._count.get(path, 0)
         self._count[path] = index + 1
         call = Call(path, m, index, parent, len(self._stack))
-        call.inputs, call.reason = self._find((args, kwargs), takes_maps(m))
+        call.inputs, call.reason = self._find((args, kwargs), m)
+        self._declare(call.inputs, getattr(m, "input_representation", None))
         call.in_layouts = [self.layouts[s] for _, s in call.inputs]
         self._stack.append(len(self.calls))
         self.calls.append(call)
@@ -182,7 +186,8 @@ class _Scout:
         number = self._stack.pop()
         call = self.calls[number]
         self._stack.append(number)  # the module's own inputs are what encloses its output
-        call.outputs, hidden = self._find(out, takes_maps(m))
+        call.outputs, hidden = self._find(out, m)
+        self._declare(call.outputs, getattr(m, "output_representation", None))
         self._stack.pop()
         call.reason = call.reason or hidden
         call.out_layouts = [self.layouts[s] for _, s in call.outputs]
@@ -195,6 +200,19 @@ class _Scout:
             if not call.reason and None in layouts:
                 call.reason = f"{part} layout unknown"
 
+    def know(self, z: Tensor, layout: Layout) -> None:
+        """Take the layout of a tensor as given."""
+        self.layouts[self._slot(z, None)] = layout
+
+    def _declare(self, places: Sequence[tuple[int, int]], spec: Any) -> None:
+        """Take over what a module says about the tensors that it takes or returns."""
+        if spec is None or not isinstance(self.recogniser, PointRecogniser):
+            return
+        layouts = self.recogniser.declared(spec, len(places))
+        for (_, slot), layout in zip(places, layouts, strict=True):
+            if layout is not None:
+                self.layouts[slot] = layout
+
     def _look_for_reordering(self, call: Call) -> None:
         z, y = (self._tensors[s][0] for s in (call.inputs[0][1], call.outputs[0][1]))
         before = call.in_layouts[0]
@@ -206,17 +224,18 @@ class _Scout:
             self.layouts[slot] = None
             call.out_layouts = [None]
 
-    def _find(self, tree: Any, is_map: bool) -> tuple[list[tuple[int, int]], str]:
+    def _find(self, tree: Any, m: nn.Module) -> tuple[list[tuple[int, int]], str]:
         found, reason = [], ""
         for position, leaf in enumerate(tree_flatten(tree)[0]):
             if isinstance(leaf, Tensor):
                 if leaf.is_floating_point() and leaf.requires_grad:
-                    found.append((position, self._slot(leaf, is_map)))
+                    found.append((position, self._slot(leaf, m)))
             elif _hides_tensors(leaf):
                 reason = f"tensors inside a {type(leaf).__name__}"
         return found, reason
 
-    def _slot(self, z: Tensor, is_map: bool) -> int:
+    def _slot(self, z: Tensor, m: nn.Module | None) -> int:
+        is_map = m is not None and takes_maps(m)
         key = (id(z), z._version)
         if key not in self._slots:
             self._slots[key] = len(self._tensors)
@@ -227,7 +246,8 @@ class _Scout:
             fresh = False
         slot = self._slots[key]
         if self.layouts[slot] is None and (fresh or is_map):
-            self.layouts[slot] = self.recogniser(z, self._enclosing(), is_map=is_map)
+            near = self._enclosing()
+            self.layouts[slot] = self.recogniser(z, near, is_map=is_map, module=m)
         return slot
 
     def _enclosing(self) -> list[tuple[Layout, torch.Size]]:
@@ -243,7 +263,7 @@ class _Scout:
             if known:
                 return known
             number = call.parent
-        return [(Layout("NCHW", self.recogniser.image_size), torch.Size())]
+        return [(self.recogniser.root, torch.Size())]
 
 
 def _hides_tensors(leaf: Any) -> bool:
@@ -255,18 +275,32 @@ def _hides_tensors(leaf: Any) -> bool:
     return any(isinstance(v, Tensor) for v in inside)
 
 
-def scout(model: nn.Module, x: Tensor) -> Plan:
-    """Run one image through the copy and find out what can be measured.
+def _recogniser(model: nn.Module, x: Any) -> LayoutRecogniser | PointRecogniser:
+    if isinstance(x, PointCloud):
+        return PointRecogniser.of(model, x)
+    declared = getattr(model, "num_prefix_tokens", None)
+    prefixes = (0, declared) if isinstance(declared, int) else (0, 1, 2)
+    return LayoutRecogniser((x.shape[-2], x.shape[-1]), prefixes)
+
+
+def as_leaf(x: Any) -> Any:
+    """A copy of an input whose tensors require gradients."""
+    return tree_map(lambda v: v.detach().clone().requires_grad_(True), x)
+
+
+def scout(model: nn.Module, x: Any) -> Plan:
+    """Run one image or cloud through the copy and find out what can be measured.
 
     Args:
         model: from `measured_copy`.
-        x: one image [1, C, H, W].
+        x: one image [1, C, H, W], or a `PointCloud` of one cloud.
     """
-    declared = getattr(model, "num_prefix_tokens", None)
-    prefixes = (0, declared) if isinstance(declared, int) else (0, 1, 2)
-    scouting = _Scout(LayoutRecogniser((x.shape[-2], x.shape[-1]), prefixes))
+    scouting, leaf = _Scout(_recogniser(model, x)), as_leaf(x)
+    if isinstance(leaf, PointCloud):
+        for z, layout in input_layouts(leaf):
+            scouting.know(z, layout)
     with torch.enable_grad(), module_hooks(model, scouting.before, scouting.after):
-        out = model(x.detach().clone().requires_grad_(True))
+        out = model(leaf)
     for call in scouting.calls:
         if not call.reason:
             call.zero = commutes(call.module, call.in_layouts, call.out_layouts)
@@ -311,7 +345,7 @@ class TangentReader(nn.Module):
                 if here:
                     store[number] = here
 
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, x: Any) -> tuple[Tensor, list[Tensor]]:
         """The readout [D] and the tensors at the slots, in their order."""
         found: dict[int, Tensor] = {}
         walk = _Walk(self._plan)
@@ -359,7 +393,7 @@ def record_edges(
     readout: Callable[[Any], Tensor],
     plan: Plan,
     measured: Sequence[int],
-    x: Tensor,
+    x: Any,
 ) -> tuple[Tensor, list[Edge]]:
     """Forward pass of one image that keeps the graph, with an edge at every measured tensor.
 
@@ -368,7 +402,7 @@ def record_edges(
         readout: turns the model's output into one tensor [D].
         plan: from `scout`.
         measured: numbers of the calls to record.
-        x: [1, C, H, W], a leaf that requires grad.
+        x: one image or cloud, from `as_leaf`.
 
     Returns:
         the readout [D], with its graph, and the edges.

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
-from liederiv.actions import ImageAction
-from liederiv.analysis.capture import Edge, Plan, TangentReader, record_edges
+from liederiv.actions import Action
+from liederiv.analysis.capture import Edge, Plan, TangentReader, as_leaf, record_edges
+from liederiv.analysis.point_layouts import fit_residual
 from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
 from liederiv.forward_mode import pushforward
@@ -65,6 +67,7 @@ class Contributions:
         covered: [K], see `Attribution`.
         lie_norms: ‖ℓ(z)‖ [S, K] for the slots of the setting, in order.
         action_norms: ‖G z‖ [S, K].
+        residuals: [S, K], see `ProfileRow.fit_residual`; the same for all generators.
         num_probes: backward passes.
         engine: of the forward-mode pass.
     """
@@ -80,6 +83,7 @@ class Contributions:
     covered: Tensor
     lie_norms: Tensor
     action_norms: Tensor
+    residuals: Tensor
     num_probes: int
     engine: str
 
@@ -98,13 +102,13 @@ def join(parts: Sequence[Contributions]) -> Contributions:
     )
 
 
-def measure_image(setting: Setting, action: ImageAction, x: Tensor, seed: int) -> Contributions:
-    """Contributions of all calls for one image and the generators of one action.
+def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contributions:
+    """Contributions of all calls for one image or cloud and the generators of one action.
 
     Args:
         setting: what to measure.
-        action: K generators.
-        x: one image [1, C, H, W].
+        action: K generators, bound to x.
+        x: one image [1, C, H, W], or a `PointCloud` of one cloud.
         seed: of the random probes.
     """
     tangents = action.tangents(x)
@@ -114,11 +118,12 @@ def measure_image(setting: Setting, action: ImageAction, x: Tensor, seed: int) -
     )
     acted = setting.reader.act(action, y)
     lie = lie - acted
-    action_norms = []
+    action_norms, residuals = [], []
     for i, slot in enumerate(setting.slots):
         layout = setting.plan.layouts[slot]
         assert layout is not None
         moved = layout.act(action, tensors[i]) if layout.spatial else None
+        residuals.append(fit_residual(layout, tensors[i]))
         action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
         lies[i] = (lies[i] if moved is None else lies[i].sub_(moved)).flatten(1)
         tensors[i] = tensors[i].new_zeros(())
@@ -130,16 +135,15 @@ def measure_image(setting: Setting, action: ImageAction, x: Tensor, seed: int) -
         tolerance=setting.tolerance,
         seed=seed,
     )
-    leaf = x.detach().clone().requires_grad_(True)
+    leaf = as_leaf(x)
     out, edges = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
     U = probes.directions.to(y).mT.contiguous()
     table = dict(zip(setting.slots, lies, strict=True))
     inner, pulled, size = _contract(out, leaf, edges, table, tangents, U, len(setting.plan.calls))
     reverse = pulled - (acted @ U.mT).double()
     eps = torch.finfo(x.dtype).eps
-    return _summarise(
-        setting, probes, inner, reverse, lie.double(), size, lie_norms, action_norms, engine, eps
-    )
+    norms = (lie_norms, action_norms, residuals)
+    return _summarise(setting, probes, inner, reverse, lie.double(), size, *norms, engine, eps)
 
 
 def _norms(v: Tensor) -> Tensor:
@@ -148,10 +152,10 @@ def _norms(v: Tensor) -> Tensor:
 
 def _contract(
     out: Tensor,
-    leaf: Tensor,
+    leaf: Any,
     edges: Sequence[Edge],
     lies: dict[int, Tensor],
-    tangents: Tensor,
+    tangents: Any,
     U: Tensor,
     num_calls: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -159,24 +163,25 @@ def _contract(
 
     Args:
         out: [D] with its graph.
-        leaf: the image.
+        leaf: the image or cloud.
         edges: where calls begin and end.
         lies: ℓ(z) per slot, [K, n].
-        tangents: X x, [K, *leaf.shape].
+        tangents: X x, like the leaf with a leading axis of K.
         U: probes, [P, D].
         num_calls: E.
 
     Returns:
         ⟨u, c⟩ [E, K, P], ⟨g_x, X x⟩ [K, P] and ‖g_x‖ ‖X x‖ [K] over all probes, float64.
     """
-    K, P = len(tangents), len(U)
+    leaves = tree_flatten(leaf)[0]
+    moving = torch.cat([v.flatten(1) for v in tree_flatten(tangents)[0]], 1)
+    K, P = len(moving), len(U)
     inner = torch.zeros(num_calls, K, P, dtype=torch.float64, device=out.device)
     pulled = torch.zeros(K, P, dtype=torch.float64, device=out.device)
     size = torch.zeros((), dtype=torch.float64, device=out.device)
-    moving = tangents.flatten(1)
     per_probe = sum(lies[e.slot].shape[1] for e in edges) * out.element_size()
     chunk = max(1, min(P, _GRADIENT_BYTES // max(per_probe, 1)))
-    targets: list[Any] = [leaf, *[e.edge for e in edges]]
+    targets: list[Any] = [*leaves, *[e.edge for e in edges]]
     for start in range(0, P, chunk):
         part = slice(start, start + chunk)
         rows = [
@@ -184,11 +189,12 @@ def _contract(
             for u in U[part]
         ]
         columns = list(zip(*rows, strict=True))
-        g_x = _stack(columns[0], leaf)
+        starts = zip(columns, leaves, strict=False)
+        g_x = torch.cat([_stack(column, v) for column, v in starts], 1)
         pulled[:, part] = (moving @ g_x.mT).double()
         size += g_x.double().square().sum()
         seen: dict[tuple[int, ...], Tensor] = {}
-        for edge, column in zip(edges, columns[1:], strict=True):
+        for edge, column in zip(edges, columns[len(leaves) :], strict=True):
             if column[0] is None:
                 continue
             key = (edge.slot, *[g.data_ptr() for g in column])
@@ -226,6 +232,7 @@ def _summarise(
     size: Tensor,
     lie_norms: list[Tensor],
     action_norms: list[Tensor],
+    residuals: list[float],
     engine: str,
     eps: float,
 ) -> Contributions:
@@ -260,6 +267,7 @@ def _summarise(
         covered=covered.cpu(),
         lie_norms=torch.cat(empty + [v.double()[None] for v in lie_norms]).cpu(),
         action_norms=torch.cat(empty + [v.double()[None] for v in action_norms]).cpu(),
+        residuals=torch.tensor(residuals, dtype=torch.float64)[:, None].expand(-1, K),
         num_probes=probes.directions.shape[1],
         engine=engine,
     )

@@ -127,8 +127,8 @@ def commutes(
     if not inputs or not outputs or None in (*inputs, *outputs):
         return ""
     layouts = {*inputs, *outputs}
-    if layouts == {Layout("vector")}:
-        return "acts on vectors"
+    if not any(layout is None or layout.spatial for layout in layouts):
+        return "acts on vectors" if Layout("vector") in layouts else "acts on scalars"
     if len(layouts) > 1 or _has_hooks(module):
         return ""
     layout = next(iter(layouts))
@@ -141,7 +141,8 @@ def commutes(
         plain = forward is nn.Conv2d.forward or same_padding
         return "acts on channels" if pointwise and plain else ""
     if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
-        return "acts on channels" if layout.kind in ("NHWC", "NLC") and not layout.flat else ""
+        last = (layout.kind in ("NHWC", "NLC") and not layout.flat) or layout.channels_last
+        return "acts on channels" if last else ""
     if isinstance(module, nn.BatchNorm2d) and forward is nn.BatchNorm2d.forward:
         frozen = not module.training and module.running_mean is not None
         return "acts on channels" if frozen else ""

@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from liederiv.actions import ImageAction
+from liederiv.actions import Action
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["Layout", "LayoutRecogniser", "positions"]
 
-Kind = Literal["NCHW", "NHWC", "NLC", "NCL", "vector"]
+Kind = Literal["NCHW", "NHWC", "NLC", "NCL", "vector", "points"]
 Grid = tuple[int, int]
 
 
@@ -43,7 +43,8 @@ class Layout:
     """Where positions and channels are in a tensor with first axis 1.
 
     Attributes:
-        kind: order of the axes; ``vector`` has no positions, and the group acts trivially on it.
+        kind: order of the axes; ``vector`` has no positions, and the group acts trivially on it;
+            ``points`` is a `liederiv.analysis.point_layouts.PointLayout`.
         grid: rows and columns of positions; (1, 1) for a vector.
         prefix: tokens in front that belong to no position (class, register).
         flat: whether a map or token grid was flattened to [1, n] in this order.
@@ -60,11 +61,16 @@ class Layout:
         return self.kind != "vector"
 
     @property
+    def channels_last(self) -> bool:
+        """Whether the last axis of points' features holds channels that do not mix."""
+        return False
+
+    @property
     def tokens(self) -> int:
         """Number of positions and prefix tokens."""
         return self.grid[0] * self.grid[1] + self.prefix
 
-    def act(self, action: ImageAction, z: Tensor) -> Tensor:
+    def act(self, action: Action, z: Tensor) -> Tensor:
         """G_z z for the K generators of the action: [K, *z.shape]."""
         if not self.spatial:
             return z.new_zeros(()).expand(len(action), *z.shape)
@@ -78,6 +84,7 @@ class Layout:
             return Invariant()
         if self.kind == "NCHW" or self.kind == "NHWC":
             return FeatureMap(self.kind)
+        assert self.kind != "points"
         return TokenGrid(self.grid, self.prefix, self.kind)
 
     def unflatten(self, z: Tensor) -> Tensor:
@@ -128,8 +135,18 @@ class LayoutRecogniser:
         self._grids: list[Grid] = []
         self._last: tuple[Layout, int] | None = None
 
+    @property
+    def root(self) -> Layout:
+        """The layout of the input itself."""
+        return Layout("NCHW", self.image_size)
+
     def __call__(
-        self, z: Tensor, enclosing: Sequence[tuple[Layout, torch.Size]], *, is_map: bool = False
+        self,
+        z: Tensor,
+        enclosing: Sequence[tuple[Layout, torch.Size]],
+        *,
+        is_map: bool = False,
+        module: nn.Module | None = None,
     ) -> Layout | None:
         """The layout of z, or None if it is not certain.
 
@@ -137,6 +154,7 @@ class LayoutRecogniser:
             z: tensor to be recognised; only its shape is looked at.
             enclosing: layouts and shapes of the tensors that entered the enclosing module.
             is_map: whether a module that works on NCHW maps takes or returns it.
+            module: which module that is; not looked at.
         """
         found = self._recognise(z, enclosing, is_map)
         if found is not None and found.spatial:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from liederiv.actions import ImageAction
+from liederiv.actions import Action
+from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.metrics.local import NOT_ONE_TENSOR, class_axis
-from liederiv.representations import OutputSpec, resolve
+from liederiv.representations import OutputSpec, declared
 
 __all__ = ["OutputReader"]
 
@@ -20,22 +21,24 @@ class OutputReader:
     """Reads a model's output as one vector [D].
 
     Args:
-        example: output of the model for one image.
+        model: whose output it is; may declare how that transforms.
+        example: output of the model for one image or cloud.
         output: ``"probs"``, ``"logits"``, ``"features"``, ``"output"``, or how the group acts on
             the output as it is; see `liederiv.representations.OutputSpec`.
-        image_size: height and width of the input in pixels.
+        x: the input, one image or cloud.
 
     Raises:
-        ModelError: for probabilities of an output that is not one tensor.
+        ModelError: for probabilities of an output that is not one tensor of class scores.
         UnknownLayoutError: if it is not known how the group acts on the output.
     """
 
-    def __init__(self, example: Any, output: OutputSpec, image_size: tuple[int, int]) -> None:
+    def __init__(self, model: object, example: Any, output: OutputSpec, x: Any) -> None:
         self.softmax = isinstance(output, str) and output == "probs"
         if self.softmax and not isinstance(example, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(example).__name__))
         if isinstance(output, str) and output in ("probs", "logits", "features", "output"):
             output = "auto"
+        output = declared(model, output)
         leaves = _tensors(example)
         several = isinstance(output, dict | list | tuple)
         specs = tree_flatten(output)[0] if several else [output] * len(leaves)
@@ -45,17 +48,26 @@ class OutputReader:
                 "tensors; give one for each, in the same structure."
             )
         self._shapes = [tuple(v.shape) for v in leaves]
-        self._resolved = [resolve(s, v, image_size) for s, v in zip(specs, leaves, strict=True)]
-        self._low_rank = self.softmax and leaves[0].ndim == 2
+        domain = domain_of(x)
+        bound = domain.bind((), x, "bspline")
+        pairs = zip(specs, leaves, strict=True)
+        self._resolved = [domain.resolve(s, v, bound) for s, v in pairs]
+        if self.softmax and not self._resolved[0].representation.may_be_classes:
+            raise ModelError(
+                f"output='probs' needs scores of classes, but the output is "
+                f"{self._resolved[0].representation}; pass output='output'."
+            )
+        self._low_rank = self.softmax and leaves[0].ndim == 2 and len(leaves[0]) == 1
 
     def __call__(self, out: Any) -> Tensor:
         """The output as [D]."""
         leaves = _tensors(out)
+        self._shapes = [tuple(v.shape) for v in leaves]  # clouds differ in size
         if self.softmax:
             leaves = [leaves[0].softmax(class_axis(leaves[0]))]
         return torch.cat([v.reshape(-1) for v in leaves])
 
-    def act(self, action: ImageAction, y: Tensor) -> Tensor:
+    def act(self, action: Action, y: Tensor) -> Tensor:
         """X_out y for the output as [D]: [K, D]."""
         parts = y.split([torch.Size(s).numel() for s in self._shapes])
         acted = [

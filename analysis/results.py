@@ -74,6 +74,8 @@ class ProfileRow:
         layout: of the tensor.
         lie_norm: ‖ℓ(z)‖ = ‖ż − G z‖, [K, B].
         action_norm: ‖G z‖, [K, B]; 0 for vectors.
+        fit_residual: for a function of orientation, the share ‖z − Y Y⁺ z‖/‖z‖ that its harmonic
+            fit leaves out, [B]; NaN for other tensors. See `liederiv.points.harmonics`.
     """
 
     entry: int
@@ -81,6 +83,7 @@ class ProfileRow:
     layout: str
     lie_norm: Array
     action_norm: Array
+    fit_residual: Array
 
 
 @dataclass(frozen=True)

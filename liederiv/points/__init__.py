@@ -13,6 +13,7 @@ from liederiv.points.metrics import POINT_RUNNERS, discrete_point_checks, permut
 from liederiv.points.reference import CentredDistances
 from liederiv.points.representations import (
     Fiber,
+    Joined,
     PointRepresentation,
     Positions,
     Scalars,
@@ -26,6 +27,7 @@ __all__ = [
     "CentredDistances",
     "Fiber",
     "FiberGrid",
+    "Joined",
     "PointAction",
     "PointCloud",
     "PointDomain",

@@ -9,6 +9,7 @@ caller, and never guessed.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -22,7 +23,16 @@ from liederiv.points.action import PointAction
 from liederiv.points.harmonics import FiberGrid
 from liederiv.representations import Custom, Invariant, OutputSpec, Representation, Resolved
 
-__all__ = ["Fiber", "PointRepresentation", "Positions", "Scalars", "Vectors", "resolve_points"]
+__all__ = [
+    "NAMED",
+    "Fiber",
+    "Joined",
+    "PointRepresentation",
+    "Positions",
+    "Scalars",
+    "Vectors",
+    "resolve_points",
+]
 
 Level = Literal["graph", "node"]
 
@@ -52,6 +62,14 @@ class PointRepresentation(Representation):
         action.level(rows, self.level, self)
         return action
 
+    @abstractmethod
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """X y for rows that may be neither clouds nor points (edges, coarser points)."""
+
+    def act(self, action: Action, y: Tensor) -> Tensor:
+        """See `Representation.act`."""
+        return self.act_on_rows(self.check(action, y), y)
+
     def _check_axis(self, y: Tensor, axis: int, size: int, what: str) -> None:
         if y.ndim < 2 or y.shape[axis] != size:
             where = "last" if axis == -1 else "second"
@@ -64,9 +82,8 @@ class PointRepresentation(Representation):
 class Scalars(PointRepresentation):
     """Invariants: energies, class scores, labels per point; [rows, …]. X_out = 0."""
 
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        self.check(action, y)
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """See `PointRepresentation.act_on_rows`."""
         return y.new_zeros(()).expand(len(action), *y.shape)
 
 
@@ -82,9 +99,9 @@ class Vectors(PointRepresentation):
         self._check_axis(y, -1, points.dim, "vectors")
         return points
 
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        return self.check(action, y).on_vectors(y)
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """See `PointRepresentation.act_on_rows`."""
+        return action.on_vectors(y)
 
 
 @dataclass(frozen=True)
@@ -99,9 +116,9 @@ class Positions(PointRepresentation):
         self._check_axis(y, -1, points.dim, "positions")
         return points
 
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        return self.check(action, y).on_positions(y)
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """See `PointRepresentation.act_on_rows`."""
+        return action.on_positions(y)
 
 
 @dataclass(frozen=True)
@@ -131,19 +148,61 @@ class Fiber(PointRepresentation):
             )
         return points
 
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        points = self.check(action, y)
-        D = self.grid.generators(points.affine[..., : points.dim]).to(y)
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """See `PointRepresentation.act_on_rows`."""
+        D = self.grid.generators(action.affine[..., : action.dim]).to(y)
         return torch.einsum("kpo,bo...->kbp...", D, y)
 
 
-_NAMED: Mapping[str, Representation] = {
+@dataclass(frozen=True)
+class Joined(PointRepresentation):
+    """Channels of several kinds beside each other on the last axis.
+
+    Attributes:
+        parts: (number of channels, representation), in order. ``(d, Vectors())`` is one vector on
+            d channels; of `Fiber`, the channels behind the axis of orientations.
+        level: see `PointRepresentation`.
+
+    Example:
+        >>> Joined.of((1, Scalars()), (3, Vectors())).parts[1][0]  # an energy and a force
+        3
+    """
+
+    parts: tuple[tuple[int, PointRepresentation], ...] = field(kw_only=True)
+
+    @classmethod
+    def of(cls, *parts: tuple[int, PointRepresentation], level: Level | None = None) -> Joined:
+        """From pairs of channels and representation."""
+        return cls(level, parts=parts)
+
+    def split(self, y: Tensor) -> list[Tensor]:
+        """The tensor's parts."""
+        return list(y.split([n for n, _ in self.parts], -1))
+
+    def check(self, action: Action, y: Tensor) -> PointAction:
+        """See `PointRepresentation.check`."""
+        points = super().check(action, y)
+        self._check_axis(y, -1, sum(n for n, _ in self.parts), "channels")
+        for part, (_, representation) in zip(self.split(y), self.parts, strict=True):
+            representation.check(action, part)
+        return points
+
+    def act_on_rows(self, action: PointAction, y: Tensor) -> Tensor:
+        """See `PointRepresentation.act_on_rows`."""
+        moved = [
+            r.act_on_rows(action, part)
+            for part, (_, r) in zip(self.split(y), self.parts, strict=True)
+        ]
+        return torch.cat([m.expand(len(action), *m.shape[1:]) for m in moved], -1)
+
+
+NAMED: Mapping[str, PointRepresentation] = {
     "invariant": Scalars(),
     "scalars": Scalars(),
     "vectors": Vectors(),
     "positions": Positions(),
 }
+"""Representations by name; the level is left to the number of rows."""
 
 
 def resolve_points(output: OutputSpec, y: Tensor, action: PointAction) -> Resolved:
@@ -157,8 +216,8 @@ def resolve_points(output: OutputSpec, y: Tensor, action: PointAction) -> Resolv
     Raises:
         UnknownLayoutError: if nothing is declared, or the tensor cannot be what is declared.
     """
-    if isinstance(output, str) and output in _NAMED:
-        output = _NAMED[output]
+    if isinstance(output, str) and output in NAMED:
+        output = NAMED[output]
     if isinstance(output, Invariant):
         output = Scalars()
     if isinstance(output, PointRepresentation):

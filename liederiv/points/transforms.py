@@ -21,6 +21,7 @@ from liederiv.points.cloud import PointCloud
 from liederiv.points.generators import POINTS
 from liederiv.points.representations import (
     Fiber,
+    Joined,
     PointRepresentation,
     Positions,
     Scalars,
@@ -154,6 +155,13 @@ def _(representation: Vectors, element: PointTransform, y: Tensor) -> Tensor:
 @act_finite.register
 def _(representation: Positions, element: PointTransform, y: Tensor) -> Tensor:
     return element.on_positions(y, _level(representation, element, y))
+
+
+@act_finite.register
+def _(representation: Joined, element: PointTransform, y: Tensor) -> Tensor:
+    _level(representation, element, y)
+    parts = zip(representation.split(y), representation.parts, strict=True)
+    return torch.cat([act_finite(r, element, part) for part, (_, r) in parts], -1)
 
 
 @act_finite.register
