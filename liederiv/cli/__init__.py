@@ -1,6 +1,6 @@
-"""The command line: `liederiv score`, `layers`, `compare`, `results`, `check`, `models`, `info`.
+"""The command line: one module per command.
 
-Each command lives in a module of its own; this one assembles them and turns errors into one line.
+This one assembles them and turns errors into one line.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from liederiv.cli.compare import compare
 from liederiv.cli.info import info
 from liederiv.cli.layers import layers
 from liederiv.cli.models import models
+from liederiv.cli.report import report
 from liederiv.cli.results import results
 from liederiv.cli.score import score
 from liederiv.errors import LieDerivError
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, results, check, models, info):
+for command in (score, layers, compare, results, report, check, models, info):
     app.command()(command)
 
 

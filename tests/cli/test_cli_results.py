@@ -98,3 +98,12 @@ def test_compare_takes_scans(ok, folder, tmp_path):
     assert set(rows["model"]) == set(MODELS)
     line = next(line for line in out.splitlines() if line.split()[:3] == ["lee", "scale", "probs"])
     assert line.split()[3:] == ["21", "21", "0", "0.5", "1"]
+
+
+def test_report_is_one_file(ok, folder, tmp_path, refused):
+    path = tmp_path / "zoo.html"
+    assert "MB; open it in a browser." in ok("report", folder, "--out", path, "--title", "My zoo")
+    page = path.read_text()
+    assert page.startswith("<!doctype html>")
+    assert "<title>My zoo</title>" in page
+    assert "--out='x.txt' must end in .html." in refused("report", folder, "--out", "x.txt")

@@ -1,0 +1,59 @@
+"""`liederiv report`: a scan as one page to open in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from liederiv.analysis.accuracy import read_accuracy
+from liederiv.analysis.report import report_html
+from liederiv.cli import options as o
+from liederiv.model_zoo.store import Store
+from liederiv.results import write_atomically
+
+__all__ = ["report"]
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of `liederiv scan`.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .html.")],
+    accuracy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CSV",
+            help="Add accuracies: a file or address in the format of timm's results-imagenet.csv.",
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Of the page.")] = "Equivariance of models",
+    metric: Annotated[str, typer.Option(help="Which metric the leaderboard lists.")] = "lee",
+    output: Annotated[
+        str | None, typer.Option(metavar="probs|logits|…", help="Measured on what.")
+    ] = None,
+    seed: o.Seed = 0,
+    quiet: o.Quiet = False,
+) -> None:
+    """Turn a scan into one page: leaderboard, relations, layers, failures, methods.
+
+    The page opens from disk in any browser and loads nothing from elsewhere (about 6 MB). Needs
+    `pip install 'liederiv[report]'`.
+
+    Example:  liederiv report zoo -o zoo.html --accuracy results-imagenet.csv
+    """
+    o.writable(out)
+    o.check_endings({"--out": (out, ".html")})
+    store = Store.open(folder)
+    page = report_html(
+        store.read("score"),
+        store.read("layers"),
+        accuracy=None if accuracy is None else read_accuracy(accuracy),
+        configuration=store.configuration,
+        title=title,
+        metric=metric,
+        output=output,
+        seed=seed,
+    )
+    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
+    if not quiet:
+        typer.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser.")
