@@ -86,6 +86,7 @@ class MeasureOptions:
     batch_size: str
     seed: int
     progress: bool
+    chunk_size: int | None = None
 
 
 def measure_loaded(
@@ -118,6 +119,7 @@ def measure_loaded(
         output_type=_output_type(loaded, options.output_type),
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=size,
+        chunk_size=options.chunk_size,
         seed=options.seed,
         clusters=clusters(options.images, images),
         image_names=images.names,

@@ -45,7 +45,7 @@ class ModelOptions:
         Raises:
             LieDerivError: for bad input, in one sentence.
         """
-        self._check_ranges()
+        self.check()
         if name is not None and flag is not None and name != flag:
             raise LieDerivError(
                 f"MODEL={name!r} and --model={flag!r} name different models; give one of them."
@@ -71,7 +71,12 @@ class ModelOptions:
         loaded.model.to(device=self.torch_device, dtype=self.torch_dtype)
         return loaded
 
-    def _check_ranges(self) -> None:
+    def check(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            LieDerivError: naming the first one.
+        """
         if not 0 <= self.seed < 2**32:
             raise LieDerivError(f"--seed={self.seed} must be a whole number from 0 to 2³² − 1.")
         if self.num_classes is not None and self.num_classes < 0:

@@ -26,7 +26,7 @@ from timm.models import list_modules
 
 from liederiv.errors import ModelError
 
-__all__ = ["PRESETS", "PresetEntry", "preset"]
+__all__ = ["PRESETS", "PresetEntry", "family_of", "preset"]
 
 PRESETS = {
     "paper-e2e": "models of the paper's end-to-end sweep, with the weights of 2022",
@@ -107,7 +107,7 @@ def _paper(layerwise: bool = False) -> Iterator[PresetEntry]:
             name = ""
         yield PresetEntry(
             name=name,
-            family=_family(arch) if name else "",
+            family=family_of(arch) if name else "",
             pretrained=row["match"] not in ("gone", "untrained"),
             paper_name=row["paper_name"],
             default_name=row["default_name"],
@@ -132,7 +132,7 @@ def _imagenet() -> Iterator[PresetEntry]:
         config = timm.get_pretrained_cfg(name)
         tag = name.partition(".")[2]
         if config is not None and config.num_classes == 1000 and "in1k" in tag:
-            yield PresetEntry(name, _family(name.partition(".")[0]))
+            yield PresetEntry(name, family_of(name.partition(".")[0]))
 
 
 def _smallest(family: str) -> str:
@@ -153,7 +153,8 @@ def _families_by_model() -> dict[str, str]:
     return {name: family for family in list_modules() for name in timm.list_models(module=family)}
 
 
-def _family(arch: str) -> str:
+def family_of(arch: str) -> str:
+    """Timm's module that defines an architecture; empty where timm does not know it."""
     return _families_by_model().get(arch, "")
 
 

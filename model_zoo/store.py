@@ -112,15 +112,24 @@ class Store:
         """Where the results of one model lie."""
         return self.folder / measurement / f"{_file_name(model)}-{key}.parquet"
 
-    def log_path(self, model: str, key: str) -> Path:
-        """Where the log of one model lies; `Origin.log` states it relative to the folder."""
-        return self.folder / "logs" / f"{_file_name(model)}-{key}.log"
+    def write_log(self, model: str, key: str, text: str) -> str:
+        """Keep what a model has printed; returns the path relative to the folder."""
+        path = self.folder / "logs" / f"{_file_name(model)}-{key}.log"
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        return path.relative_to(self.folder).as_posix()
 
     def outcome(self, measurement: str, model: str, key: str) -> str | None:
         """`Origin.outcome` of what is stored; None if there is nothing readable."""
         path = self.path(measurement, model, key)
         table = _read_file(path, measurement, ["outcome"]) if path.is_file() else None
         return None if table is None or not len(table) else str(table["outcome"][0])
+
+    def modified(self, measurement: str, model: str, key: str) -> int | None:
+        """When what is stored was written, in ns since 1970; None if there is nothing."""
+        try:
+            return self.path(measurement, model, key).stat().st_mtime_ns
+        except FileNotFoundError:
+            return None
 
     def write(self, origin: Origin, frame: pd.DataFrame | None = None) -> Path:
         """Keep the results of one model and measurement, in place of earlier ones.
@@ -140,7 +149,7 @@ class Store:
         schema = schema_of(origin.measurement)
         columns = [_column(f, rows, constant) for f in schema]
         table = pa.Table.from_arrays(columns, schema=schema)
-        path = self.path(origin.measurement, origin.requested_model, origin.key)
+        path = self.path(origin.measurement, origin.model, origin.key)
         return write_atomically(
             path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
         )

@@ -16,6 +16,7 @@ from liederiv.cli.layers import layers
 from liederiv.cli.models import models
 from liederiv.cli.report import report
 from liederiv.cli.results import results
+from liederiv.cli.scan import scan
 from liederiv.cli.score import score
 from liederiv.errors import LieDerivError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, results, report, check, models, info):
+for command in (score, layers, compare, scan, results, report, check, models, info):
     app.command()(command)
 
 

@@ -22,7 +22,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
 
 
 def origin(measurement="score", model="resnet18", key="a" * 16, outcome="measured", **more):
-    return Origin(key, measurement, outcome, model, f"{model}.tag", started=NOW, **more)
+    return Origin(key, measurement, outcome, f"{model} as asked", model, started=NOW, **more)
 
 
 def scores(n=2):
@@ -70,7 +70,7 @@ def test_a_failure_has_the_schema_of_a_success(store, measurement):
 def test_whole_numbers_keep_their_type_beside_failures(store):
     store.write(origin(parameters=2**53 + 1), scores(1))
     store.write(origin(model="bad", outcome="timeout"))
-    parameters = store.read("score").set_index("requested_model")["parameters"]
+    parameters = store.read("score").set_index("model")["parameters"]
     assert parameters["resnet18"] == 2**53 + 1
     assert parameters.isna()["bad"]
 
@@ -110,7 +110,7 @@ def test_any_reader_of_parquet_reads_the_folder(store):
     store.write(origin(model="bad", outcome="timeout", reason="slow"))
     pattern = str(store.folder / "score" / "*.parquet")
     expected = [("bad", "timeout", None), ("resnet18", "measured", 0.5)]
-    columns = ["requested_model", "outcome", "value"]
+    columns = ["model", "outcome", "value"]
     rows = polars.read_parquet(pattern).filter(polars.col("reason") != "not finite")
     assert sorted(rows.select(columns).rows()) == expected
     query = f"SELECT {', '.join(columns)} FROM '{pattern}' WHERE reason <> 'not finite'"
@@ -121,11 +121,13 @@ def test_any_reader_of_parquet_reads_the_folder(store):
 
 
 def test_names_of_files_are_safe_and_distinct(store):
-    strange = origin(model="local-dir:/home/me/../ü net:x", outcome="failed")
+    name = "local-dir:/home/me/../ü net:x"
+    strange = Origin("a" * 16, "score", "failed", "asked", name)
     path = store.write(strange)
     assert path.parent == store.folder / "score"
     assert path.name == f"local-dir_home_me_.._net_x-{'a' * 16}.parquet"
-    assert store.log_path("a/b", "c").parent == store.folder / "logs"
+    assert store.write_log("a/b", "c", "said\n") == "logs/a_b-c.log"
+    assert (store.folder / "logs" / "a_b-c.log").read_text() == "said\n"
 
 
 def test_other_settings_need_another_folder(store):

@@ -1,0 +1,303 @@
+"""`liederiv scan`: many models, unattended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from liederiv.cli import options as o
+from liederiv.cli.tables import console, new_table
+from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
+from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.presets import PRESETS
+from liederiv.model_zoo.scan import (
+    Job,
+    Reporter,
+    Scan,
+    ScanSettings,
+    Selection,
+    Summary,
+    choose_engine,
+    make_plan,
+    parse_count,
+    select_models,
+    shard,
+    stop_on_signals,
+)
+from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.weights_cache import parse_size
+
+__all__ = ["scan"]
+
+_MODELS = "Models"
+_RUN = "Running"
+
+
+def scan(
+    patterns: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PATTERNS]…",
+            help="Names as for `liederiv score`, or quoted wildcards: 'resnet*' (architectures, "
+            "default tag), 'resnet*.*' (every tag).",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the results; a scan resumes there.")
+    ] = Path("scan"),
+    measure: Annotated[
+        str,
+        typer.Option(help="Comma-separated: score, layers (attribution), aliasing."),
+    ] = "score",
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="; ".join(f"{k}: {v}" for k, v in PRESETS.items()), rich_help_panel=_MODELS
+        ),
+    ] = None,
+    models_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="One name or wildcard per line, # for comments.", rich_help_panel=_MODELS
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Wildcard of names to leave out; repeatable.", rich_help_panel=_MODELS),
+    ] = None,
+    max_params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Leave out larger models, e.g. 100M.", rich_help_panel=_MODELS
+        ),
+    ] = None,
+    shard_: Annotated[
+        str | None,
+        typer.Option(
+            "--shard",
+            metavar="I/N",
+            help="Only the i-th of n parts, e.g. 2/8; default: Slurm's array task.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = None,
+    pretrained: o.Pretrained = True,
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            help="With --no-pretrained: give batch norms the statistics of some images and zero "
+            "classifiers random weights, else deep random networks fade or explode.",
+            rich_help_panel=_MODELS,
+        ),
+    ] = False,
+    images: o.Images = "samples",
+    num_images: o.NumImages = 16,
+    layers_images: Annotated[
+        int,
+        typer.Option(help="How many images for layers and aliasing.", rich_help_panel="Images"),
+    ] = 4,
+    split: o.Split = None,
+    data_dir: o.DataDir = None,
+    img_size: o.ImgSize = None,
+    max_img_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Reduce larger inputs to this many pixels where the architecture allows it.",
+            rich_help_panel="Images",
+        ),
+    ] = None,
+    crop_pct: o.CropPct = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    interpolation: o.Interpolation = None,
+    transforms: o.Transforms = DEFAULT_TRANSFORMS,
+    scheme: o.Scheme = "bspline",
+    metrics: o.Metrics = DEFAULT_METRICS,
+    output_type: o.OutputType = "auto",
+    unit: o.Unit = "pixel",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    batch_size: o.BatchSize = "auto",
+    seed: o.Seed = 0,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="local|ray", help="Processes here, or a Ray cluster.", rich_help_panel=_RUN
+        ),
+    ] = "local",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Models at once; default: one per GPU slot, one without GPUs, as many as a "
+            "cluster holds.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="CPU threads of each worker; default: all cores divided between them.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    gpus_per_task: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Share of a GPU for each worker, e.g. 0.5; default: 1 on CUDA.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Host memory each worker may allocate, e.g. 16GB; Ray also reserves it.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Of an existing Ray cluster, or auto.", rich_help_panel=_RUN),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Give a measurement up after so long, loading included.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failures again.", rich_help_panel=_RUN)
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Show what would be measured.", rich_help_panel=_RUN),
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines, no bar.")] = False,
+) -> None:
+    """Measure many models, each in a process of its own.
+
+    Whatever a model does (raise, crash, hang, eat the memory), the scan goes on: it becomes a row
+    with its reason and a log. Run the same command again to resume; what is measured is skipped.
+    Ctrl-C ends after the models in flight, a second one at once.
+
+    Examples:  liederiv scan 'resnet*' 'vit_*' --max-params 100M --out my_scan
+
+    liederiv scan --preset paper-e2e --measure score,layers --gpus-per-task 0.5
+
+    liederiv scan --preset families --no-pretrained --calibrate --dry-run
+    """
+    chosen = ModelOptions(device=device)
+    settings = ScanSettings(
+        measurements=tuple(measure.split(",")),
+        pretrained=pretrained,
+        calibrate=calibrate,
+        images=images,
+        num_images=num_images,
+        layers_images=layers_images,
+        split=split,
+        data_dir=None if data_dir is None else str(data_dir),
+        img_size=img_size,
+        max_img_size=max_img_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        transforms=transforms,
+        scheme=scheme,
+        metrics=metrics,
+        output_type=output_type,
+        unit=unit,
+        device=str(chosen.torch_device),
+        dtype=dtype,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    settings.check()
+    selection = select_models(
+        patterns or (),
+        models_file=models_file,
+        presets=preset or (),
+        exclude=exclude or (),
+        max_params=None if max_params is None else parse_count(max_params, "--max-params"),
+        pretrained=pretrained,
+    )
+    candidates = shard(selection.candidates, shard_)
+    settings = settings.with_images()
+    store = _store(out, settings, dry_run)
+    jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
+    if dry_run:
+        _show(jobs, selection)
+        return
+    assert store is not None
+    limits, place = choose_engine(
+        engine,
+        settings.device,
+        workers=workers,
+        threads=threads,
+        gpus_per_task=gpus_per_task,
+        address=address,
+        timeout=timeout,
+        memory=None if memory is None else parse_size(memory, "--memory"),
+    )
+    reporter = Reporter(plain=quiet)
+    _announce(jobs, selection, reporter)
+    with stop_on_signals(reporter.note) as stop:
+        summary = Scan(jobs, settings, store, place, limits, reporter, stop).run()
+    _conclude(summary, out)
+    if stop.asked:
+        raise typer.Exit(130)
+
+
+def _store(out: Path, settings: ScanSettings, dry_run: bool) -> Store | None:
+    """The store to write to; a dry run reads one that exists and makes none."""
+    if dry_run:
+        return Store.open(out) if (out / "manifest.json").exists() else None
+    return Store.create(out, settings.configuration())
+
+
+def _states(jobs: Sequence[Job]) -> str:
+    counts = Counter(state for job in jobs for state in job.states.values())
+    return ", ".join(f"{counts[s]} {s}" for s in ("to do", "done", "failed") if counts[s])
+
+
+def _announce(jobs: Sequence[Job], selection: Selection, reporter: Reporter) -> None:
+    for note in selection.notes:
+        reporter.note(note)
+    hint = ""
+    if any("failed" in job.states.values() for job in jobs):
+        hint = " (--retry-failed tries failures again)"
+    reporter.note(f"{len(jobs)} models, measurements: {_states(jobs)}{hint}")
+
+
+def _conclude(summary: Summary, out: Path) -> None:
+    parts = [f"{summary.measured} measured", f"{summary.failed} failed"]
+    if summary.left:
+        parts.append(f"{summary.left} left: run the same command to go on")
+    typer.echo(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {out}")
+
+
+def _show(jobs: Sequence[Job], selection: Selection) -> None:
+    table = new_table("What would be measured")
+    table.add_column("model", no_wrap=True)
+    table.add_column("parameters", justify="right")
+    for header in ("measurement", "key", "state"):
+        table.add_column(header, no_wrap=True)
+    for job in jobs:
+        size = job.candidate.parameters
+        for m, key in job.keys.items():
+            table.add_row(
+                job.candidate.name, "?" if size is None else f"{size:,}", m, key, job.states[m]
+            )
+    screen = console()
+    screen.print(table)
+    for note in selection.notes:
+        screen.print(note)
+    screen.print(f"{len(jobs)} models, measurements: {_states(jobs)}")

@@ -1,0 +1,197 @@
+"""A worker process and its watcher: messages, time limit, and what its end means."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from liederiv.model_zoo.scan.tasks import Begun, Delivery, Described, Failure, Task
+from liederiv.model_zoo.scan.worker import STACK_SIGNAL, work
+
+__all__ = ["Worker", "run_isolated"]
+
+_LOG_BYTES = 2**18
+_START_SECONDS = 300.0  # a process may take to import everything on a busy machine
+_STACK_SECONDS, _END_SECONDS = 0.5, 10.0
+
+
+class Worker:
+    """One task in a process of its own.
+
+    Args:
+        task: what to do.
+
+    Attributes:
+        task: the same.
+        pending: measurements of which nothing has been delivered yet.
+        ended: whether the process is gone and everything delivered.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.pending = list(task.measurements)
+        self.ended = False
+        self._about: dict[str, Any] = {}
+        self._current: str | None = None
+        handle, self._log = tempfile.mkstemp(prefix="liederiv-scan-", suffix=".log")
+        os.close(handle)
+        context = _context()
+        self._connection, theirs = context.Pipe(duplex=False)
+        self._process = context.Process(target=work, args=(task, theirs, self._log))
+        with _without_main_module():
+            self._process.start()
+        theirs.close()
+        self._deadline = self._next_deadline() + _START_SECONDS
+
+    @property
+    def waitables(self) -> list[Any]:
+        """One of them becomes ready when there is a message, or when the process has ended."""
+        end = self._process.sentinel
+        return [self._connection, end] if self.pending else [end]
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the time limit strikes."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def poll(self) -> list[Delivery]:
+        """What has come in; after the end of the process, a failure for all that it left undone."""
+        out: list[Delivery] = []
+        try:
+            dead = self._process.exitcode is not None  # asked first: messages may still wait
+            while self.pending and self._connection.poll():
+                out += self._receive(self._connection.recv())
+        except (EOFError, OSError):
+            dead = True
+        if self.pending and dead:
+            out += self._ended()
+        elif not self.seconds_left:
+            out += self._timed_out()
+        elif dead:
+            self.kill()  # only to tidy up
+        return out
+
+    def kill(self) -> None:
+        """End the process and what it has started, at once."""
+        process = self._process
+        if process.pid is not None and process.is_alive():
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except (AttributeError, ProcessLookupError, PermissionError):
+                process.kill()  # before it had a group, or on a system without
+        process.join()
+        self._connection.close()
+        Path(self._log).unlink(missing_ok=True)
+        self.pending.clear()
+        self.ended = True
+
+    def _receive(self, message: Any) -> list[Delivery]:
+        if isinstance(message, Described):
+            self._about.update(message.about)
+            return []
+        if isinstance(message, Begun):
+            self._current = message.measurement or None
+            self._deadline = self._next_deadline()
+            return []
+        self.pending.remove(message.measurement)
+        delivery: Delivery = message
+        if isinstance(message, Failure):
+            delivery = self._failure(message.measurement, message.outcome, message.reason)
+        if not self.pending:
+            self._deadline = time.monotonic() + _END_SECONDS  # it may tidy up
+        return [delivery]
+
+    def _ended(self) -> list[Delivery]:
+        """The process has closed its end of the pipe: by itself, or by a signal."""
+        self._process.join(_END_SECONDS)
+        code = self._process.exitcode
+        outcome, reason = "crashed", f"the process ended by itself with exit code {code}"
+        if code is None:
+            reason = "the process closed its connection"
+        elif code == -signal.SIGKILL:
+            outcome = "killed"
+            reason = "killed by the system (SIGKILL), most likely for want of memory"
+        elif code < 0:
+            reason = f"the process crashed ({_signal_name(-code)})"
+        return self._give_up(outcome, reason)
+
+    def _timed_out(self) -> list[Delivery]:
+        if not self.pending:
+            self.kill()
+            return []
+        if STACK_SIGNAL is not None and self._process.pid is not None:
+            os.kill(self._process.pid, STACK_SIGNAL)  # where does it hang? the log will say
+            self._process.join(_STACK_SECONDS)
+        limit = self.task.timeout
+        return self._give_up("timeout", f"not done within {limit:g} s (--timeout)")
+
+    def _give_up(self, outcome: str, reason: str) -> list[Delivery]:
+        """The measurement under way has failed; without one, all: the model cannot be loaded."""
+        lost = [self._current] if self._current in self.pending else list(self.pending)
+        failures: list[Delivery] = [self._failure(m, outcome, reason) for m in lost if m]
+        self.kill()
+        return failures
+
+    def _failure(self, measurement: str, outcome: str, reason: str) -> Failure:
+        return Failure(measurement, outcome, reason, dict(self._about), self._read_log())
+
+    def _read_log(self) -> str:
+        with open(self._log, "rb") as file:
+            file.seek(max(0, os.path.getsize(self._log) - _LOG_BYTES))
+            return file.read().decode(errors="replace")
+
+    def _next_deadline(self) -> float:
+        limit = self.task.timeout
+        return float("inf") if limit is None else time.monotonic() + limit
+
+
+def run_isolated(task: Task) -> list[Delivery]:
+    """Do one task from beginning to end; what is left undone after a failure has no delivery."""
+    worker = Worker(task)
+    out: list[Delivery] = []
+    try:
+        while not worker.ended:
+            left = worker.seconds_left
+            wait(worker.waitables, None if left == float("inf") else left)
+            out += worker.poll()
+    finally:
+        if not worker.ended:
+            worker.kill()
+    return out
+
+
+def _context() -> Any:
+    """Forks of a server that has imported everything where that is safe, else new interpreters."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["liederiv.model_zoo.scan.worker"])
+    return context
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running the main script again in each process: none needs it."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

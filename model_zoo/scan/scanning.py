@@ -1,0 +1,257 @@
+"""The scan itself: hands models to an engine, keeps what comes back, goes on whatever happens.
+
+One loop, one process: workers only measure. Each model is claimed in the store while it is being
+measured, so that several scans can share a folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from timm.models import split_model_name_tag
+
+from liederiv.model_zoo.presets import family_of
+from liederiv.model_zoo.scan.engines import Engine
+from liederiv.model_zoo.scan.plan import Job
+from liederiv.model_zoo.scan.progress import Reporter
+from liederiv.model_zoo.scan.settings import ScanSettings
+from liederiv.model_zoo.scan.stopping import Stop
+from liederiv.model_zoo.scan.tasks import OUT_OF_MEMORY, Delivery, Failure, Result, Task
+from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.store_schema import Origin
+from liederiv.results import Provenance
+
+__all__ = ["Limits", "Scan", "Summary"]
+
+_POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What each worker may use.
+
+    Attributes:
+        threads: on the CPU.
+        timeout: seconds per measurement; None for no limit.
+        memory: bytes; None for no limit.
+    """
+
+    threads: int = 1
+    timeout: float | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a scan has done.
+
+    Attributes:
+        measured: measurements made.
+        failed: measurements that failed now.
+        left: measurements not made, because the scan was stopped.
+        seconds: it took.
+    """
+
+    measured: int
+    failed: int
+    left: int
+    seconds: float
+
+
+@dataclass
+class _InFlight:
+    """A model that is being measured."""
+
+    job: Job
+    pending: set[str]
+    claims: ExitStack
+    retry: list[Failure] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+
+class Scan:
+    """Measures the jobs of a plan.
+
+    Args:
+        jobs: the plan.
+        settings: of all measurements, with the images' fingerprint.
+        store: where results go.
+        engine: where tasks run.
+        limits: of each worker.
+        reporter: tells the user.
+        stop: whether the user wants it to end.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        settings: ScanSettings,
+        store: Store,
+        engine: Engine,
+        limits: Limits,
+        reporter: Reporter,
+        stop: Stop,
+    ) -> None:
+        self._settings, self._store, self._engine = settings, store, engine
+        self._limits, self._reporter, self._stop = limits, reporter, stop
+        self._waiting = deque(job for job in jobs if job.to_do)
+        self._flying: dict[int, _InFlight] = {}
+        self._measured = self._failed = 0
+        self._sources = (os.getcwd(), tuple(sys.path))
+
+    def run(self) -> Summary:
+        """Measure until everything is done or the user stops it.
+
+        Returns:
+            What was done. Failures of single models are no errors.
+        """
+        start = time.monotonic()
+        self._reporter.start(len(self._waiting))
+        try:
+            while not self._stop.now:
+                if not self._stop.asked:
+                    self._fill()
+                if not self._flying:
+                    if self._stop.asked or not self._waiting:
+                        break
+                    time.sleep(_POLL_SECONDS)  # all that is left is claimed by another scan
+                for task, delivery in self._engine.events(_POLL_SECONDS):
+                    self._handle(task, delivery)
+        finally:
+            self._engine.close()
+            for flight in self._flying.values():
+                flight.claims.close()
+            self._reporter.close()
+        left = [*self._waiting, *(f.job for f in self._flying.values())]
+        count = sum(len(job.still_to_do(self._store)) for job in left)
+        return Summary(self._measured, self._failed, count, time.monotonic() - start)
+
+    def _fill(self) -> None:
+        """Start models while there are slots; those that another scan has claimed come last."""
+        for _ in range(len(self._waiting)):
+            if len(self._flying) >= self._engine.slots:
+                return
+            job = self._waiting.popleft()
+            claims = ExitStack()
+            mine = all(claims.enter_context(self._store.claim(job.keys[m])) for m in job.to_do)
+            pending = job.still_to_do(self._store) if mine else ()
+            if pending:
+                flight = self._flying[job.number] = _InFlight(job, set(pending), claims)
+                self._reporter.begin(job.candidate.name)
+                self._engine.submit(self._task(flight.job, pending))
+                continue
+            claims.close()
+            if mine:
+                self._reporter.elsewhere(job.candidate.name)
+            else:
+                self._waiting.append(job)
+
+    def _task(self, job: Job, measurements: tuple[str, ...]) -> Task:
+        folder, path = self._sources
+        return Task(
+            number=job.number,
+            name=job.candidate.name,
+            requested=job.candidate.requested,
+            settings=self._settings,
+            measurements=measurements,
+            threads=self._limits.threads,
+            timeout=self._limits.timeout,
+            memory=self._limits.memory,
+            folder=folder,
+            search_path=path,
+        )
+
+    def _handle(self, task: Task, delivery: Delivery | None) -> None:
+        flight = self._flying[task.number]
+        if delivery is None:
+            self._over(task, flight)
+        elif isinstance(delivery, Result):
+            self._keep(flight, delivery)
+        elif delivery.outcome in OUT_OF_MEMORY and task.smaller((delivery.measurement,)):
+            flight.retry.append(delivery)
+        elif self._stop.asked and delivery.outcome == "crashed" and not delivery.about:
+            pass  # Ctrl-C may reach a process before it has a group of its own
+        else:
+            self._keep_failure(flight, delivery, task)
+
+    def _over(self, task: Task, flight: _InFlight) -> None:
+        """A process is gone: try again in less memory, go on behind a failure, or be done."""
+        rest = tuple(m for m in task.measurements if m in flight.pending)
+        again = task.smaller(rest) if flight.retry else replace(task, measurements=rest)
+        if rest and again is not None and not self._stop.asked:
+            for failure in flight.retry[:1]:
+                self._reporter.note(
+                    f"{task.name}: {failure.outcome} ({failure.reason}); again with a batch of "
+                    f"{again.batch_size}"
+                )
+            flight.retry.clear()
+            self._engine.submit(again)
+            return
+        flight.claims.close()
+        del self._flying[task.number]
+        if rest:
+            self._waiting.append(flight.job)  # the scan is being stopped
+            self._reporter.give_up(task.name)
+            return
+        seconds = time.monotonic() - flight.started
+        self._reporter.finish(flight.job.candidate, flight.outcomes, seconds)
+
+    def _keep(self, flight: _InFlight, result: Result) -> None:
+        origin = self._origin(flight.job, result.measurement, "measured", result.about)
+        self._store.write(origin, result.frame)
+        flight.pending.discard(result.measurement)
+        flight.outcomes[result.measurement] = "measured"
+        self._measured += 1
+
+    def _keep_failure(self, flight: _InFlight, failure: Failure, task: Task) -> None:
+        job, measurement = flight.job, failure.measurement
+        about: dict[str, Any] = {
+            "finished": datetime.now(timezone.utc),
+            "batch_size": task.batch_size,
+            **failure.about,
+            "reason": failure.reason,
+        }
+        if failure.log:
+            about["log"] = self._store.write_log(
+                job.candidate.name, job.keys[measurement], failure.log
+            )
+        self._store.write(self._origin(job, measurement, failure.outcome, about))
+        flight.pending.discard(measurement)
+        flight.outcomes[measurement] = f"{failure.outcome}: {failure.reason}"
+        self._failed += 1
+
+    def _origin(self, job: Job, measurement: str, outcome: str, about: Any) -> Origin:
+        settings, name = self._settings, job.candidate.name
+        arch, tag = split_model_name_tag(name) if ":" not in name else (name, "")
+        versions = {f"version_{k}": v for k, v in Provenance().versions.items()}
+        known = {
+            "parameters": job.candidate.parameters,
+            "images": settings.images,
+            "scheme": settings.scheme,
+            "dtype": settings.dtype,
+            "device": settings.device,
+            "seed": settings.seed,
+            **versions,
+            **about,
+        }
+        return Origin(
+            key=job.keys[measurement],
+            measurement=measurement,
+            outcome=outcome,
+            requested_model=job.candidate.requested,
+            model=name,
+            architecture=arch,
+            tag=tag,
+            family=family_of(arch),
+            settings=settings.text_of(measurement),
+            **known,
+        )

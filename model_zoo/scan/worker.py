@@ -1,0 +1,139 @@
+"""The process in which one model is measured; whatever the model does, only this process pays.
+
+Its messages are `Described`, `Begun`, `Result` and `Failure`. All that it prints goes to a file.
+It has its own process group (Ctrl-C in a terminal reaches the scan alone), and it dies with the
+process that started it, by a signal of the kernel: a model that hangs cannot delay that.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import select
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+
+import torch
+from tqdm import tqdm
+
+from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
+from liederiv.model_zoo.scan.tasks import Begun, Described, Failure, Result, Task
+
+__all__ = ["STACK_SIGNAL", "work"]
+
+STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
+"""Makes a worker write down where it is."""
+
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
+
+
+def work(task: Task, connection: Connection, log: str) -> None:
+    """Do a task.
+
+    Args:
+        task: what to do.
+        connection: for messages.
+        log: file for what is printed.
+    """
+    _set_up_process(task, log)
+    connection.send(Begun(""))  # with the loading of the model
+    current, about = "", {}
+    try:
+        loaded = LoadedTask(task)
+        about = loaded.describe()
+        connection.send(Described(about))
+        for current in task.measurements:
+            connection.send(Begun(current))
+            try:
+                origin, frame = loaded.measure(current)
+            except Exception as error:
+                connection.send(_failure(current, error))
+                del error
+                gc.collect()
+            else:
+                connection.send(Result(current, {**about, **origin}, frame))
+    except KeyboardInterrupt:
+        os._exit(130)
+    except BaseException as error:  # a model may raise anything, SystemExit too
+        for measurement in task.measurements if not current else (current,):
+            connection.send(_failure(measurement, error))
+    finally:
+        connection.close()
+
+
+def _set_up_process(task: Task, log: str) -> None:
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.stdout = open(1, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False, errors="replace")  # noqa: SIM115
+    faulthandler.enable(sys.stderr)
+    if STACK_SIGNAL is not None:
+        faulthandler.register(STACK_SIGNAL, sys.stderr)
+    tqdm.set_lock(threading.RLock())  # its own would leak a semaphore where a model crashes
+    if task.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = task.gpu
+    if os.path.isdir(task.folder):
+        os.chdir(task.folder)
+    sys.path += [p for p in task.search_path if p not in sys.path and os.path.exists(p)]
+    if task.memory is not None:
+        _limit_memory(task.memory)
+    torch.set_num_threads(task.threads)
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this process when the pipe from its parent is closed."""
+    parent = parent_process()
+    if parent is None or not hasattr(os, "O_ASYNC"):
+        return
+    import fcntl
+
+    pipe = parent.sentinel
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # whose default is the end of the process
+    fcntl.fcntl(pipe, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([pipe], [], [], 0)[0]:  # it was closed before
+        os._exit(1)
+
+
+def _limit_memory(limit: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    # Not the address space: CUDA and memory maps reserve much that they never use.
+    already = peak_memory() or 0
+    resource.setrlimit(resource.RLIMIT_DATA, (limit + already, limit + already))
+
+
+def _failure(measurement: str, error: BaseException) -> Failure:
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    outcome = "out of memory" if _is_out_of_memory(error) else "failed"
+    return Failure(measurement, outcome, _one_line(error))
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this error or one that it comes from is about memory."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:500]
+    own = type(error).__module__ == "liederiv.errors"
+    return text if own and text else f"{type(error).__name__}: {text}".rstrip(": ")

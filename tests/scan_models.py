@@ -1,0 +1,131 @@
+"""Models for the tests of the scan: two good ones, and everything that can go wrong."""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Small(nn.Module):
+    """A classifier of 32 × 32 images."""
+
+    def __init__(self, width=4, classes=3):
+        super().__init__()
+        self.data_config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 3, stride=2), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+
+class Misbehaving(Small):
+    """Does something when it is called."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.act = act
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def good():
+    return Small()
+
+
+def better():
+    return Small(width=6)
+
+
+def slow(width):
+    """A good one that takes its time, and leaves a note of every time it is built."""
+    folder = os.environ.get("LIEDERIV_TEST_NOTES")
+    if folder:
+        Path(folder, f"slow_{width}-{os.getpid()}").touch()
+        time.sleep(2.0)
+    return Small(width)
+
+
+slow_1, slow_2, slow_3, slow_4, slow_5 = (partial(slow, width) for width in range(1, 6))
+
+
+def raises():
+    return Misbehaving(_raise)
+
+
+def _raise(y):
+    raise ValueError("boom\nand more")
+
+
+def exits():
+    print("good bye", flush=True)
+    sys.exit(3)
+
+
+def exits_at_once():
+    os._exit(5)
+
+
+def segfaults():
+    return Misbehaving(lambda y: ctypes.string_at(0))
+
+
+def killed():
+    return Misbehaving(lambda y: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def killed_in_large_batches():
+    """As the kernel does when memory runs out."""
+    return Misbehaving(lambda y: os.kill(os.getpid(), signal.SIGKILL) if len(y) > 1 else y)
+
+
+def hungry():
+    return Misbehaving(_allocate)
+
+
+def _allocate(y):
+    kept = []
+    while True:
+        kept.append(torch.ones(2**22))
+
+
+def hungry_for_batches():
+    return Misbehaving(_complain)
+
+
+def _complain(y):
+    if len(y) > 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+    return y
+
+
+def hangs():
+    return Misbehaving(_hang)
+
+
+def _hang(y):
+    print("thinking", flush=True)
+    time.sleep(1e6)
+
+
+def not_a_number():
+    return Misbehaving(lambda y: y * float("nan"))
+
+
+def stochastic():
+    return Misbehaving(lambda y: y + torch.randn_like(y))
+
+
+def wrong_size():
+    model = Small()
+    model.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+    return model
