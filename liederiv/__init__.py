@@ -5,12 +5,16 @@ The package measures Lie derivatives of PyTorch models under continuous symmetri
 `liederiv.model_zoo` loads what is to be measured and `liederiv.analysis` says what it means.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from liederiv._version import __version__
 from liederiv.channels import CovectorChannels, Irreps, VectorChannels
 from liederiv.derivatives import SCHEMES, get_scheme
 from liederiv.errors import (
     ImageError,
     LieDerivError,
+    MissingExtraError,
     ModelError,
     NotDifferentiableError,
     PointCloudError,
@@ -24,6 +28,9 @@ from liederiv.points import PointCloud
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
+
+if TYPE_CHECKING:
+    from liederiv.training.metric import LocalEquivarianceError as LocalEquivarianceError
 
 __all__ = [
     "GENERATORS",
@@ -40,6 +47,7 @@ __all__ = [
     "LieDerivError",
     "LieDerivative",
     "Measurement",
+    "MissingExtraError",
     "ModelError",
     "NotDifferentiableError",
     "PointCloud",
@@ -62,3 +70,18 @@ __all__ = [
     "pushforward",
     "resolve_generators",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`LocalEquivarianceError` is loaded when it is first used: it needs the extra ``train``."""
+    if name != "LocalEquivarianceError":
+        raise AttributeError(f"module 'liederiv' has no attribute {name!r}")
+    try:
+        return import_module("liederiv.training.metric").LocalEquivarianceError
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("torchmetrics"):
+            raise
+        raise MissingExtraError(
+            "liederiv.LocalEquivarianceError needs the package torchmetrics, which is not "
+            "installed; pip install 'liederiv[train]'."
+        ) from error

@@ -18,7 +18,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import forward_mode, pushforward
 
-__all__ = ["DerivativeCheck", "check_derivative", "double_copy", "preflight"]
+__all__ = ["DerivativeCheck", "check_derivative", "check_placement", "double_copy", "preflight"]
 
 
 def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
@@ -39,7 +39,7 @@ def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> An
     domain.check(x, f"{domain.item}s")
     if isinstance(f, nn.Module):
         _check_mode(f)
-        _check_placement(f, x, domain.item)
+        check_placement(f, x, domain.item)
     one = x[:1]
     with torch.no_grad(), forward_mode():
         state = torch.get_rng_state()
@@ -68,7 +68,14 @@ def _check_mode(model: nn.Module) -> None:
         )
 
 
-def _check_placement(model: nn.Module, x: Any, item: str) -> None:
+def check_placement(model: nn.Module, x: Any, item: str) -> None:
+    """Raise `ModelError` unless a model is on the device and of the dtype of its inputs.
+
+    Args:
+        model: one without floating parameters fits everywhere.
+        x: images or point clouds.
+        item: what one of them is called.
+    """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     if parameter is None:
         return

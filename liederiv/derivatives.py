@@ -110,7 +110,8 @@ class Scheme(ABC):
 
 @lru_cache(maxsize=256)
 def _cast_derivative(name: str, n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return SCHEMES[name]._derivative64(n).to(device=device, dtype=dtype)
+    with torch.inference_mode(False):  # what is kept must serve a later backward pass too
+        return SCHEMES[name]._derivative64(n).to(device=device, dtype=dtype)
 
 
 def _mirror(index: Tensor, n: int) -> Tensor:
@@ -180,10 +181,11 @@ class CubicBSpline(_Cubic):
 
 @lru_cache(maxsize=64)
 def _bspline_coefficients(n: int) -> Tensor:
-    j = torch.arange(n)
-    index = _mirror(torch.stack([j - 1, j, j + 1], 1), n)
-    weights = (torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6).expand(n, 3)
-    return torch.linalg.inv(_taps_to_matrix(weights, index, n))
+    with torch.inference_mode(False):  # as in _cast_derivative
+        j = torch.arange(n)
+        index = _mirror(torch.stack([j - 1, j, j + 1], 1), n)
+        weights = (torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6).expand(n, 3)
+        return torch.linalg.inv(_taps_to_matrix(weights, index, n))
 
 
 class Central(_Cubic):

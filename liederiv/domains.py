@@ -30,6 +30,7 @@ __all__ = [
     "ImageDomain",
     "domain_of",
     "draw_coordinates",
+    "pieces",
     "register_domain",
 ]
 
@@ -305,3 +306,10 @@ def domain_of(x: Any) -> Domain:
         if kind in _DOMAINS:
             return _DOMAINS[kind]
     return _IMAGES
+
+
+def pieces(x: Any, size: int | None = None) -> Iterator[Any]:
+    """Parts of a batch, in order, of ``size`` items or of a size that fits memory and cache."""
+    step = size or domain_of(x).batch_size(x)
+    for start in range(0, len(x), step):
+        yield x[start : start + step]

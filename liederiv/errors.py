@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "ImageError",
     "LieDerivError",
+    "MissingExtraError",
     "ModelError",
     "NotDifferentiableError",
     "PointCloudError",
@@ -38,3 +39,7 @@ class UnknownLayoutError(LieDerivError):
 
 class NotDifferentiableError(LieDerivError):
     """No derivative reaches the output: the model detaches it or is not a float function."""
+
+
+class MissingExtraError(LieDerivError, ImportError):
+    """A package that only an extra installs is missing."""

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.derivatives import Scheme, get_scheme
-from liederiv.domains import Domain, domain_of
+from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import (
     ImageError,
     LieDerivError,
@@ -25,7 +25,14 @@ from liederiv.errors import (
 )
 from liederiv.forward_mode import ForwardModeWarning, pushforward
 from liederiv.generators import Generator
-from liederiv.metrics.local import NOT_ONE_TENSOR, LocalBatch, class_axis, lie_value, local_batch
+from liederiv.metrics.local import (
+    NOT_ONE_TENSOR,
+    LocalBatch,
+    class_axis,
+    is_classifier,
+    lie_value,
+    local_batch,
+)
 from liederiv.metrics.reference import reference_relative_lee, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
 from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
@@ -34,11 +41,11 @@ from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.scoring import Bootstrap, Floor, finite_scores, local_scores, reference_score
 
-__all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "measure"]
+__all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
 
 DEFAULT_TRANSFORMS = "translation,rotation,scale"
 DEFAULT_METRICS = "lee,relative,reference"
-_OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
+OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
 
 
 def measure(
@@ -196,8 +203,7 @@ class _Run:
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-        classifier = self.domain.probabilities and y.ndim == 2 and y.shape[1] > 1
-        self.output_types = _output_types(settings.output_types, classifier)
+        self.output_types = _output_types(settings.output_types, is_classifier(self.domain, y))
         local = settings.wants("lie", "comparison")
         if settings.self_check and local and y.is_floating_point() and y.isfinite().all():
             self._check_and_floor(x[:1])
@@ -352,9 +358,9 @@ class _Probabilities:
 def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:
     names = output_type.split(",") if isinstance(output_type, str) else list(output_type)
     for name in names:
-        if name not in _OUTPUT_TYPES:
+        if name not in OUTPUT_TYPES:
             raise LieDerivError(
-                f"output_type={name!r} is unknown; choose from {', '.join(_OUTPUT_TYPES)}."
+                f"output_type={name!r} is unknown; choose from {', '.join(OUTPUT_TYPES)}."
             )
     return tuple(names)
 
@@ -393,6 +399,8 @@ def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor |
         x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
         domain = domain_of(x)
         domain.check(x, "batches")
-        size = batch_size or domain.batch_size(x)
-        for i in range(0, len(x), size):
-            yield x[i : i + size], None if labels is None else labels[i : i + size]
+        done = 0
+        for piece in pieces(x, batch_size):
+            now = slice(done, done + len(piece))
+            yield piece, None if labels is None else labels[now]
+            done = now.stop

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from liederiv.actions import Action
-from liederiv.domains import domain_of
+from liederiv.domains import Domain, domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import pushforward
 from liederiv.representations import OutputSpec, Representation, Resolved, declared
@@ -31,6 +31,7 @@ __all__ = [
     "NOT_ONE_TENSOR",
     "LocalBatch",
     "class_axis",
+    "is_classifier",
     "lie_value",
     "local_batch",
     "softmax_pushforward",
@@ -143,3 +144,8 @@ def local_batch(
 def class_axis(y: Tensor) -> int:
     """The axis of the classes: 1 of a dense [B, n, h, w], the last of [B, n] and [B, tokens, n]."""
     return 1 if y.ndim == 4 else -1
+
+
+def is_classifier(domain: Domain, y: Any) -> bool:
+    """Whether an output is taken for scores of classes where nobody says what it is."""
+    return domain.probabilities and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
