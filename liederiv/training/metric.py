@@ -170,7 +170,8 @@ class LocalEquivarianceError(Metric):
             figure and axes, as of any metric of TorchMetrics; on a logarithmic scale, since the
             transforms' units lie orders of magnitude apart.
         """
-        figure, axes = self._plot(val, ax)
+        drawn: Any = self._plot(val, ax)
+        figure, axes = drawn
         axes.set_ylabel("local equivariance error (LEE)")
         if any((line.get_ydata() > 0).any() for line in axes.get_lines()):
             axes.set_yscale("log")
