@@ -170,6 +170,8 @@ class LocalEquivarianceError(Metric):
             figure and axes, as of any metric of TorchMetrics; on a logarithmic scale, since the
             transforms' units lie orders of magnitude apart.
         """
+        if ax is not None:
+            ax.set_yscale("linear")  # TorchMetrics sets limits below zero
         drawn: Any = self._plot(val, ax)
         figure, axes = drawn
         axes.set_ylabel("local equivariance error (LEE)")
