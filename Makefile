@@ -28,7 +28,7 @@ test-all: $(STAMP)  ## Run everything, the slow checks over all model families i
 lint: $(STAMP)  ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/typecheck
+	@rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck $(BIN)/mypy
 

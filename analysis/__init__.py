@@ -5,7 +5,8 @@ from liederiv.analysis.aliasing import measure_aliasing
 from liederiv.analysis.aliasing_results import AliasingReport, ModuleAliasing
 from liederiv.analysis.architectures import architecture_class, architecture_classes
 from liederiv.analysis.attribution import attribute
-from liederiv.analysis.finite_layers import FiniteLayers, FiniteRow, measure_finite
+from liederiv.analysis.finite_layers import measure_finite
+from liederiv.analysis.finite_results import FiniteLayers, FiniteRow
 from liederiv.analysis.interventions import intervene
 from liederiv.analysis.layer_statistics import kind_shares, kind_totals
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
