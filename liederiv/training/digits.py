@@ -162,7 +162,7 @@ def train(
     for _ in range(epochs):
         for batch in torch.randperm(len(digits.x), generator=rng).split(50):
             optimiser.zero_grad()
-            loss(model, digits.x[batch], digits.y[batch], rng).backward()  # type: ignore[no-untyped-call]
+            loss(model, digits.x[batch], digits.y[batch], rng).backward()
             optimiser.step()
             schedule.step()
     return model.eval()
