@@ -108,6 +108,8 @@ def choose_probes(
     used = head.shape[1] - min(len(lie), head.shape[1])
     m = 0 if enough else MAX_FRAME if probes == "auto" else max(budget - used, 1)
     frame = _random_frame(head, constant, min(m, left), seed)
+    if frame.shape[1] == left:  # a small output: head and frame are a complete basis
+        return Probes(torch.cat([head, frame], 1), lie.new_zeros(D, 0), 0, 1.0)
     return Probes(head, frame, left, captured)
 
 

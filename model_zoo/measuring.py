@@ -13,8 +13,11 @@ from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
+from .cloud_measuring import measure_clouds, provenance_of_clouds
+from .clouds import CloudSet
 from .images import ImageSet, load_images
 from .model_options import ModelOptions, output_of, try_model
+from .point_models import LoadedPointModel
 from .timm_models import LoadedModel
 
 __all__ = [
@@ -56,8 +59,10 @@ def open_images(
     return load_images(source, loaded.data_config, num_images, seed, split, data_dir=data_dir)
 
 
-def clusters(source: str, images: ImageSet) -> list[str] | None:
+def clusters(source: str, images: ImageSet | CloudSet) -> list[str] | None:
     """Which samples are crops of the same photograph: labels for the bootstrap."""
+    if isinstance(images, CloudSet):
+        return None
     return [name.split("/")[0] for name in images.names] if source == "samples" else None
 
 
@@ -90,9 +95,11 @@ class MeasureOptions:
 
 
 def measure_loaded(
-    loaded: LoadedModel, model_options: ModelOptions, options: MeasureOptions
-) -> tuple[Measurement, ImageSet]:
-    """Measure a loaded model on the images it is asked for."""
+    loaded: LoadedModel | LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
+) -> tuple[Measurement, ImageSet | CloudSet]:
+    """Measure a loaded model on the images, or point clouds, it is asked for."""
+    if isinstance(loaded, LoadedPointModel):
+        return measure_clouds(loaded, model_options, options)
     size = parse_batch_size(options.batch_size)
     images = open_images(
         options.images,
@@ -135,8 +142,14 @@ def _output_type(loaded: LoadedModel, asked: str) -> str:
     return "output" if headless else asked
 
 
-def provenance_of(loaded: LoadedModel, images: ImageSet) -> Provenance:
-    """What is known about model and images before anything is measured."""
+def provenance_of(
+    loaded: LoadedModel | LoadedPointModel, images: ImageSet | CloudSet
+) -> Provenance:
+    """What is known about model and images or clouds before anything is measured."""
+    if isinstance(loaded, LoadedPointModel) or isinstance(images, CloudSet):
+        assert isinstance(loaded, LoadedPointModel)
+        assert isinstance(images, CloudSet)
+        return provenance_of_clouds(loaded, images)
     notes = []
     if images.skipped:
         first, why = images.skipped[0]

@@ -18,6 +18,8 @@ from torch import nn
 from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
+from .cloud_measuring import refuse_image_options
+from .point_models import LoadedPointModel, is_point_model, load_point_model
 from .timm_models import LoadedModel, load
 
 __all__ = ["Features", "ModelOptions", "output_of", "try_model"]
@@ -39,7 +41,9 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "float32"
 
-    def open(self, name: str | None, flag: str | None, checkpoint: Path | None) -> LoadedModel:
+    def open(
+        self, name: str | None, flag: str | None, checkpoint: Path | None
+    ) -> LoadedModel | LoadedPointModel:
         """Load the model and move it to device and dtype.
 
         Raises:
@@ -55,6 +59,12 @@ class ModelOptions:
             raise LieDerivError(
                 "MODEL is missing; name one, e.g. `liederiv score tf_efficientnet_lite0`."
             )
+        loaded: LoadedModel | LoadedPointModel
+        if is_point_model(chosen):
+            refuse_image_options(chosen, self)
+            loaded = load_point_model(chosen, checkpoint, self.pretrained, seed=self.seed)
+            loaded.model.to(device=self.torch_device, dtype=self.torch_dtype)
+            return loaded
         loaded = load(
             chosen,
             checkpoint,
@@ -136,8 +146,8 @@ class Features(nn.Module):
         return self.model.forward_features(x)  # type: ignore[operator]
 
 
-def try_model(model: nn.Module, x: torch.Tensor) -> object:
-    """The output for one image; an error of the model itself becomes one line.
+def try_model(model: nn.Module, x: Any) -> object:
+    """The output for one image or batch of clouds; an error of the model itself becomes one line.
 
     Raises:
         ModelError: naming what the model raised.
@@ -149,9 +159,10 @@ def try_model(model: nn.Module, x: torch.Tensor) -> object:
         raise
     except Exception as error:  # a model may raise anything
         reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        what = f"images of shape {list(x.shape[1:])}" if isinstance(x, torch.Tensor) else repr(x)
         raise ModelError(
-            f"the model fails on images of shape {list(x.shape[1:])}: {type(error).__name__}: "
-            f"{reason}; check --img-size and --model-kwargs, or the model's own code."
+            f"the model fails on {what}: {type(error).__name__}: {reason}; check --img-size and "
+            "--model-kwargs, or the model's own code."
         ) from error
 
 

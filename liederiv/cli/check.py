@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import typer
 
-from liederiv.actions import ImageAction
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.cli import options as o
 from liederiv.cli.tables import console, new_table, number
+from liederiv.domains import domain_of
 from liederiv.errors import ModelError
-from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.cloud_measuring import open_clouds
 from liederiv.model_zoo.measuring import DeviceBatches, open_images
 from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
+from liederiv.model_zoo.point_models import LoadedPointModel
 
 __all__ = ["check"]
 
@@ -50,12 +53,18 @@ def check(
         device=device,
     )
     loaded = chosen.open(model, model_flag, checkpoint)
-    photographs = open_images(images, loaded, 1, seed, None, None)
-    x = next(iter(DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
-    module, _ = output_of(loaded, output_type)
+    x: Any
+    module: torch.nn.Module
+    if isinstance(loaded, LoadedPointModel):
+        module = loaded.model
+        x = open_clouds(images, loaded, 1, seed).clouds.to(chosen.torch_device)
+    else:
+        photographs = open_images(images, loaded, 1, seed, None, None)
+        x = next(iter(DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
+        module, _ = output_of(loaded, output_type)
     _check_finite(try_model(module, x))
     preflight(module, x)
-    action = ImageAction(resolve_generators(transforms), x.shape[-2], x.shape[-1], scheme)
+    action = domain_of(x).action(transforms, x, scheme)
     result = check_derivative(double_copy(module), x.double(), action)
     table = new_table(f"{loaded.name}: derivative against finite difference")
     table.add_column("transform", min_width=40)

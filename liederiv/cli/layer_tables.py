@@ -12,7 +12,7 @@ from rich.text import Text
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
-from liederiv.cli.tables import new_table, number
+from liederiv.cli.tables import count, new_table, number
 
 __all__ = ["layer_tables"]
 
@@ -32,15 +32,15 @@ def layer_tables(
         top: number of modules listed.
     """
     a, p = report.attribution, report.provenance
-    yield f"[bold]{p.model}[/bold] · {p.weights} · {parameters / 1e6:.1f} M parameters"
+    yield f"[bold]{p.model}[/bold] · {p.weights} · {count(parameters)} parameters"
     yield (
-        f"{p.num_images} images ({p.images}) · scheme {p.scheme} · {p.dtype} on {p.device} · "
+        f"{p.num_images} {p.inputs} ({p.images}) · scheme {p.scheme} · {p.dtype} on {p.device} · "
         f"engine {p.engine} · output {p.representation}\n"
     )
     if by == "module":
         yield _tree(a, top)
     yield _bars(a, "stage" if by == "stage" else "kind")
-    yield from _footer(a)
+    yield from _footer(a, p.inputs)
     if report.aliasing is not None:
         yield from _aliasing_tables(report.aliasing, top)
     if report.finite is not None:
@@ -144,17 +144,17 @@ def _bar(share: float, largest: float) -> Text:
     return Text(f"{_percent(share):>9} ") + Text(bar, style="red" if share >= 0 else "blue")
 
 
-def _footer(a: Attribution) -> Iterable[str]:
+def _footer(a: Attribution, inputs: str) -> Iterable[str]:
     totals = ", ".join(
         f"{name} {number(a.totals[name])} per {unit}²"
         for name, unit in zip(a.generators, a.units, strict=True)
     )
-    yield f"‖L f‖², mean over images: {totals}."
+    yield f"‖L f‖², mean over {inputs}: {totals}."
     probes = sorted(set(a.num_probes))
     spread = str(probes[0]) if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
     yield (
         f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
-        f"(worst image and transform) · {spread} probes per image."
+        f"(worst of {inputs} and transforms) · {spread} probes for each."
     )
     if a.coverage < 1 - a.tolerance:
         error, size = a.inclusive_error[0].sum(1), a.inclusive[0].sum(1)

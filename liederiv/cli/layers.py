@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -13,12 +13,17 @@ from liederiv.cli import options as o
 from liederiv.cli.layer_report import LayerReport, by_columns
 from liederiv.cli.layer_tables import layer_tables
 from liederiv.cli.tables import console
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo import ImageSet
+from liederiv.model_zoo.cloud_measuring import open_clouds
+from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.measuring import open_images, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.scan.layers import LayersRun
+from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
+from liederiv.model_zoo.scan.layers import LayersRun, needs_images
 
 __all__ = ["layers"]
 
@@ -103,7 +108,8 @@ def layers(
     o.check_endings({"--json": (json, ".json"), "--parquet": (parquet, ".parquet")})
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
         raise LieDerivError(f"--plot={str(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
-    generators = resolve_generators(transforms, unit=unit)  # type: ignore[arg-type]
+    if not is_point_model(model or model_flag or ""):
+        resolve_generators(transforms, unit=unit)  # type: ignore[arg-type]  # early, if wrong
     chosen = ModelOptions(
         pretrained=pretrained,
         num_classes=num_classes,
@@ -118,9 +124,20 @@ def layers(
         dtype=dtype,
     )
     loaded = chosen.open(model, model_flag, checkpoint)
-    photographs = open_images(images, loaded, num_images, seed, split, data_dir)
-    x = torch.stack(photographs[:]).to(chosen.torch_device, chosen.torch_dtype)
-    run = LayersRun(loaded, x, generators, scheme, output_type, seed, progress=not quiet)
+    asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
+    for option in (name for name, wanted in asked.items() if wanted):
+        needs_images(loaded, option)
+    found: ImageSet | CloudSet
+    x: Any
+    if isinstance(loaded, LoadedPointModel):
+        found = open_clouds(images, loaded, num_images, seed, split, data_dir)
+        x = found.clouds
+    else:
+        found = open_images(images, loaded, num_images, seed, split, data_dir)
+        x = torch.stack(found[:])
+    x = x.to(chosen.torch_device, chosen.torch_dtype)
+    action = domain_of(x).action(transforms, x, scheme, unit)  # type: ignore[arg-type]
+    run = LayersRun(loaded, x, action.generators, scheme, output_type, seed, progress=not quiet)
     attribution = run.attribution()
     with _status("measuring aliasing, module by module", aliasing and not quiet):
         aliased = run.aliasing() if aliasing else None
@@ -129,8 +146,8 @@ def layers(
         repaired = None if what_if is None else run.what_if(attribution, what_if)
     report = LayerReport(
         attribution=attribution,
-        provenance=run.describe(provenance_of(loaded, photographs), attribution),
-        image_names=photographs.names,
+        provenance=run.describe(provenance_of(loaded, found), attribution),
+        image_names=found.names,
         aliasing=aliased,
         finite=moved,
         what_if=repaired,

@@ -74,12 +74,13 @@ Images = Annotated[
     str,
     typer.Option(
         metavar="samples|DIR|DATASET",
-        help="Photographs that come with the `samples` extra, a folder, or a timm data set.",
+        help="Photographs that come with the `samples` extra, a folder, or a timm data set. For "
+        "networks on point clouds: systems of their own task, a folder, or nbody, shapenet, ….",
         rich_help_panel=_IMAGES,
     ),
 ]
 NumImages = Annotated[
-    int, typer.Option(help="How many images to measure.", rich_help_panel=_IMAGES)
+    int, typer.Option(help="How many images or clouds to measure.", rich_help_panel=_IMAGES)
 ]
 Split = Annotated[
     str | None,
@@ -93,7 +94,8 @@ Transforms = Annotated[
     str,
     typer.Option(
         help="Comma-separated generators or groups (translation, rotation, scale, stretch, shear, "
-        "hyperbolic_rotation, saturation, brightness, contrast, spatial, intensity, all).",
+        "hyperbolic_rotation, saturation, brightness, contrast, spatial, intensity, all). Of point "
+        "clouds: translation, rotation, scale, rigid, all.",
         rich_help_panel=_MEASURE,
     ),
 ]

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
-from liederiv.cli.tables import console, score_tables
+from liederiv.cli.tables import console, count, score_tables
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
-from liederiv.model_zoo import LoadedModel
+from liederiv.model_zoo import ImageSet, LoadedModel
+from liederiv.model_zoo.cloud_measuring import describe_clouds
+from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.measuring import MeasureOptions, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.results import Measurement
 
 __all__ = ["score"]
@@ -51,14 +54,16 @@ def score(
     ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score how equivariant a model is, on photographs.
+    """Score how equivariant a model is, on photographs or point clouds.
 
     Prints the local equivariance error (LEE) of each transform: how fast the output changes,
     squared and per output dimension, as the image starts to move, turn or grow. Beside it: the same
     relative to how the model reacts to noise (1 = as much as to noise), and what rounding alone
     contributes.
 
-    Example:  liederiv score resnet50.a1_in1k --images ./photos --transforms rotation --json r.json
+    Examples:  liederiv score rapidash_sen_r3s2 (a network on point clouds)
+
+    liederiv score resnet50.a1_in1k --images ./photos --transforms rotation --json r.json
     """
     o.refuse_amp(amp)
     o.writable(json, csv, per_image)
@@ -97,22 +102,27 @@ def score(
         progress=not quiet,
     )
     loaded = chosen.open(model, model_flag, checkpoint)
-    measurement, _ = measure_loaded(loaded, chosen, how)
+    measurement, found = measure_loaded(loaded, chosen, how)
     for path in (json, csv, per_image):
         if path is not None:
             measurement.save(path)
     if not quiet:
-        _print(measurement, loaded)
+        _print(measurement, loaded, found)
 
 
-def _print(measurement: Measurement, loaded: LoadedModel) -> None:
+def _print(
+    measurement: Measurement,
+    loaded: LoadedModel | LoadedPointModel,
+    found: ImageSet | CloudSet,
+) -> None:
     out, p = console(), measurement.provenance
-    size = " × ".join(str(n) for n in loaded.data_config.input_size[1:])
+    if isinstance(found, CloudSet):
+        size = describe_clouds(found)
+    else:
+        size = " × ".join(str(n) for n in found.data_config.input_size[1:]) + " pixels"
+    out.print(f"[bold]{p.model}[/bold] · {p.weights} · {count(loaded.num_parameters)} parameters")
     out.print(
-        f"[bold]{p.model}[/bold] · {p.weights} · {loaded.num_parameters / 1e6:.1f} M parameters"
-    )
-    out.print(
-        f"{p.num_images} images ({p.images}) of {size} pixels · scheme {p.scheme} · "
+        f"{p.num_images} {p.inputs} ({p.images}) of {size} · scheme {p.scheme} · "
         f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}\n"
     )
     for item in score_tables(measurement):

@@ -13,7 +13,15 @@ from rich.text import Text
 from liederiv.comparison import Difference
 from liederiv.results import Measurement, Score
 
-__all__ = ["comparison_tables", "console", "new_table", "number", "scan_tables", "score_tables"]
+__all__ = [
+    "comparison_tables",
+    "console",
+    "count",
+    "new_table",
+    "number",
+    "scan_tables",
+    "score_tables",
+]
 
 _TITLES = {
     "probs": "class probabilities",
@@ -21,6 +29,7 @@ _TITLES = {
     "features": "features",
     "output": "the model's output",
 }
+_REFERENCE = {"rigid": "translation and rotation"}
 _LOCAL = ("lee", "mean_abs", "relative_norm", "relative_spectrum")
 
 
@@ -39,6 +48,11 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}"
 
 
+def count(n: int) -> str:
+    """A large number of things: 25.6 M, 21.4 k."""
+    return f"{n / 1e6:.1f} M" if n >= 50_000 else f"{n / 1e3:.1f} k"
+
+
 def _interval(score: Score, digits: int = 2) -> str:
     if score.ci_low is None:
         return ""
@@ -52,10 +66,10 @@ def new_table(title: str) -> Table:
 
 def score_tables(measurement: Measurement) -> Iterable[Table | str]:
     """A table of local scores per output type, one of the other metrics, and notes."""
-    outputs = list(dict.fromkeys(s.output for s in measurement.scores if s.metric in _LOCAL))
-    for output in outputs:
-        yield _local_table(measurement.scores, output)
-    others = [s for s in measurement.scores if s.metric not in (*_LOCAL, "reference")]
+    local = [s for s in measurement.scores if s.metric in _LOCAL and s.transform != "any"]
+    for output in dict.fromkeys(s.output for s in local):
+        yield _local_table(local, output)
+    others = [s for s in measurement.scores if s not in local and s.metric != "reference"]
     if others:
         yield _plain_table(others)
     yield from _notes(measurement)
@@ -115,7 +129,7 @@ def _notes(measurement: Measurement) -> Iterable[str]:
         if s.metric == "reference":
             yield (
                 "An exactly invariant network, measured in the same way: LEE ÷ noise = "
-                f"{number(s.value)} (translation)."
+                f"{number(s.value)} ({_REFERENCE.get(s.transform, s.transform)})."
             )
     failed = dict.fromkeys(s.reason for s in measurement.scores if s.status == "failed")
     for reason in failed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,11 +22,21 @@ from liederiv.analysis import (
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.model_zoo.model_options import output_of, try_model
+from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.representations import OutputSpec
 from liederiv.results import Provenance
 
-__all__ = ["LayersRun"]
+__all__ = ["LayersRun", "needs_images"]
+
+
+def needs_images(loaded: LoadedModel | LoadedPointModel, option: str) -> None:
+    """Raise `LieDerivError` for a network on point clouds: the option is about feature maps."""
+    if isinstance(loaded, LoadedPointModel):
+        raise LieDerivError(
+            f"{option} is about feature maps of images, but {loaded.name!r} takes point clouds; "
+            "leave it out."
+        )
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class LayersRun:
 
     Attributes:
         loaded: the model.
-        x: images [B, C, H, W] as it expects them.
+        x: images [B, C, H, W] as it expects them, or point clouds.
         generators: of the group.
         scheme: interpolation scheme.
         output_type: ``auto`` (a classifier's probabilities, else the output), ``probs``,
@@ -45,8 +55,8 @@ class LayersRun:
         chunk_size: tangents per forward-mode pass; None lets memory decide.
     """
 
-    loaded: LoadedModel
-    x: Tensor
+    loaded: LoadedModel | LoadedPointModel
+    x: Any
     generators: tuple[Generator, ...]
     scheme: str
     output_type: str
@@ -70,12 +80,14 @@ class LayersRun:
 
     def aliasing(self) -> AliasingReport:
         """Under translations where they are asked for: there, theory says what to expect."""
+        self._of_images("--aliasing")
         model, output = self._target
         moves = tuple(g for g in self.generators if g.group == "translation") or self.generators
         return measure_aliasing(model, self.x, moves, output=output, seed=self.seed)
 
     def finite(self) -> FiniteLayers:
         """EQ-T and EQ-R of single modules."""
+        self._of_images("--finite")
         model, _ = self._target
         return measure_finite(
             model, self.x, scheme=self.scheme, seed=self.seed, progress=self.progress
@@ -87,6 +99,7 @@ class LayersRun:
         Raises:
             LieDerivError: if the model is no classifier.
         """
+        self._of_images("--what-if")
         if attribution.output not in ("probs", "logits"):
             raise LieDerivError("--what-if needs a classifier; leave it out for this output.")
         # Repairs change how confident a classifier is: unless asked otherwise, compare its logits.
@@ -115,6 +128,9 @@ class LayersRun:
             seed=self.seed,
         )
 
+    def _of_images(self, option: str) -> None:
+        needs_images(self.loaded, option)
+
     @cached_property
     def _target(self) -> tuple[torch.nn.Module, OutputSpec]:
         """The module to measure and what is measured on it."""
@@ -123,6 +139,9 @@ class LayersRun:
                 f"--output-type={self.output_type!r} must be one of auto, probs, logits, features "
                 "and output; layers attributes one at a time."
             )
+        if isinstance(self.loaded, LoadedPointModel):
+            shown = "output" if self.output_type in ("auto", "features") else self.output_type
+            return self.loaded.model, shown
         model, declared = output_of(self.loaded, self.output_type)
         y = try_model(model, self.x[:1])
         if self.output_type in ("probs", "logits"):

@@ -1,0 +1,142 @@
+"""One network on point clouds, one set of clouds, one measurement; see `measuring` for images."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from liederiv.errors import LieDerivError
+from liederiv.measurement import measure
+from liederiv.points import PointCloud
+from liederiv.results import Measurement, Provenance
+
+from .clouds import CloudSet, load_clouds
+from .point_models import LoadedPointModel
+
+if TYPE_CHECKING:
+    from .measuring import MeasureOptions
+    from .model_options import ModelOptions
+
+__all__ = [
+    "clouds_fingerprint",
+    "describe_clouds",
+    "measure_clouds",
+    "open_clouds",
+    "provenance_of_clouds",
+    "refuse_image_options",
+]
+
+_ONLY_IMAGES = {
+    "num_classes": None,
+    "model_kwargs": (),
+    "img_size": None,
+    "crop_pct": None,
+    "mean": None,
+    "std": None,
+    "interpolation": None,
+}
+
+
+def refuse_image_options(name: str, options: ModelOptions) -> None:
+    """Say so if an option was given that means nothing to point clouds.
+
+    Raises:
+        LieDerivError: naming the option.
+    """
+    for option, default in _ONLY_IMAGES.items():
+        if getattr(options, option) not in (default, []):
+            flag = "--" + option.replace("_", "-")
+            raise LieDerivError(
+                f"{flag} is for models of images, but {name!r} takes point clouds; leave it out."
+            )
+
+
+def open_clouds(
+    source: str,
+    loaded: LoadedPointModel,
+    num_clouds: int,
+    seed: int,
+    split: str | None = None,
+    data_dir: Path | None = None,
+) -> CloudSet:
+    """The clouds that a network is to be measured on.
+
+    Args:
+        source: ``samples`` for those of the network's own task, a name of `CLOUD_SOURCES`, or a
+            folder that holds the data set of the network's task.
+        loaded: the network.
+        num_clouds: how many.
+        seed: of what is random in the set.
+        split: ``test`` unless said otherwise.
+        data_dir: folder of a named data set.
+    """
+    if source == "samples":
+        source = loaded.data
+    elif Path(source).is_dir():
+        source, data_dir = loaded.data, Path(source)
+    return load_clouds(source, num_clouds, split=split or "test", data_dir=data_dir, seed=seed)
+
+
+def measure_clouds(
+    loaded: LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
+) -> tuple[Measurement, CloudSet]:
+    """Measure a loaded network on the clouds it is asked for."""
+    from .measuring import parse_batch_size
+
+    found = open_clouds(
+        options.images,
+        loaded,
+        options.num_images,
+        options.seed,
+        options.split,
+        options.data_dir,
+    )
+    measurement = measure(
+        loaded.model,
+        found.clouds.to(model_options.torch_device, model_options.torch_dtype),
+        options.transforms,
+        options.metrics,
+        scheme=options.scheme,
+        output_type=options.output_type,
+        unit=options.unit,  # type: ignore[arg-type]
+        batch_size=parse_batch_size(options.batch_size),
+        seed=options.seed,
+        image_names=found.names,
+        provenance=provenance_of_clouds(loaded, found),
+        progress=options.progress,
+    )
+    return measurement, found
+
+
+def provenance_of_clouds(loaded: LoadedPointModel, found: CloudSet) -> Provenance:
+    """What is known about network and clouds before anything is measured."""
+    return Provenance(
+        model=loaded.name,
+        weights=loaded.weights,
+        weights_fingerprint=loaded.weights_fingerprint,
+        inputs="clouds",
+        images=found.source,
+        images_fingerprint=clouds_fingerprint(found.clouds),
+        preprocessing={"inputs": loaded.variant.described_inputs},
+    )
+
+
+def clouds_fingerprint(clouds: PointCloud) -> str:
+    """Sixteen hexadecimal digits that name the content and the order of the clouds."""
+    digest = hashlib.sha256()
+    for field in fields(clouds):
+        value = getattr(clouds, field.name)
+        tensors = value.items() if isinstance(value, dict) else [(field.name, value)]
+        for name, tensor in tensors:
+            if hasattr(tensor, "numpy"):
+                digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe_clouds(found: CloudSet) -> str:
+    """How many points there are, in words."""
+    sizes = found.clouds.sizes
+    low, high = int(sizes.min()), int(sizes.max())
+    return f"{low} points each" if low == high else f"{low} to {high} points"
