@@ -13,7 +13,7 @@ from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
-from .cloud_measuring import measure_clouds, provenance_of_clouds
+from .cloud_measuring import measure_clouds, open_clouds, provenance_of_clouds
 from .clouds import CloudSet
 from .images import ImageSet, load_images
 from .model_options import ModelOptions, output_of, try_model
@@ -23,9 +23,11 @@ from .timm_models import LoadedModel
 __all__ = [
     "DeviceBatches",
     "MeasureOptions",
+    "as_batch",
     "clusters",
     "measure_loaded",
     "open_images",
+    "open_inputs",
     "parse_batch_size",
     "provenance_of",
 ]
@@ -57,6 +59,26 @@ def open_images(
 ) -> ImageSet:
     """Load images as the model expects them."""
     return load_images(source, loaded.data_config, num_images, seed, split, data_dir=data_dir)
+
+
+def open_inputs(
+    source: str,
+    loaded: LoadedModel | LoadedPointModel,
+    count: int,
+    seed: int,
+    split: str | None,
+    data_dir: Any,
+) -> ImageSet | CloudSet:
+    """Load what the model takes: images as it expects them, or clouds of points."""
+    if isinstance(loaded, LoadedPointModel):
+        return open_clouds(source, loaded, count, seed, split, data_dir)
+    return open_images(source, loaded, count, seed, split, data_dir)
+
+
+def as_batch(found: ImageSet | CloudSet, options: ModelOptions) -> Any:
+    """All images [B, C, H, W], or all clouds, on the device and in the dtype asked for."""
+    batch = found.clouds if isinstance(found, CloudSet) else torch.stack(found[:])
+    return batch.to(options.torch_device, options.torch_dtype)
 
 
 def clusters(source: str, images: ImageSet | CloudSet) -> list[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -28,6 +29,7 @@ __all__ = [
     "is_point_model",
     "list_point_models",
     "load_point_model",
+    "shipped_weights",
     "training_records",
 ]
 
@@ -95,6 +97,12 @@ def training_records() -> dict[str, dict[str, Any]]:
     """How each shipped variant was trained and what errors it has, by name."""
     text = (_folder() / "record.json").read_text(encoding="utf-8")
     return {record["name"]: record for record in json.loads(text)}
+
+
+def shipped_weights(name: str) -> str | None:
+    """Hash of the file with a network's weights, None if none ships with liederiv."""
+    file = _folder() / f"{name}.safetensors"
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None
 
 
 def _folder() -> Any:

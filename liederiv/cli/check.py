@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import typer
 
@@ -13,8 +11,7 @@ from liederiv.cli.tables import console, new_table, number
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.measurement import DEFAULT_TRANSFORMS
-from liederiv.model_zoo.cloud_measuring import open_clouds
-from liederiv.model_zoo.measuring import DeviceBatches, open_images
+from liederiv.model_zoo.measuring import as_batch, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
 from liederiv.model_zoo.point_models import LoadedPointModel
 
@@ -53,14 +50,10 @@ def check(
         device=device,
     )
     loaded = chosen.open(model, model_flag, checkpoint)
-    x: Any
-    module: torch.nn.Module
+    x = as_batch(open_inputs(images, loaded, 1, seed, None, None), chosen)
     if isinstance(loaded, LoadedPointModel):
-        module = loaded.model
-        x = open_clouds(images, loaded, 1, seed).clouds.to(chosen.torch_device)
+        module: torch.nn.Module = loaded.model
     else:
-        photographs = open_images(images, loaded, 1, seed, None, None)
-        x = next(iter(DeviceBatches(photographs, 1, chosen.torch_device, torch.float32)))[0]
         module, _ = output_of(loaded, output_type)
     _check_finite(try_model(module, x))
     preflight(module, x)

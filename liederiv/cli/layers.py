@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 import typer
 
 from liederiv.cli import options as o
@@ -17,12 +16,9 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_TRANSFORMS
-from liederiv.model_zoo import ImageSet
-from liederiv.model_zoo.cloud_measuring import open_clouds
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.measuring import open_images, provenance_of
+from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
+from liederiv.model_zoo.point_models import is_point_model
 from liederiv.model_zoo.scan.layers import LayersRun, needs_images
 
 __all__ = ["layers"]
@@ -127,15 +123,8 @@ def layers(
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):
         needs_images(loaded, option)
-    found: ImageSet | CloudSet
-    x: Any
-    if isinstance(loaded, LoadedPointModel):
-        found = open_clouds(images, loaded, num_images, seed, split, data_dir)
-        x = found.clouds
-    else:
-        found = open_images(images, loaded, num_images, seed, split, data_dir)
-        x = torch.stack(found[:])
-    x = x.to(chosen.torch_device, chosen.torch_dtype)
+    found = open_inputs(images, loaded, num_images, seed, split, data_dir)
+    x = as_batch(found, chosen)
     action = domain_of(x).action(transforms, x, scheme, unit)  # type: ignore[arg-type]
     run = LayersRun(loaded, x, action.generators, scheme, output_type, seed, progress=not quiet)
     attribution = run.attribution()

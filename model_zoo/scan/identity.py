@@ -15,6 +15,7 @@ from typing import Any
 import timm
 
 from liederiv.errors import ModelError
+from liederiv.model_zoo.point_models import is_point_model, shipped_weights
 from liederiv.model_zoo.recipes import local_weights
 from liederiv.model_zoo.sample_weights import describe_sample_weights, has_sample_weights
 from liederiv.model_zoo.user_models import is_factory_name
@@ -36,6 +37,8 @@ def weights_identity(name: str, pretrained: bool) -> dict[str, Any]:
         return {"source": _source_of(name.partition(":")[0])}
     if name.startswith("local-dir:"):
         return {"folder": _folder(Path(name.partition(":")[2]).expanduser(), pretrained)}
+    if is_point_model(name):
+        return {"weights": shipped_weights(name) if pretrained else None}
     arch = name.partition(".")[0]
     config = timm.get_pretrained_cfg(name) if ":" not in name and timm.is_model(arch) else None
     published: Any = None

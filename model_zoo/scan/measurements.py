@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 import torch
 
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.generators import resolve_generators
+from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measuring import measure_loaded, open_images, provenance_of
+from liederiv.model_zoo.measuring import as_batch, measure_loaded, open_inputs, provenance_of
+from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.random_weights import calibrate
 from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
@@ -44,13 +46,17 @@ class LoadedTask:
         self.task, self.settings = task, task.settings
         self.options = self.settings.model_options()
         self.loaded = self._load()
-        if self.settings.calibrate and not self.settings.pretrained:
-            images = self._images(_CALIBRATION_IMAGES)
-            calibrate(self.loaded.model, self._batch(images), self.settings.seed)
+        of_images = isinstance(self.loaded, LoadedModel)
+        if of_images and self.settings.calibrate and not self.settings.pretrained:
+            images = as_batch(self._images(_CALIBRATION_IMAGES), self.options)
+            calibrate(self.loaded.model, images, self.settings.seed)
 
     def describe(self) -> dict[str, Any]:
         """Fields of `Origin` that are known of the model."""
-        channels, height, width = self.loaded.data_config.input_size
+        size: tuple[int | None, ...] = (None, None, None)  # of images
+        if isinstance(self.loaded, LoadedModel):
+            size = self.loaded.data_config.input_size
+        channels, height, width = size
         return {
             "weights": self.loaded.weights,
             "weights_fingerprint": self.loaded.weights_fingerprint,
@@ -94,10 +100,12 @@ class LoadedTask:
         }
         return about, frame
 
-    def _load(self) -> LoadedModel:
+    def _load(self) -> LoadedModel | LoadedPointModel:
         """The model; with a reduced input where that is large and the architecture takes less."""
         name, limit = self.task.name, self.settings.max_img_size
         loaded = self.options.open(name, None, None)
+        if isinstance(loaded, LoadedPointModel):
+            return loaded
         if limit is None or max(loaded.data_config.input_size[1:]) <= limit:
             return loaded
         for size in dict.fromkeys(s for s in (limit, *_REDUCED_SIZES) if s <= limit):
@@ -107,13 +115,10 @@ class LoadedTask:
                 continue  # an architecture of one size
         return loaded
 
-    def _images(self, count: int) -> ImageSet:
+    def _images(self, count: int) -> ImageSet | CloudSet:
         s = self.settings
         folder = Path(s.data_dir) if s.data_dir is not None else None
-        return open_images(s.images, self.loaded, count, s.seed, s.split, folder)
-
-    def _batch(self, images: ImageSet) -> torch.Tensor:
-        return torch.stack(images[:]).to(self.options.torch_device, self.options.torch_dtype)
+        return open_inputs(s.images, self.loaded, count, s.seed, s.split, folder)
 
     def _score(self) -> tuple[Provenance, pd.DataFrame]:
         options = self.settings.measure_options(self.task.batch_size)
@@ -129,16 +134,18 @@ class LoadedTask:
         return found.provenance, frame
 
     @cached_property
-    def _layers_images(self) -> ImageSet:
+    def _layers_images(self) -> ImageSet | CloudSet:
         return self._images(self.settings.layers_images)
 
     @cached_property
     def _layers_run(self) -> LayersRun:
         s = self.settings
+        x = as_batch(self._layers_images, self.options)
+        action = domain_of(x).action(s.transforms, x, s.scheme, s.unit)  # type: ignore[arg-type]
         return LayersRun(
             self.loaded,
-            self._batch(self._layers_images),
-            resolve_generators(s.transforms, unit=s.unit),  # type: ignore[arg-type]
+            x,
+            action.generators,
             s.scheme,
             s.output_type,
             s.seed,

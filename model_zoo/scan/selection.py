@@ -14,6 +14,7 @@ from timm.models import split_model_name_tag
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.model_zoo.names import list_models, resolve_name
 from liederiv.model_zoo.parameters import parameter_count
+from liederiv.model_zoo.point_models import is_point_model, list_point_models
 from liederiv.model_zoo.presets import preset
 from liederiv.model_zoo.user_models import is_factory_name
 
@@ -146,7 +147,9 @@ def _expand(text: str, pretrained: bool) -> list[str]:
         bare = [] if pretrained else [n for n in timm.list_models() if n not in published]
         names = [n for n in (*published, *bare) if fnmatch.fnmatchcase(n, text)]
     else:
-        every = [e.name for e in list_models(text, pretrained)]
+        every = [
+            e.name for e in (*list_models(text, pretrained), *list_point_models(text, pretrained))
+        ]
         names = [n for n in every if fnmatch.fnmatchcase(n, text)]
     if not names:
         kind = "model with published weights" if pretrained else "model"
@@ -155,7 +158,7 @@ def _expand(text: str, pretrained: bool) -> list[str]:
 
 
 def _resolve(name: str, *, strict: bool = True) -> str:
-    if is_factory_name(name) or ":" in name:
+    if is_factory_name(name) or ":" in name or (is_point_model(name) and list_point_models(name)):
         return name
     try:
         return resolve_name(name)
