@@ -15,10 +15,17 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from liederiv.actions import Action
 from liederiv.domains import domain_of
-from liederiv.errors import LieDerivError, ModelError
+from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import forward_mode, pushforward
 
-__all__ = ["DerivativeCheck", "check_derivative", "check_placement", "double_copy", "preflight"]
+__all__ = [
+    "DerivativeCheck",
+    "check_derivative",
+    "check_placement",
+    "double_copy",
+    "preflight",
+    "refuse_cut_derivative",
+]
 
 
 def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
@@ -152,6 +159,21 @@ def check_derivative(
             found = [_relative_error(f, x, v, d, step * unit) for step in steps]
             errors[g.name] = min(found)
     return DerivativeCheck(errors, engine)
+
+
+def refuse_cut_derivative(error: float, generator: str) -> None:
+    """Raise `NotDifferentiableError` if a derivative has nothing to do with the function.
+
+    Args:
+        error: of `check_derivative`.
+        generator: along which it was found.
+    """
+    if error > 0.999:
+        raise NotDifferentiableError(
+            f"the model's derivative along {generator} disagrees entirely with a finite difference "
+            f"(relative error {error:.2f}): a detach, no_grad or rounding inside the model "
+            "cuts it; remove it, or measure sampled metrics instead."
+        )
 
 
 def _norm(x: Any) -> float:

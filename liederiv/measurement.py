@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from liederiv.checks import check_derivative, double_copy, preflight
+from liederiv.checks import check_derivative, double_copy, preflight, refuse_cut_derivative
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import (
     ImageError,
     LieDerivError,
     ModelError,
-    NotDifferentiableError,
     PointCloudError,
 )
 from liederiv.forward_mode import ForwardModeWarning, pushforward
@@ -278,12 +277,7 @@ class _Run:
     def _judge(self, error: float) -> None:
         """Say what a disagreement between derivative and finite difference means."""
         name = self.action.generators[0].name
-        if error > 0.999:
-            raise NotDifferentiableError(
-                f"the model's derivative along {name} disagrees entirely with a finite difference "
-                f"(relative error {error:.2f}): a detach, no_grad or rounding inside the model "
-                "cuts it; remove it, or measure sampled metrics instead."
-            )
+        refuse_cut_derivative(error, name)
         if error > 0.05:
             self.notes.append(
                 f"derivative and finite difference along {name} differ by {error:.0%}; part of "

@@ -22,17 +22,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from liederiv.actions import Action
-from liederiv.domains import Domain, domain_of
+from liederiv.domains import Comparisons, Domain, domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import pushforward
 from liederiv.representations import OutputSpec, Representation, Resolved, declared
 
 __all__ = [
     "NOT_ONE_TENSOR",
+    "Linearised",
     "LocalBatch",
     "class_axis",
     "is_classifier",
     "lie_value",
+    "linearise",
     "local_batch",
     "softmax_pushforward",
 ]
@@ -79,6 +81,58 @@ def lie_value(
     return jv - rho.act(action, y)
 
 
+@dataclass(frozen=True)
+class Linearised:
+    """What one call of the engine says about one batch.
+
+    Attributes:
+        y: f(x).
+        jv: J_f(x)·(X x) for the K generators, [K, *y.shape].
+        others: the comparison directions, if asked for.
+        others_jv: J_f(x)·v along those, [M, *y.shape]; empty without.
+        resolved: how the group acts on y.
+        engine: which engine differentiated.
+    """
+
+    y: Tensor
+    jv: Tensor
+    others: Comparisons | None
+    others_jv: Tensor
+    resolved: Resolved
+    engine: str
+
+
+def linearise(
+    f: Callable[[Any], Tensor],
+    x: Any,
+    action: Action,
+    *,
+    output: OutputSpec = "auto",
+    relative: bool = True,
+    directions: int = 2,
+    seeds: Sequence[int] = (),
+    chunk_size: int | None = None,
+    engine: str | None = None,
+) -> Linearised:
+    """Pushforwards along the generators and the comparison directions; see `local_batch`.
+
+    Raises:
+        ModelError: if the output is not one tensor.
+        UnknownLayoutError: if it is not known how the group acts on it.
+    """
+    K, domain = len(action), domain_of(x)
+    tangents = moved = action.tangents(x)
+    others = None
+    if relative:
+        others = domain.comparisons(x, tangents, action, directions, seeds)
+        moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
+    y, jv, used = pushforward(f, x, moved, chunk_size=chunk_size, engine=engine)
+    if not isinstance(y, Tensor):
+        raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
+    resolved = domain.resolve(declared(f, output), y, action)
+    return Linearised(y, jv[:K], others, jv[K:], resolved, used)
+
+
 def local_batch(
     f: Callable[[Any], Tensor],
     x: Any,
@@ -110,16 +164,18 @@ def local_batch(
     Returns:
         one `LocalBatch` per output type, f(x), its representation and the engine used.
     """
-    K, domain = len(action), domain_of(x)
-    tangents = moved = action.tangents(x)
-    if relative:
-        others = domain.comparisons(x, tangents, action, directions, seeds)
-        moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
-    y, jv, used = pushforward(f, x, moved, chunk_size=chunk_size, engine=engine)
-    if not isinstance(y, Tensor):
-        raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-    resolved = domain.resolve(declared(f, output), y, action)
-    rho = resolved.representation
+    lin = linearise(
+        f,
+        x,
+        action,
+        output=output,
+        relative=relative,
+        directions=directions,
+        seeds=seeds,
+        chunk_size=chunk_size,
+        engine=engine,
+    )
+    domain, y, jv, rho = domain_of(x), lin.y, lin.jv, lin.resolved.representation
     out: dict[str, LocalBatch] = {}
     for kind in output_types:
         probs = kind == "probs"
@@ -128,17 +184,18 @@ def local_batch(
                 f"output_type='probs' needs scores of classes, but the output is {rho}; measure "
                 "output_type='output'."
             )
-        lie = lie_value(rho, action, y, jv[:K], probabilities=probs).double()
+        lie = lie_value(rho, action, y, jv, probabilities=probs).double()
         found = {}
-        if relative:
-            other = softmax_pushforward(y, jv[K:], class_axis(y))[1] if probs else jv[K:]
-            found = others.read(domain.means(other.double().square(), action, rho))
+        if lin.others is not None:
+            other = lin.others_jv
+            other = softmax_pushforward(y, other, class_axis(y))[1] if probs else other
+            found = lin.others.read(domain.means(other.double().square(), action, rho))
         out[kind] = LocalBatch(
             domain.means(lie.square(), action, rho).cpu(),
             domain.means(lie.abs(), action, rho).cpu(),
             **{name: v.cpu() for name, v in found.items()},
         )
-    return out, y, resolved, used
+    return out, y, lin.resolved, lin.engine
 
 
 def class_axis(y: Tensor) -> int:
