@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, contextmanager
 
 from liederiv.errors import LieDerivError
@@ -72,7 +73,7 @@ class Prefetcher:
         self._cache = cache or WeightsCache()
         self._retry, self._offline = retry, offline
         self._ahead, self._patience = ahead, patience
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._queue: queue.SimpleQueue[tuple[str, Future[Fetched]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._futures: dict[str, Future[Fetched]] = {}
         self._kept: dict[str, ExitStack] = {}
@@ -80,6 +81,9 @@ class Prefetcher:
         self._closed = False
         self._silence = ExitStack()
         self._silence.enter_context(_silent_hub())
+        # A daemon: the end of the program does not wait for a download.
+        self._thread = threading.Thread(target=self._serve, name="prefetch", daemon=True)
+        self._thread.start()
 
     @contextmanager
     def using(self, name: str) -> Iterator[Fetched]:
@@ -88,17 +92,63 @@ class Prefetcher:
         Yields:
             What became of them; a failure has status ``failed`` and its reason.
         """
-        fetched, kept = self._obtain(name)
+        self.request(name)
+        while (got := self.poll(name)) is None:
+            wait([self._submit(name)], timeout=1.0)
+        fetched, kept = got
         with kept:
             yield fetched
 
-    def close(self) -> None:
-        """Give up what has not begun, and wait for the download that runs."""
-        self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for kept in self._kept.values():
-            kept.close()
-        self._kept.clear()
+    def request(self, name: str) -> None:
+        """Ask for the weights of one model now, and for the next ones after it."""
+        with self._lock:
+            self._wanted[name] = self._wanted.get(name, 0) + 1
+        self._submit(name)
+        if name in self._names:
+            first = self._names.index(name) + 1
+            for following in self._names[first : first + self._ahead]:
+                self._submit(following)
+
+    def poll(self, name: str) -> tuple[Fetched, ExitStack] | None:
+        """What became of a request, without waiting; None as long as it is under way.
+
+        The weights stay on disk until the returned stack is closed.
+        """
+        future = self._submit(name)
+        if not future.done():
+            return None
+        with self._lock:
+            if self._futures.get(name) is future:
+                del self._futures[name]
+            kept = self._kept.pop(name, None)
+        try:
+            fetched = future.result()
+        except _PostponedError:
+            return None  # it is wanted by now, and will be tried again
+        except CancelledError:
+            fetched = Fetched(name, "failed", "the scan was stopped")
+        if kept is None and fetched.status in ("cached", "downloaded"):
+            return None  # dropped to make room, or another user of the same model has the lease
+        with self._lock:
+            self._wanted[name] -= 1
+            if not self._wanted[name]:
+                del self._wanted[name]
+        return fetched, kept or ExitStack()
+
+    def close(self, *, at_once: bool = False) -> None:
+        """Give up what has not begun; wait for the download that runs, unless `at_once`."""
+        with self._lock:
+            self._closed = True
+            for future in self._futures.values():
+                future.cancel()
+        self._queue.put(None)
+        if not at_once:
+            self._thread.join()
+        with self._lock:
+            leases = list(self._kept.values())
+            self._kept.clear()
+        for lease in leases:
+            lease.close()
         self._silence.close()
 
     def __enter__(self) -> Prefetcher:
@@ -107,48 +157,28 @@ class Prefetcher:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _obtain(self, name: str) -> tuple[Fetched, ExitStack]:
-        with self._lock:
-            self._wanted[name] = self._wanted.get(name, 0) + 1
-        try:
-            while True:
-                future = self._submit(name)
-                self._submit_following(name)
-                try:
-                    fetched = future.result()
-                except _PostponedError:
-                    self._forget(name, future)
-                    continue
-                except CancelledError:
-                    return Fetched(name, "failed", "the scan was stopped"), ExitStack()
-                with self._lock:
-                    self._futures.pop(name, None)
-                    kept = self._kept.pop(name, None)
-                if kept is not None:
-                    return fetched, kept
-                if fetched.status in ("failed", "not needed"):
-                    return fetched, ExitStack()
-                # It was dropped, or another user of the same model has taken the lease.
-        finally:
-            with self._lock:
-                self._wanted[name] -= 1
-                if not self._wanted[name]:
-                    del self._wanted[name]
-
     def _submit(self, name: str) -> Future[Fetched]:
         with self._lock:
             if name not in self._futures:
-                self._futures[name] = self._pool.submit(self._fetch, name)
+                future: Future[Fetched] = Future()
+                self._futures[name] = future
+                if self._closed:
+                    future.cancel()
+                else:
+                    self._queue.put((name, future))
             return self._futures[name]
 
-    def _submit_following(self, name: str) -> None:
-        if name in self._names:
-            first = self._names.index(name) + 1
-            for following in self._names[first : first + self._ahead]:
-                self._submit(following)
+    def _serve(self) -> None:
+        """Runs in the background thread."""
+        while (item := self._queue.get()) is not None:
+            name, future = item
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(self._fetch(name))
+                except BaseException as error:  # to be raised where somebody waits
+                    future.set_exception(error)
 
     def _fetch(self, name: str) -> Fetched:
-        """Runs in the background thread."""
         deadline = time.monotonic() + self._patience
         while True:
             kept = ExitStack()
@@ -180,11 +210,6 @@ class Prefetcher:
                 raise _PostponedError
         time.sleep(_POLL)
 
-    def _forget(self, name: str, future: Future[Fetched]) -> None:
-        with self._lock:
-            if self._futures.get(name) is future:
-                del self._futures[name]
-
 
 def _fetch_and_keep(
     name: str,
@@ -212,6 +237,9 @@ def _fetch_and_keep(
         return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
     except LieDerivError as error:
         return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
+    except Exception as error:  # a full disk, say: the models that follow may still be there
+        reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: {error}"
+        return Fetched(name, "failed", reason, seconds=time.monotonic() - start)
 
 
 @contextmanager

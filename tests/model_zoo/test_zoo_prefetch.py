@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from hub_server import serve
 from safetensors.torch import save
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo import weights_fingerprint
+from liederiv.model_zoo import prefetcher, weights_fingerprint
+from liederiv.model_zoo.prefetch import Fetched
+from liederiv.model_zoo.prefetcher import Prefetcher
 from liederiv.model_zoo.weights_cache import WeightsCache, parse_size
 from liederiv.model_zoo.weights_files import check_file, weights_source
 
@@ -245,3 +248,38 @@ def test_an_unwritable_cache_can_be_read(tmp_path):
         pass
     with pytest.raises(LieDerivError, match=r"the cache .* cannot be written to"):
         WeightsCache(folder=tmp_path).reserve("org/a", 1)
+
+
+def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(name, **_):
+        begun.set()
+        assert go.wait(20)
+        return Fetched(name, "not needed")
+
+    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
+    monkeypatch.setattr(prefetcher, "fetch_weights", slow)
+    fetcher = Prefetcher(["a", "b"], cache=WeightsCache(folder=tmp_path))
+    fetcher.request("a")
+    assert begun.wait(20)
+    assert fetcher.poll("a") is None
+    fetcher.request("b")
+    fetcher.close(at_once=True)  # although the download goes on
+    fetched, _ = fetcher.poll("b")
+    assert (fetched.status, fetched.reason) == ("failed", "the scan was stopped")
+    go.set()
+
+
+def test_any_error_of_a_download_is_a_result(monkeypatch, tmp_path):
+    def full(name, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
+    monkeypatch.setattr(prefetcher, "fetch_weights", full)
+    with (
+        Prefetcher(["a"], cache=WeightsCache(folder=tmp_path)) as fetcher,
+        fetcher.using("a") as fetched,
+    ):
+        assert fetched.status == "failed"
+        assert "No space left on device" in fetched.reason
