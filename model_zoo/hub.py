@@ -20,7 +20,13 @@ import torch
 
 from liederiv.errors import ModelError
 
-__all__ = ["REMEDY", "download_errors", "hub_is_offline", "offline_if_unreachable"]
+__all__ = [
+    "REMEDY",
+    "download_errors",
+    "hub_is_offline",
+    "offline_hub",
+    "offline_if_unreachable",
+]
 
 PROBE_SECONDS = 4.0
 PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")
@@ -41,12 +47,21 @@ def hub_is_offline() -> bool:
 @contextmanager
 def offline_if_unreachable() -> Iterator[None]:
     """Put the hub client into offline mode inside the context if the hub does not answer."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or _reachable(constants.ENDPOINT):
+        yield
+        return
+    with offline_hub():
+        yield
+
+
+@contextmanager
+def offline_hub() -> Iterator[None]:
+    """Put the hub client into offline mode inside the context: only its cache is asked."""
     from huggingface_hub import constants, utils
 
     before = constants.HF_HUB_OFFLINE
-    if before or _reachable(constants.ENDPOINT):
-        yield
-        return
     # Older clients read the flag once for each session, so sessions are renewed around it.
     renew = getattr(utils, "reset_sessions", lambda: None)
     constants.HF_HUB_OFFLINE = True

@@ -22,7 +22,7 @@ import filelock
 
 from liederiv.errors import LieDerivError
 
-__all__ = ["CacheFullError", "CachedWeights", "WeightsCache", "parse_size"]
+__all__ = ["CacheFullError", "CachedWeights", "WeightsCache", "parse_size", "readable_size"]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
@@ -124,16 +124,17 @@ class WeightsCache:
         """
         if self.limit is not None and size > self.limit:
             raise LieDerivError(
-                f"`cache_limit`={_readable(self.limit)} (--cache-limit) is less than the weights "
-                f"of {repo} alone ({_readable(size)}); raise it."
+                f"`cache_limit`={readable_size(self.limit)} (--cache-limit) is less than the "
+                f"weights of {repo} alone ({readable_size(size)}); raise it."
             )
         with self._locked():
             if self._make_room(size, repo):
                 self._write(repo, size)
                 return
         raise CacheFullError(
-            f"`cache_limit`={_readable(self.limit or 0)} (--cache-limit) is taken up by weights "
-            f"in use, and {repo} needs {_readable(size)}; raise it, or use fewer workers."
+            f"`cache_limit`={readable_size(self.limit or 0)} (--cache-limit) is taken up by "
+            f"weights in use, and {repo} needs {readable_size(size)}; raise it, or use fewer "
+            "workers."
         )
 
     def forget(self, repo: str) -> None:
@@ -237,7 +238,8 @@ def _touch(path: Path) -> None:
         os.utime(path, ns=(now, now))
 
 
-def _readable(size: int) -> str:
+def readable_size(size: int) -> str:
+    """A number of bytes in words, such as "12.3 MB" (powers of 1000)."""
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:

@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.prefetching import fetch_all
 from liederiv.cli.tables import console, new_table
+from liederiv.errors import LieDerivError
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.presets import PRESETS
@@ -21,6 +23,7 @@ from liederiv.model_zoo.scan import (
     ScanSettings,
     Selection,
     Summary,
+    WeightsPolicy,
     choose_engine,
     make_plan,
     parse_count,
@@ -35,6 +38,7 @@ __all__ = ["scan"]
 
 _MODELS = "Models"
 _RUN = "Running"
+_WEIGHTS = "Weights"
 
 
 def scan(
@@ -180,6 +184,29 @@ def scan(
         bool,
         typer.Option("--dry-run", help="Show what would be measured.", rich_help_panel=_RUN),
     ] = False,
+    prefetch: Annotated[
+        bool,
+        typer.Option(
+            "--prefetch",
+            help="Only download the weights of all these models; the scan then needs no hub.",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = False,
+    offline: Annotated[
+        bool,
+        typer.Option(
+            "--offline", help="Download nothing: weights come from disk.", rich_help_panel=_WEIGHTS
+        ),
+    ] = False,
+    cache_limit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Disk space for downloaded weights, e.g. 50GB; those used longest ago make room. "
+            "What else is in the hub's cache stays.",
+            rich_help_panel=_WEIGHTS,
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Plain lines, no bar.")] = False,
 ) -> None:
     """Measure many models, each in a process of its own.
@@ -193,6 +220,8 @@ def scan(
     liederiv scan --preset paper-e2e --measure score,layers --gpus-per-task 0.5
 
     liederiv scan --preset families --no-pretrained --calibrate --dry-run
+
+    liederiv scan --preset imagenet1k --prefetch
     """
     chosen = ModelOptions(device=device)
     settings = ScanSettings(
@@ -230,6 +259,14 @@ def scan(
         pretrained=pretrained,
     )
     candidates = shard(selection.candidates, shard_)
+    limit = None if cache_limit is None else parse_size(cache_limit)
+    weights = WeightsPolicy(offline, limit)
+    if prefetch:
+        if offline or not pretrained:
+            other = "--offline" if offline else "--no-pretrained"
+            raise LieDerivError(f"--prefetch downloads published weights; leave {other} out.")
+        fetch_all([c.name for c in candidates], weights, plain=quiet)
+        return
     settings = settings.with_images()
     store = _store(out, settings, dry_run)
     jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
@@ -250,7 +287,7 @@ def scan(
     reporter = Reporter(plain=quiet)
     _announce(jobs, selection, reporter)
     with stop_on_signals(reporter.note) as stop:
-        summary = Scan(jobs, settings, store, place, limits, reporter, stop).run()
+        summary = Scan(jobs, settings, store, place, limits, reporter, stop, weights).run()
     _conclude(summary, out)
     if stop.asked:
         raise typer.Exit(130)

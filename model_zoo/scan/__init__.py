@@ -13,6 +13,7 @@ from liederiv.model_zoo.scan.scanning import Limits, Scan, Summary
 from liederiv.model_zoo.scan.selection import Candidate, Selection, select_models, shard
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.stopping import Stop, stop_on_signals
+from liederiv.model_zoo.scan.weights import WeightsPolicy
 
 __all__ = [
     "Candidate",
@@ -26,6 +27,7 @@ __all__ = [
     "Selection",
     "Stop",
     "Summary",
+    "WeightsPolicy",
     "choose_engine",
     "make_plan",
     "parse_count",

@@ -23,9 +23,11 @@ class Engine(Protocol):
 
     Attributes:
         slots: how many tasks run at once.
+        elsewhere: whether they may run on other machines, with disks of their own.
     """
 
     slots: int
+    elsewhere: bool
 
     def submit(self, task: Task) -> None:
         """Start a task; to be called only while fewer than `slots` are running."""
@@ -44,6 +46,8 @@ class LocalEngine:
         workers: how many at once.
         gpus: value of CUDA_VISIBLE_DEVICES for each worker; empty without GPUs.
     """
+
+    elsewhere = False
 
     def __init__(self, workers: int, gpus: list[str] | None = None) -> None:
         self.slots = workers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
@@ -17,6 +18,7 @@ import torch
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.model_zoo.clouds import CloudSet
+from liederiv.model_zoo.hub import offline_hub
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measuring import as_batch, measure_loaded, open_inputs, provenance_of
 from liederiv.model_zoo.point_models import LoadedPointModel
@@ -45,7 +47,8 @@ class LoadedTask:
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, task.settings
         self.options = self.settings.model_options()
-        self.loaded = self._load()
+        with offline_hub() if task.offline else nullcontext():
+            self.loaded = self._load()
         of_images = isinstance(self.loaded, LoadedModel)
         if of_images and self.settings.calibrate and not self.settings.pretrained:
             images = as_batch(self._images(_CALIBRATION_IMAGES), self.options)

@@ -16,6 +16,7 @@ from liederiv.errors import LieDerivError
 from liederiv.model_zoo.scan.engines import Event
 from liederiv.model_zoo.scan.isolation import run_isolated
 from liederiv.model_zoo.scan.tasks import Delivery, Failure, Task
+from liederiv.model_zoo.scan.weights import fetched_weights
 
 __all__ = ["RayEngine"]
 
@@ -36,6 +37,8 @@ class RayEngine:
     Raises:
         LieDerivError: if Ray is not installed or the cluster cannot be reached.
     """
+
+    elsewhere = True
 
     def __init__(
         self,
@@ -126,8 +129,15 @@ def _probe(address: str | None) -> None:
 
 
 def _run_on_worker(task: Task) -> list[Delivery]:
-    """What a Ray worker does: Ray says which GPU is its own."""
-    return run_isolated(replace(task, gpu=os.environ.get("CUDA_VISIBLE_DEVICES")))
+    """What a Ray worker does: Ray says which GPU is its own; weights come to this machine."""
+    task = replace(task, gpu=os.environ.get("CUDA_VISIBLE_DEVICES"))
+    if task.weights is None:
+        return run_isolated(task)
+    with fetched_weights(task.name, task.weights) as fetched:
+        if fetched.status == "failed":
+            return [Failure(m, "failed", fetched.reason) for m in task.measurements]
+        offline = task.weights.offline or fetched.status != "not needed"
+        return run_isolated(replace(task, offline=offline))
 
 
 def _import_ray() -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 from timm.models import split_model_name_tag
 
+from liederiv.model_zoo.prefetcher import Prefetcher
 from liederiv.model_zoo.presets import family_of
 from liederiv.model_zoo.scan.engines import Engine
 from liederiv.model_zoo.scan.plan import Job
@@ -25,6 +26,7 @@ from liederiv.model_zoo.scan.progress import Reporter
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.stopping import Stop
 from liederiv.model_zoo.scan.tasks import OUT_OF_MEMORY, Delivery, Failure, Result, Task
+from liederiv.model_zoo.scan.weights import WeightsPolicy
 from liederiv.model_zoo.store import Store
 from liederiv.model_zoo.store_schema import Origin
 from liederiv.results import Provenance
@@ -73,6 +75,7 @@ class _InFlight:
     job: Job
     pending: set[str]
     claims: ExitStack
+    fetching: Task | None = None
     retry: list[Failure] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
@@ -89,6 +92,7 @@ class Scan:
         limits: of each worker.
         reporter: tells the user.
         stop: whether the user wants it to end.
+        weights: how published weights come to disk; None leaves that to the workers.
     """
 
     def __init__(
@@ -100,6 +104,7 @@ class Scan:
         limits: Limits,
         reporter: Reporter,
         stop: Stop,
+        weights: WeightsPolicy | None = None,
     ) -> None:
         self._settings, self._store, self._engine = settings, store, engine
         self._limits, self._reporter, self._stop = limits, reporter, stop
@@ -107,6 +112,8 @@ class Scan:
         self._flying: dict[int, _InFlight] = {}
         self._measured = self._failed = 0
         self._sources = (os.getcwd(), tuple(sys.path))
+        self._weights = weights if settings.pretrained else None
+        self._fetcher: Prefetcher | None = None
 
     def run(self) -> Summary:
         """Measure until everything is done or the user stops it.
@@ -116,18 +123,28 @@ class Scan:
         """
         start = time.monotonic()
         self._reporter.start(len(self._waiting))
+        if self._weights is not None and not self._engine.elsewhere:
+            names = [job.candidate.name for job in self._waiting]
+            self._fetcher = self._weights.prefetcher(names, self._engine.slots)
         try:
             while not self._stop.now:
-                if not self._stop.asked:
+                if self._stop.asked:
+                    self._give_up_fetching()
+                else:
                     self._fill()
+                self._start_fetched()
                 if not self._flying:
                     if self._stop.asked or not self._waiting:
                         break
                     time.sleep(_POLL_SECONDS)  # all that is left is claimed by another scan
+                elif all(flight.fetching for flight in self._flying.values()):
+                    time.sleep(_POLL_SECONDS)
                 for task, delivery in self._engine.events(_POLL_SECONDS):
                     self._handle(task, delivery)
         finally:
             self._engine.close()
+            if self._fetcher is not None:
+                self._fetcher.close(at_once=True)
             for flight in self._flying.values():
                 flight.claims.close()
             self._reporter.close()
@@ -147,13 +164,51 @@ class Scan:
             if pending:
                 flight = self._flying[job.number] = _InFlight(job, set(pending), claims)
                 self._reporter.begin(job.candidate.name)
-                self._engine.submit(self._task(flight.job, pending))
+                self._begin(flight, self._task(flight.job, pending))
                 continue
             claims.close()
             if mine:
                 self._reporter.elsewhere(job.candidate.name)
             else:
                 self._waiting.append(job)
+
+    def _begin(self, flight: _InFlight, task: Task) -> None:
+        """Measure a model, once its weights are on disk."""
+        if self._fetcher is None:
+            self._engine.submit(replace(task, weights=self._weights))
+            return
+        flight.fetching = task
+        self._fetcher.request(task.name)
+
+    def _start_fetched(self) -> None:
+        """Measure the models whose weights have arrived; a failed download is a result."""
+        for flight in [f for f in self._flying.values() if f.fetching is not None]:
+            task = flight.fetching
+            assert task is not None
+            assert self._fetcher is not None
+            assert self._weights is not None
+            got = self._fetcher.poll(task.name)
+            if got is None:
+                continue
+            fetched, lease = got
+            flight.claims.push(lease)
+            flight.fetching = None
+            if fetched.status != "failed":
+                offline = self._weights.offline or fetched.status != "not needed"
+                self._engine.submit(replace(task, offline=offline))
+                continue
+            for measurement in task.measurements:
+                self._keep_failure(flight, Failure(measurement, "failed", fetched.reason), task)
+            self._over(task, flight)
+
+    def _give_up_fetching(self) -> None:
+        """The user wants the scan to end: models that wait for weights are not measured."""
+        for number, flight in list(self._flying.items()):
+            if flight.fetching is not None:
+                flight.claims.close()
+                del self._flying[number]
+                self._waiting.append(flight.job)
+                self._reporter.give_up(flight.job.candidate.name)
 
     def _task(self, job: Job, measurements: tuple[str, ...]) -> Task:
         folder, path = self._sources

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from liederiv.model_zoo.scan.settings import ScanSettings
+from liederiv.model_zoo.scan.weights import WeightsPolicy
 
 __all__ = ["Begun", "Delivery", "Described", "Failure", "Result", "Task"]
 
@@ -31,6 +32,8 @@ class Task:
         timeout: seconds that one measurement may take, loading included; None for no limit.
         memory: bytes that the process may allocate; None for no limit.
         gpu: value of CUDA_VISIBLE_DEVICES; None leaves it alone.
+        offline: leave the hub alone: weights are on disk.
+        weights: how to get them there, for an engine whose workers are elsewhere; None: they are.
         batch_size: images per pass, when memory has not sufficed for the usual number.
         folder: working directory of the scan.
         search_path: where the scan finds Python modules.
@@ -45,6 +48,8 @@ class Task:
     timeout: float | None = None
     memory: int | None = None
     gpu: str | None = None
+    offline: bool = False
+    weights: WeightsPolicy | None = None
     batch_size: int | None = None
     folder: str = ""
     search_path: tuple[str, ...] = field(default=(), repr=False)

@@ -119,3 +119,14 @@ def test_other_settings_in_the_same_folder_are_refused(scan):
     scan()
     outcome = scan("--scheme", "fourier")
     assert "results made with scheme='bspline', not 'fourier'" in str(outcome.exception)
+
+
+@pytest.mark.parametrize("other", ["--offline", "--no-pretrained"])
+def test_nothing_to_prefetch(refused, other):
+    error = refused("scan", "resnet18", "--prefetch", other)
+    assert f"--prefetch downloads published weights; leave {other} out." in error
+
+
+def test_cache_limit_is_a_size(refused):
+    error = refused("scan", "resnet18", "--cache-limit", "much")
+    assert "--cache-limit='much' is no size; write for example 20GB" in error

@@ -1,0 +1,48 @@
+"""`liederiv scan --prefetch`: all weights first."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import typer
+from tqdm import tqdm
+
+from liederiv.model_zoo.prefetcher import prefetch
+from liederiv.model_zoo.scan import WeightsPolicy
+from liederiv.model_zoo.weights_cache import WeightsCache, readable_size
+
+__all__ = ["fetch_all"]
+
+
+def fetch_all(names: Sequence[str], weights: WeightsPolicy, *, plain: bool = False) -> None:
+    """Download the weights of all models; a line for each that fails.
+
+    Args:
+        names: of the models.
+        weights: with the limit of the cache.
+        plain: no bar.
+
+    Raises:
+        typer.Exit: with code 1 if any has failed.
+    """
+    count: Counter[str] = Counter()
+    size = 0
+    found = prefetch(names, cache=WeightsCache(weights.cache_limit))
+    quiet = plain or not sys.stderr.isatty()
+    with tqdm(found, total=len(names), unit="model", desc="weights", disable=quiet) as bar:
+        for fetched in bar:
+            count[fetched.status] += 1
+            size += fetched.size
+            bar.set_postfix_str(readable_size(size))
+            if fetched.status == "failed":
+                bar.write(f"{fetched.name}: {fetched.reason}", file=sys.stderr)
+            elif plain and fetched.status == "downloaded":
+                about = f"{readable_size(fetched.size)} in {fetched.seconds:.1f} s"
+                print(f"{fetched.name}: {about}", file=sys.stderr)
+    order = ("downloaded", "cached", "not needed", "failed")
+    states = ", ".join(f"{count[state]} {state}" for state in order if count[state])
+    typer.echo(f"weights of {len(names)} models: {states}; {readable_size(size)} on disk")
+    if count["failed"]:
+        raise typer.Exit(1)
