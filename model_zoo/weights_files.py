@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 import torch
 
+from .point_models import is_point_model
 from .recipes import recipe_for
 from .sample_weights import has_sample_weights
 from .user_models import is_factory_name
@@ -68,7 +69,7 @@ def weights_source(name: str) -> WeightsSource | None:
     if kind in ("hf-hub", "hf_hub"):
         repo, _, revision = rest.partition("@")
         return WeightsSource(name, repo, revision or None, _candidates(DEFAULT_FILE), config=True)
-    if kind == "local-dir" or is_factory_name(name):
+    if kind == "local-dir" or is_factory_name(name) or is_point_model(name):
         return None
     recipe = recipe_for(name, None, None, {}, 0)
     if has_sample_weights(recipe.arch):

@@ -205,6 +205,7 @@ def test_source_of_weights():
     assert weights_source("local-dir:/tmp/x") is None
     assert weights_source("mypackage.models:build") is None
     assert weights_source("mixnet_xxl") is None
+    assert weights_source("rapidash_tn") is None
 
 
 def test_checksum_in_a_name(tmp_path):
