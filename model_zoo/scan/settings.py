@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measuring import MeasureOptions, parse_batch_size
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store_schema import MEASUREMENTS
+from liederiv.points import POINTS
 
 __all__ = ["ScanSettings"]
 
@@ -99,7 +101,7 @@ class ScanSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LieDerivError(f"--{name.replace('_', '-')}={value} must be 1 or more.")
-        resolve_generators(self.transforms, unit=self.unit)  # type: ignore[arg-type]
+        _check_transforms(self.transforms, self.unit)
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
         parse_batch_size(self.batch_size)
@@ -166,3 +168,15 @@ class ScanSettings:
         content = [measurement, model, dict(weights), self.of(measurement), __version__]
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_transforms(text: str, unit: str) -> None:
+    """Raise `LieDerivError` unless images, or point clouds, have all of these transforms."""
+    try:
+        resolve_generators(text, unit=unit)  # type: ignore[arg-type]
+    except LieDerivError:
+        for catalogue in POINTS.values():
+            with contextlib.suppress(LieDerivError):
+                resolve_generators(text, catalogue=catalogue)
+                return
+        raise
