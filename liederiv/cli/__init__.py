@@ -11,6 +11,7 @@ import typer
 
 from liederiv.cli.check import check
 from liederiv.cli.compare import compare
+from liederiv.cli.gate import gate
 from liederiv.cli.info import info
 from liederiv.cli.layers import layers
 from liederiv.cli.models import models
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, scan, results, report, check, models, info):
+for command in (score, layers, compare, scan, results, report, gate, check, models, info):
     app.command()(command)
 
 
