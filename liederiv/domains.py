@@ -18,7 +18,7 @@ from torch import Tensor
 
 from liederiv.actions import Action, ImageAction, check_images
 from liederiv.derivatives import Scheme
-from liederiv.errors import LieDerivError
+from liederiv.errors import ImageError, LieDerivError
 from liederiv.generators import IMAGES, Catalogue, Generator, resolve_generators
 from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
 from liederiv.representations import OutputSpec, Resolved, resolve
@@ -170,6 +170,11 @@ class ImageDomain(Domain):
 
     def check(self, x: Any, argument: str = "x") -> None:
         """See `Domain.check`."""
+        if not isinstance(x, Tensor):
+            raise ImageError(
+                f"{argument} must be a tensor of images [B, C, H, W] or a PointCloud, not "
+                f"{type(x).__name__}."
+            )
         check_images(x, argument)
 
     def catalogue(self, x: Tensor) -> Catalogue:

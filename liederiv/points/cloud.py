@@ -10,7 +10,7 @@ the engine of liederiv therefore take a cloud wherever they take a tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -121,14 +121,19 @@ class PointCloud:
         return self.num_clouds
 
     def __getitem__(self, which: int | slice | Sequence[int] | Tensor) -> PointCloud:
-        """Some of the clouds, in the order asked for; an integer gives one cloud."""
+        """Some of the clouds, in the order asked for; an integer gives one cloud.
+
+        Raises:
+            IndexError: if there is no such cloud (so that a loop over clouds ends).
+            PointCloudError: for no cloud at all, or one twice.
+        """
         if isinstance(which, Tensor):
             which = which.tolist()
         numbers = list(range(len(self)))
         chosen = (
             numbers[which] if isinstance(which, slice)
-            else [numbers[which]] if isinstance(which, int)
-            else [numbers[i] for i in which]
+            else [numbers[i] for i in which] if isinstance(which, Iterable)
+            else [numbers[which]]
         )  # fmt: skip
         if not chosen or len(set(chosen)) < len(chosen):
             raise PointCloudError(

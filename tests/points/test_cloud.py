@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
@@ -100,6 +101,8 @@ def test_clouds_of_a_batch_can_be_taken_and_joined_again():
     again = swapped[[1, 0]]
     assert again.pos.tolist() == [*one.pos.tolist(), *other.pos.tolist()]
     assert again.scalars["type"].tolist() == [[1], [1], [1], [6], [8]]
+    assert [len(c.pos) for c in cloud] == [3, 2]
+    assert cloud[np.int64(1)].pos.tolist() == cloud[torch.tensor(1)].pos.tolist()
     assert len(cloud[-1:]) == len(cloud[torch.tensor([1])]) == 1
 
 
