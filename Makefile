@@ -40,6 +40,7 @@ bench: $(STAMP)  ## Measure speed and accuracy against named baselines
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/layerwise.py
 	$(BIN)/python benchmarks/camera_shift.py
+	$(BIN)/python benchmarks/scan.py
 	$(BIN)/python benchmarks/rapidash.py
 
 clean:  ## Remove the environment and build products

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, schema_of
 __all__ = ["Configuration", "Store", "StoreWarning"]
 
 _MANIFEST = "manifest.json"
+_ABANDONED_SECONDS = 24 * 3600
 _INTEGERS = {pa.int64(): pd.Int64Dtype()}
 Configuration = Mapping[str, Mapping[str, Any]]
 
@@ -93,6 +95,10 @@ class Store:
                 f"folder={str(folder)!r} cannot be used for results ({error.strerror}); choose one "
                 "that can be written to."
             ) from error
+        for leftover in (store.folder / ".partial").iterdir():  # of scans that were killed
+            with suppress(FileNotFoundError):
+                if leftover.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                    leftover.unlink()
         with filelock.FileLock(store.folder / ".claims" / "manifest"):
             store._register(configuration)
         return store

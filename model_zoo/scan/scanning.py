@@ -33,7 +33,7 @@ from liederiv.results import Provenance
 
 __all__ = ["Limits", "Scan", "Summary"]
 
-_POLL_SECONDS = 0.3
+_POLL_SECONDS, _SHORT_SECONDS = 0.3, 0.02
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Scan:
                         break
                     time.sleep(_POLL_SECONDS)  # all that is left is claimed by another scan
                 elif all(flight.fetching for flight in self._flying.values()):
-                    time.sleep(_POLL_SECONDS)
+                    time.sleep(_SHORT_SECONDS)
                 for task, delivery in self._engine.events(_POLL_SECONDS):
                     self._handle(task, delivery)
         finally:

@@ -168,6 +168,15 @@ def test_an_interrupted_write_leaves_nothing_to_read(store, monkeypatch):
     assert list((store.folder / ".partial").iterdir()) == []
 
 
+def test_leftovers_of_killed_scans_go_after_a_day(store):
+    old, new = (store.folder / ".partial" / name for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("half")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    Store.create(store.folder, CONFIGURATION)
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def _hold(folder, ready):
     with Store.open(folder).claim("k") as mine:
         ready.put(mine)

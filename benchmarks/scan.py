@@ -1,0 +1,211 @@
+"""Models per hour of a scan, what it adds per model, and what scanning all of timm would cost.
+
+One run measures everything it prints, with random weights and the default metrics:
+
+* plain: a loop of `liederiv score`, one process after the other: what a shell script would do;
+* scan with 1 worker, and with 2; every process has the same number of threads in all three;
+* overhead: wall time beyond the measurements' own seconds, per model. It contains loading the model
+  and, for plain, starting Python and importing torch and timm.
+
+The estimate for timm's pretrained weights is arithmetic on stated assumptions, not a measurement:
+floating point operations of a random sample of the models (counted on torch's meta device, with a
+standard error over the sample), times images, times what a score costs in forward passes (measured
+here), over the assumed speed; plus the overhead per model (measured here) and the downloads.
+
+    python benchmarks/scan.py [--models a,b,…] [--images 4] [--threads 1] [--sample 60]
+                              [--tflops 10] [--bandwidth 100] [--price 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+
+import timm
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from liederiv.model_zoo import load
+from liederiv.model_zoo.parameters import parameter_count
+from liederiv.model_zoo.store import Store
+
+MODELS = (
+    "test_resnet,test_vit,test_convnext,test_efficientnet,"
+    "mobilenetv3_small_050,lcnet_050,resnet10t,efficientvit_b0"
+)
+IMAGES_OF_ESTIMATE = 16
+MAIN = [sys.executable, "-c", "from liederiv.cli import main; main()"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to measure all models.
+
+    Attributes:
+        name: for the table.
+        seconds: wall time.
+        measuring: of these, seconds in the measurements themselves; NaN with several at once.
+    """
+
+    name: str
+    seconds: float
+    measuring: float
+
+
+def flags(options: argparse.Namespace) -> list[str]:
+    """Common to both commands."""
+    return ["--no-pretrained", "--num-images", str(options.images), "--device", options.device]
+
+
+def plain(names: list[str], options: argparse.Namespace, measuring: float) -> Run:
+    """`liederiv score`, once per model."""
+    start = time.perf_counter()
+    for name in names:
+        subprocess.run(
+            [*MAIN, "score", name, *flags(options), "--quiet"],
+            check=True,
+            env=threads_environment(options.threads),
+        )
+    return Run("loop of `liederiv score`", time.perf_counter() - start, measuring)
+
+
+def scan(names: list[str], options: argparse.Namespace, workers: int) -> Run:
+    """`liederiv scan` into a fresh folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        running = ["--workers", str(workers), "--threads", str(options.threads)]
+        subprocess.run(
+            [*MAIN, "scan", *names, *flags(options), *running, "--out", folder, "--quiet"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=threads_environment(options.threads),
+        )
+        seconds = time.perf_counter() - start
+        rows = Store.open(folder).read("score")
+    failed = rows[rows["outcome"] != "measured"]
+    if len(failed):
+        raise SystemExit(f"{failed['model'].iloc[0]}: {failed['reason'].iloc[0]}")
+    own = float(rows.groupby("model")["seconds"].first().sum())
+    return Run(f"scan, {workers} worker{'s' * (workers > 1)}", seconds, own)
+
+
+def threads_environment(threads: int) -> dict[str, str]:
+    """The same threads for every process."""
+    return {**os.environ, "OMP_NUM_THREADS": str(threads)}
+
+
+def forward_passes(names: list[str], options: argparse.Namespace, measuring: float) -> float:
+    """What a score costs: its seconds over those of a plain forward pass of as many images."""
+    torch.set_num_threads(options.threads)
+    total = 0.0
+    for name in names:
+        loaded = load(name, pretrained=False)
+        model = loaded.model.to(options.device)
+        x = torch.randn(min(4, options.images), *loaded.data_config.input_size)
+        x = x.to(options.device)
+        with torch.no_grad():
+            model(x)
+            times = []
+            for _ in range(5):
+                start = time.perf_counter()
+                model(x).sum().item()
+                times.append(time.perf_counter() - start)
+        total += statistics.median(times) / len(x) * options.images
+    return measuring / total
+
+
+def gigaflops(name: str) -> float | None:
+    """10⁹ floating point operations of a forward pass of one image; None if meta cannot do it."""
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    config = timm.get_pretrained_cfg(name)
+    counter = FlopCounterMode(display=False)
+    try:
+        with warnings.catch_warnings(), torch.device("meta"), torch.no_grad(), counter:
+            warnings.simplefilter("ignore")
+            timm.create_model(name).eval()(torch.empty(1, *config.input_size))
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None
+    return counter.get_total_flops() / 1e9
+
+
+def estimate(options: argparse.Namespace, passes: float, overhead: float, console: Console) -> None:
+    """Time and cost of all pretrained weights of timm."""
+    names = timm.list_pretrained()
+    sample = random.Random(0).sample(names, min(options.sample, len(names)))
+    counted = [f for f in map(gigaflops, sample) if f]
+    mean = statistics.mean(counted)
+    error = statistics.stdev(counted) / len(counted) ** 0.5 / mean
+    compute = mean * 1e9 * len(names) * IMAGES_OF_ESTIMATE * passes / (options.tflops * 1e12)
+    size = 4 * sum(parameter_count(n) or 0 for n in names)
+    download = size / (options.bandwidth * 1e6)
+    fixed = overhead * len(names)
+    console.print(
+        f"\nEstimate for {len(names)} pretrained weights of timm {timm.__version__}, default "
+        f"metrics and transforms, {IMAGES_OF_ESTIMATE} images at each model's own size. "
+        f"Assumed: {options.tflops:g} TFLOP/s sustained in float32 per GPU, downloads of "
+        f"{options.bandwidth:g} MB/s in all, {options.price:g} $ per GPU and hour. "
+        f"Counted: {mean:.1f} GFLOP per image (standard error {error:.0%}, {len(counted)} of "
+        f"{len(sample)} sampled models), {size / 1e12:.2f} TB of weights. "
+        f"Measured here: {passes:.0f} forward passes per image, {overhead:.1f} s overhead per "
+        "model."
+    )
+    table = Table()
+    for header in ("GPUs", "computing", "overhead", "download", "wall time", "cost"):
+        table.add_column(header, justify="right")
+    for gpus in (1, 8):
+        # Downloads overlap measurements: the longer of the two counts.
+        wall = max((compute + fixed) / gpus, download)
+        hours = [t / 3600 for t in (compute / gpus, fixed / gpus, download, wall)]
+        table.add_row(
+            str(gpus), *(f"{h:.1f} h" for h in hours), f"{hours[-1] * gpus * options.price:.0f} $"
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sample", type=int, default=60)
+    parser.add_argument("--tflops", type=float, default=10.0)
+    parser.add_argument("--bandwidth", type=float, default=100.0)
+    parser.add_argument("--price", type=float, default=3.0)
+    options = parser.parse_args()
+    names = options.models.split(",")
+    console = Console(width=120)
+    one, two = (scan(names, options, workers) for workers in (1, 2))
+    loop = plain(names, options, one.measuring)
+    table = Table(title=f"{len(names)} models, {options.images} images, {options.threads} threads")
+    for header in ("", "models per hour", "÷ loop", "overhead per model"):
+        table.add_column(header, justify="left" if not header else "right")
+    for run in (loop, one, two):
+        extra = (run.seconds - run.measuring) / len(names)
+        table.add_row(
+            run.name,
+            f"{3600 * len(names) / run.seconds:.0f}",
+            f"{loop.seconds / run.seconds:.2f}",
+            "–" if run is two else f"{extra:.1f} s",
+        )
+    console.print(table)
+    passes = forward_passes(names, options, one.measuring)
+    overhead = (one.seconds - one.measuring) / len(names)
+    estimate(options, passes, overhead, console)
+
+
+if __name__ == "__main__":
+    main()

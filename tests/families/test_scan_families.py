@@ -1,0 +1,33 @@
+"""`liederiv scan --preset families`: how many of timm's families are scored and attributed."""
+
+import pytest
+from typer.testing import CliRunner
+
+from liederiv.cli import app
+from liederiv.model_zoo.presets import preset
+from liederiv.model_zoo.store import Store
+
+FLAGS = (
+    "--no-pretrained --calibrate --max-img-size 256 --num-images 1 --layers-images 1 "
+    "--transforms translation_x,rotation --metrics lee --measure score,layers"
+)
+
+
+@pytest.mark.slow
+def test_every_family_is_scored_and_nearly_all_are_attributed(tmp_path):
+    done = CliRunner().invoke(
+        app, ["scan", "--preset", "families", *FLAGS.split(), "--out", str(tmp_path / "out")]
+    )
+    assert done.exit_code == 0, done.output
+    store = Store.open(tmp_path / "out")
+    score, layers = store.read("score"), store.read("layers")
+    families = {entry.family for entry in preset("families")}
+    scored = set(score[score["status"] == "measured"]["family"])
+    closed = set(layers[layers["closure_error"] <= 1e-4]["family"])
+    print(f"{len(scored)} of {len(families)} families scored, {len(closed)} attributed")
+    columns = ["model", "outcome", "reason"]
+    print(score[~score["family"].isin(scored)][columns].drop_duplicates().to_string())
+    open_ones = layers[~layers["family"].isin(closed)]
+    print(open_ones[[*columns, "closure_error"]].drop_duplicates().to_string())
+    assert scored == families
+    assert len(closed) >= len(families) - 3
