@@ -67,6 +67,8 @@ def join_accuracy(frame: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     tagged = accuracy["model"].str.contains(".", regex=False).any()
     by_name = {str(name): rows for name, rows in accuracy.groupby("model")}
     names = frame["model"].astype(str)
+    if "weights" in frame:  # random weights have no part in what was published
+        names = names.mask(frame["weights"].fillna("").str.startswith("random"), "")
     if not tagged:
         plain = names.str.partition(".")[0]
         names = plain.where(~plain.duplicated(keep=False), "")

@@ -152,7 +152,7 @@ def _wide(measured: pd.DataFrame, chosen: pd.DataFrame, transforms: list[str]) -
     classes = architecture_classes(models["architecture"].fillna(""))
     frame = models[["model", "requested_model", "family", "architecture", "tag"]].copy()
     frame.insert(4, "class", models["architecture"].fillna("").map(classes))
-    for name in ("parameters", "input_height", "num_images", "seconds", "peak_memory"):
+    for name in ("parameters", "input_height", "num_images", "seconds", "peak_memory", "weights"):
         frame[name] = models[name]
     for transform in transforms:
         one = chosen[chosen["transform"] == transform].drop_duplicates("key").set_index("key")

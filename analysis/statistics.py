@@ -34,12 +34,14 @@ def describe_models(board: Leaderboard) -> pd.DataFrame:
 
     Adds ``year`` (NaN where unknown), ``recipe``, ``pretraining``, ``finetuned``, ``distilled`` and
     ``self_supervised``; see `liederiv.analysis.recipes`. The last five are missing where a model
-    has no tag.
+    has no tag, or random weights, which its tag says nothing about.
     """
     frame = board.frame.copy()
     years = [year_of(str(name)) for name in frame["architecture"]]
     frame["year"] = pd.array([np.nan if y is None else float(y) for y in years], dtype="float64")
-    recipes = [asdict(recipe_of(tag)) if tag else {} for tag in frame["tag"].fillna("")]
+    trained = ~frame["weights"].fillna("").str.startswith("random")
+    tags = frame["tag"].fillna("").where(trained, "")
+    recipes = [asdict(recipe_of(tag)) if tag else {} for tag in tags]
     said = pd.DataFrame(recipes, index=frame.index)
     for column in ("recipe", "pretraining", "finetuned", "distilled", "self_supervised"):
         frame[column] = said.get(column)

@@ -51,13 +51,14 @@ def chart_data(
         seed: of bootstrap intervals.
     """
     quantities = {k: v for k, v in _QUANTITIES.items() if k in models and models[k].notna().any()}
+    name = "LEE" if board.metric == "lee" else board.metric
     columns = ["model", "family", "class", "recipe", "pretraining", *quantities]
     values = {t: [t, f"{t}_low", f"{t}_high"] for t in board.transforms}
     wanted = columns + [c for group in values.values() for c in group]
     return {
         "models": models[wanted].to_dict("list"),
         "quantities": quantities,
-        "transforms": {t: f"{board.metric} ({board.units[t]})" for t in board.transforms},
+        "transforms": {t: f"{name} ({board.units[t]})" for t in board.transforms},
         "whole": list(board.whole_transforms),
         "classColours": CLASS_COLOURS,
         "kindColours": KIND_COLOURS,

@@ -11,6 +11,7 @@ from made_scan import MODELS, NASTY, START, TRANSFORMS, lee_of, make_scan, origi
 from liederiv.analysis.accuracy import join_accuracy, read_accuracy
 from liederiv.analysis.leaderboard import failures, leaderboard
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
+from liederiv.analysis.statistics import describe_models
 from liederiv.errors import LieDerivError
 
 NAMES = list(MODELS)
@@ -187,3 +188,15 @@ def test_other_images_are_said_to_be_so(tmp_path):
     assert len(found) == 1
     assert "the measurements are of different images" in found["status"].iloc[0]
     assert isinstance(found, pd.DataFrame)
+
+
+def test_random_weights_have_neither_accuracy_nor_recipe(tmp_path):
+    store = make_scan(tmp_path, models={"resnet50.a1_in1k": 25.6}, layers=False)
+    drawn = replace(origin("resnet18.a1_in1k"), weights="random (seed 0)")
+    store.write(drawn, score_frame(1))
+    table = pd.DataFrame({"model": ["resnet50.a1_in1k", "resnet18.a1_in1k"], "top1": [81.0, 71.0]})
+    board = leaderboard(store.read("score"))
+    frame = join_accuracy(board.frame, table.assign(top5=90.0, img_size=224.0)).set_index("model")
+    assert frame["top1"].dropna().to_dict() == {"resnet50.a1_in1k": 81.0}
+    models = describe_models(board).set_index("model")
+    assert models["recipe"].dropna().to_dict() == {"resnet50.a1_in1k": "a1"}

@@ -203,7 +203,7 @@ class TestInBrowser:
         choose(driver, "scatter-colour", "pretraining")
         driver.find_element("css selector", "#scatter-bars").click()
         title = driver.find_element("css selector", "#scatter .ytitle").text
-        assert title.startswith("rotation: lee (prob²/rad²)")
+        assert title.startswith("rotation: LEE (prob²/rad²)")
         legend = driver.find_element("css selector", "#scatter .legend").text
         assert "in21k (3)" in legend
         bars = driver.find_elements("css selector", "#scatter .errorbar")
