@@ -25,6 +25,8 @@ CLASS_COLOURS = {
 }
 """Okabe & Ito's palette."""
 
+_NEGLIGIBLE = 0.5  # per cent: kinds below it for every generator are not drawn
+
 _QUANTITIES = {
     "parameters": "parameters",
     "top1": "ImageNet top-1 accuracy (%)",
@@ -69,8 +71,11 @@ def chart_data(
 
 
 def _layers(rows: pd.DataFrame) -> dict[str, Any]:
-    """For each model and generator: modules in order with kind and share in per cent."""
-    measured = rows[(rows["outcome"] == "measured") & rows["share"].notna()]
+    """For each model and generator: modules in order with kind and share in per cent.
+
+    Modules with less than a ten-thousandth of the error are not drawn.
+    """
+    measured = rows[(rows["outcome"] == "measured") & (rows["share"].abs() >= 1e-4)]
     found: dict[str, Any] = {}
     for (model, generator), group in measured.groupby(["model", "generator"], sort=False):
         calls = [f" (call {int(c) + 1})" if c else "" for c in group["call"].fillna(0)]
@@ -88,6 +93,8 @@ def _kinds(rows: pd.DataFrame, seed: int) -> dict[str, Any]:
     totals = kind_totals(rows, resamples=500, seed=seed)
     for column in ("share", "low", "high"):
         totals[column] = 100 * totals[column]
+    size = totals[["share", "low", "high"]].abs().max(axis=1).groupby(totals["kind"]).max()
+    totals = totals[totals["kind"].map(size) > _NEGLIGIBLE]
     return {
         "table": {str(g): t.to_dict("list") for g, t in totals.groupby("generator", sort=False)},
         "models": int(kind_shares(rows)["model"].nunique()),
