@@ -196,7 +196,7 @@ class _Scout:
             self._look_for_reordering(call)
         for part, layouts in (("input", call.in_layouts), ("output", call.out_layouts)):
             if not call.reason and not layouts:
-                call.reason = f"no {part} tensor depends on the image"
+                call.reason = f"no {part} tensor depends on the input"
             if not call.reason and None in layouts:
                 call.reason = f"{part} layout unknown"
 

@@ -19,6 +19,13 @@ from torch import Tensor
 from torch.utils._pytree import register_pytree_node, tree_map
 
 from liederiv.errors import PointCloudError
+from liederiv.points.validation import (
+    check_batch,
+    check_edges,
+    check_fields,
+    check_positions,
+    items,
+)
 
 __all__ = ["PointCloud"]
 
@@ -61,21 +68,21 @@ class PointCloud:
     num_clouds: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        _check_positions(self.pos)
+        check_positions(self.pos)
         N, d = self.pos.shape
         if self.batch is None:
             object.__setattr__(self, "batch", self.pos.new_zeros(N, dtype=torch.long))
-        object.__setattr__(self, "num_clouds", _check_batch(self.batch, self.pos))
-        scalars = {k: v[:, None] if v.ndim == 1 else v for k, v in _items(self, "scalars")}
-        vectors = {k: v[:, None] if v.ndim == 2 else v for k, v in _items(self, "vectors")}
+        object.__setattr__(self, "num_clouds", check_batch(self.batch, self.pos))
+        scalars = {k: v[:, None] if v.ndim == 1 else v for k, v in items(self, "scalars")}
+        vectors = {k: v[:, None] if v.ndim == 2 else v for k, v in items(self, "vectors")}
         # Forward mode cannot write tangents beside tensors whose elements share memory (expand).
         object.__setattr__(self, "pos", self.pos.contiguous())
         for name, values in (("scalars", scalars), ("vectors", vectors)):
             object.__setattr__(self, name, {k: v.contiguous() for k, v in values.items()})
-        _check_fields(self, "scalars", "[N, c]", (N, None))
-        _check_fields(self, "vectors", f"[N, c, {d}]", (N, None, d))
-        _check_fields(self, "graph", "[B, …]", (self.num_clouds, ...))
-        _check_edges(self)
+        check_fields(self, "scalars", "[N, c]", (N, None))
+        check_fields(self, "vectors", f"[N, c, {d}]", (N, None, d))
+        check_fields(self, "graph", "[B, …]", (self.num_clouds, ...))
+        check_edges(self)
         taken: set[str] = set()
         for group in ("scalars", "vectors", "graph", "edge_scalars"):
             twice = (taken | _RESERVED) & set(getattr(self, group))
@@ -257,121 +264,6 @@ def _signature(c: PointCloud) -> str:
     names = [f"{g}.{k}{list(v.shape[1:])}" for g in _GROUPS for k, v in getattr(c, g).items()]
     edges = "with" if c.edge_index is not None else "without"
     return f"{c.dim}-D {c.dtype} {edges} edges: {', '.join(sorted(names)) or 'positions only'}"
-
-
-def _items(cloud: PointCloud, group: str) -> list[tuple[str, Tensor]]:
-    """The fields of a group, all of them tensors."""
-    given = getattr(cloud, group)
-    if not isinstance(given, Mapping):
-        raise PointCloudError(
-            f"{group} must map names to tensors, not be a {type(given).__name__}; "
-            f"write {group}={{'name': tensor}}."
-        )
-    for k, v in given.items():
-        if not isinstance(v, Tensor) or v.ndim == 0:
-            kind = "a number" if isinstance(v, Tensor) else f"a {type(v).__name__}"
-            raise PointCloudError(f"{group}[{k!r}] is {kind}; give one tensor row per point.")
-    return list(given.items())
-
-
-def _check_positions(pos: Any) -> None:
-    if not isinstance(pos, Tensor):
-        raise PointCloudError(f"pos must be a tensor [N, d], not a {type(pos).__name__}.")
-    if pos.ndim != 2 or pos.shape[1] not in (2, 3):
-        raise PointCloudError(
-            f"pos has shape {list(pos.shape)}; give positions [N, 2] or [N, 3], the points of all "
-            "clouds one after another, and say with batch= which cloud each belongs to."
-        )
-    if len(pos) == 0:
-        raise PointCloudError("pos holds no points; a cloud needs at least one.")
-    if pos.dtype not in (torch.float32, torch.float64):
-        raise PointCloudError(
-            f"pos has dtype {pos.dtype}; derivatives need float32 or float64: convert with "
-            "pos.float()."
-        )
-    _check_finite("pos", pos)
-
-
-def _check_finite(name: str, v: Tensor) -> None:
-    if v.is_floating_point() and not v.isfinite().all():
-        row = int((~v.isfinite()).flatten(1).any(1).nonzero()[0]) if v.ndim > 1 else 0
-        raise PointCloudError(
-            f"{name} is NaN or infinite, first in row {row}; remove or repair that row."
-        )
-
-
-def _check_batch(batch: Any, pos: Tensor) -> int:
-    """Number of clouds."""
-    if not isinstance(batch, Tensor) or batch.shape != pos.shape[:1]:
-        found = list(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
-        raise PointCloudError(
-            f"batch must hold one integer for each of the {len(pos)} points, [N]; found {found}."
-        )
-    if batch.dtype != torch.long or batch.device != pos.device:
-        raise PointCloudError(
-            f"batch has dtype {batch.dtype} on {batch.device}; it needs int64 on {pos.device}: "
-            "convert with batch.long() and .to(device)."
-        )
-    if int(batch.min()) < 0:
-        raise PointCloudError("batch has negative entries; number the clouds from 0.")
-    sizes = torch.bincount(batch)
-    if int(sizes.min()) == 0:
-        empty = int((sizes == 0).nonzero()[0])
-        raise PointCloudError(
-            f"cloud {empty} of {len(sizes)} has no points; number the clouds in batch without gaps."
-        )
-    return len(sizes)
-
-
-def _check_fields(cloud: PointCloud, group: str, layout: str, shape: tuple[Any, ...]) -> None:
-    """Raise unless every field of the group has that shape, the cloud's dtype and device."""
-    rest_open = shape[-1] is ...
-    wanted = shape[:-1] if rest_open else shape
-    for name, v in _items(cloud, group):
-        fits = len(v.shape) == len(wanted) or (rest_open and len(v.shape) > len(wanted))
-        sizes = zip(wanted, v.shape, strict=False)
-        if not fits or any(w is not None and w != n for w, n in sizes):
-            lengths = f"N = {len(cloud.pos)} points" if shape[0] == len(cloud.pos) else ""
-            lengths = lengths or f"{shape[0]} rows"
-            raise PointCloudError(
-                f"{group}[{name!r}] has shape {list(v.shape)}; it needs {layout} with {lengths}."
-            )
-        if v.device != cloud.pos.device:
-            raise PointCloudError(
-                f"{group}[{name!r}] is on {v.device}, pos on {cloud.pos.device}; move one of them."
-            )
-        must_float = group == "vectors"
-        wrong = v.dtype != cloud.pos.dtype and (must_float or v.is_floating_point())
-        if wrong and group in ("scalars", "vectors"):
-            raise PointCloudError(
-                f"{group}[{name!r}] has dtype {v.dtype}, pos {cloud.pos.dtype}; convert one of "
-                "them with .to()."
-            )
-        _check_finite(f"{group}[{name!r}]", v)
-
-
-def _check_edges(cloud: PointCloud) -> None:
-    index, N = cloud.edge_index, len(cloud.pos)
-    if index is None:
-        if cloud.edge_scalars:
-            raise PointCloudError("edge_scalars are given without edge_index; pass both.")
-        return
-    if not isinstance(index, Tensor) or index.ndim != 2 or index.shape[0] != 2:
-        found = list(index.shape) if isinstance(index, Tensor) else type(index).__name__
-        raise PointCloudError(f"edge_index must be a tensor [2, E] of points; found {found}.")
-    if index.dtype != torch.long or index.device != cloud.pos.device:
-        raise PointCloudError(
-            f"edge_index has dtype {index.dtype} on {index.device}; it needs int64 on "
-            f"{cloud.pos.device}."
-        )
-    if index.numel() and not 0 <= int(index.min()) <= int(index.max()) < N:
-        raise PointCloudError(
-            f"edge_index names points from {int(index.min())} to {int(index.max())}, but there "
-            f"are {N}, numbered from 0."
-        )
-    if index.numel() and not torch.equal(cloud.batch[index[0]], cloud.batch[index[1]]):
-        raise PointCloudError("edge_index joins points of different clouds; remove those edges.")
-    _check_fields(cloud, "edge_scalars", "[E, …]", (index.shape[1], ...))
 
 
 class _Fixed:

@@ -288,3 +288,15 @@ def test_paired_comparison():
     assert all(not d.significant and d.difference == 0 for d in compare(a, a))
     with pytest.raises(LieDerivError, match="different images"):
         compare(a, measure(f, x[:3], "rotation", "lee"))
+
+
+def test_sampled_transforms_are_the_same_whatever_the_batch_size():
+    """Each transform draws from its own source, so no other one's draws come in between."""
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = [
+        measure(lambda x: x[:, :, 2, 3], images, "rotation", "sampled_error", batch_size=n)
+        for n in (1, 3)
+    ]
+    for a, b in zip(*(m.scores for m in found), strict=True):
+        assert a.transform == b.transform
+        assert a.per_image == pytest.approx(b.per_image, rel=1e-6)
