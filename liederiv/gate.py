@@ -25,9 +25,8 @@ from numpy.typing import NDArray
 
 from liederiv.bootstrap import resample_counts
 from liederiv.errors import LieDerivError
-from liederiv.generators import resolve_generators
 from liederiv.results import Measurement, Score
-from liederiv.scoring import targets
+from liederiv.row_names import row_names
 
 __all__ = [
     "GATED",
@@ -123,7 +122,7 @@ def _limit(part: str) -> Limit:
     metric, transform = (names[0], names[1]) if len(names) > 1 else ("lee", names[0])
     if metric not in GATED:
         raise LieDerivError(f"--max: {metric!r} cannot be limited; choose from {', '.join(GATED)}.")
-    rows = [name for name, _, _ in targets(resolve_generators(transform))]
+    rows = row_names(transform)
     if transform not in rows:
         raise LieDerivError(
             f"--max: {transform!r} stands for several scores; limit them one by one: "

@@ -19,6 +19,7 @@ from liederiv.cli.report import report
 from liederiv.cli.results import results
 from liederiv.cli.scan import scan
 from liederiv.cli.score import score
+from liederiv.cli.track import track
 from liederiv.errors import LieDerivError
 
 __all__ = ["app", "main"]
@@ -33,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, scan, results, report, gate, check, models, info):
+for command in (score, layers, compare, scan, results, report, gate, track, check, models, info):
     app.command()(command)
 
 

@@ -174,7 +174,7 @@ def _conclude(measurement: Measurement, verdicts: list[Verdict], quiet: bool) ->
     if not quiet:
         p = measurement.provenance
         out = console()
-        table = new_table(f"{p.model} on {p.num_images} images ({p.images}), scheme {p.scheme}")
+        table = new_table(f"{p.model} on {p.num_images} {p.inputs} ({p.images}), scheme {p.scheme}")
         for header in ("score", "verdict", "95 % interval", "unit"):
             table.add_column(header, no_wrap=True)
         for header in ("value", "limit"):

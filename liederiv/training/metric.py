@@ -15,11 +15,11 @@ from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode import forward_mode
-from liederiv.generators import IMAGES, Generator, resolve_generators
+from liederiv.generators import Generator
 from liederiv.measurement import DEFAULT_TRANSFORMS, OUTPUT_TYPES
 from liederiv.metrics.local import is_classifier, local_batch
-from liederiv.points.generators import POINTS
 from liederiv.representations import OutputSpec
+from liederiv.row_names import row_names
 from liederiv.scoring import targets
 from liederiv.training.untouched import plain_model, untouched
 
@@ -100,7 +100,8 @@ class LocalEquivarianceError(Metric):
         self.output, self.output_type, self.unit = output, output_type, unit
         self.images_per_update, self.batch_size = images_per_update, batch_size
         self.chunk_size, self.engine = chunk_size, engine
-        self.names = _names(self.transforms, unit)
+        # All processes have the same states, also one that never sees an input.
+        self.names = row_names(self.transforms, unit)
         for name in self.names:
             for prefix in _PREFIXES:
                 zero = torch.zeros((), dtype=torch.float64)
@@ -210,25 +211,6 @@ class LocalEquivarianceError(Metric):
     def _add(self, state: str, value: Tensor) -> None:
         old = getattr(self, state)
         setattr(self, state, old + value.to(old))
-
-
-def _names(transforms: Any, unit: Literal["pixel", "grid"]) -> tuple[str, ...]:
-    """Rows that the transforms may have, on any kind of input that knows them all.
-
-    All processes must have the same states, also one that never sees an input.
-    """
-    names: dict[str, None] = {}
-    refusal: LieDerivError | None = None
-    for catalogue in (IMAGES, *POINTS.values()):
-        try:
-            found = resolve_generators(transforms, unit=unit, catalogue=catalogue)
-        except LieDerivError as error:
-            refusal = refusal or error
-        else:
-            names.update(dict.fromkeys(name for name, _, _ in targets(found)))
-    if not names and refusal is not None:
-        raise refusal
-    return tuple(names)
 
 
 def _standard_error(total: Tensor, square: Tensor, count: Tensor) -> Tensor:

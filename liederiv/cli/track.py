@@ -1,0 +1,277 @@
+"""`liederiv track`: equivariance along training, from the checkpoints of a run."""
+
+from __future__ import annotations
+
+import json as json_format
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import typer
+from tqdm import tqdm
+
+from liederiv.analysis.trajectory import main_rows, plot_trajectory
+from liederiv.cli import options as o
+from liederiv.cli.tables import console, new_table, number
+from liederiv.errors import LieDerivError
+from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.measuring import MeasureOptions, measure_loaded, open_inputs
+from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
+from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically
+
+__all__ = ["track"]
+
+Rows = list[dict[str, Any]]
+_COLUMNS = (
+    "checkpoint", "axis", "position", "metric", "transform", "output", "value", "ci_low", "ci_high",
+    "unit", "floor", "status", "reason",
+)  # fmt: skip
+
+
+def track(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with checkpoints.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Architecture of the checkpoints, as for `score`.")
+    ],
+    num_classes: o.NumClasses = None,
+    model_kwargs: o.ModelKwargs = None,
+    images: o.Images = "samples",
+    num_images: o.NumImages = 16,
+    split: o.Split = None,
+    data_dir: o.DataDir = None,
+    img_size: o.ImgSize = None,
+    crop_pct: o.CropPct = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    interpolation: o.Interpolation = None,
+    transforms: o.Transforms = DEFAULT_TRANSFORMS,
+    scheme: o.Scheme = "bspline",
+    metrics: o.Metrics = "lee",
+    output_type: o.OutputType = "auto",
+    unit: o.Unit = "pixel",
+    device: o.Device = "auto",
+    dtype: o.Dtype = "float32",
+    batch_size: o.BatchSize = "auto",
+    seed: o.Seed = 0,
+    amp: o.Amp = False,
+    json: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write all rows here after each checkpoint; a later run with the same settings "
+            "takes what is there and scores only new or changed checkpoints."
+        ),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write all rows here.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw LEE and accuracy against the step (.png, .pdf, .svg).")
+    ] = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score every checkpoint of a training run on the same images.
+
+    The place of a checkpoint is the step, epoch or number in its name (epoch=3-step=400.ckpt,
+    checkpoint-12.pth.tar, checkpoint-500/model.safetensors). A checkpoint that cannot be read
+    becomes a row with the reason. Accuracy is added where the images have labels of the model's
+    classes.
+
+    Example:  liederiv track output/train/run1 --model resnet18 --num-classes 10
+    --images ./val --plot run1.png --json run1.json
+    """
+    o.refuse_amp(amp)
+    o.writable(json, csv, parquet, plot)
+    o.check_endings(
+        {"--json": (json, ".json"), "--csv": (csv, ".csv"), "--parquet": (parquet, ".parquet")}
+    )
+    if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
+        raise LieDerivError(f"--plot={str(plot)!r} must end in .png, .pdf or .svg.")
+    checkpoints, skipped = find_checkpoints(run_dir)
+    chosen = ModelOptions(
+        pretrained=False,
+        num_classes=num_classes,
+        model_kwargs=model_kwargs or (),
+        img_size=img_size,
+        crop_pct=crop_pct,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
+    how = MeasureOptions(
+        images=images,
+        num_images=num_images,
+        split=split,
+        data_dir=data_dir,
+        transforms=transforms,
+        scheme=scheme,
+        metrics=metrics,
+        output_type=output_type,
+        unit=unit,
+        batch_size=batch_size,
+        seed=seed,
+        progress=False,
+    )
+    # What is wrong with the request itself is said before any checkpoint is blamed for it.
+    fresh = chosen.open(model, None, None)
+    found = open_inputs(images, fresh, num_images, seed, split, data_dir)
+    measure_loaded(fresh, chosen, replace(how, num_images=1))
+    settings = {
+        "model": model,
+        "images_fingerprint": getattr(found, "fingerprint", ""),
+        **_plain(chosen, how),
+    }
+    done = _Results(json, settings)
+    bar = tqdm(checkpoints, unit="checkpoint", disable=True if quiet else None, desc="tracking")
+    for checkpoint in bar:
+        if not done.has(checkpoint):
+            rows = _scored(partial(_measure, model, checkpoint, chosen, how), checkpoint)
+            done.add(checkpoint, rows)
+    frame = done.frame(checkpoints)
+    _write(frame, csv, parquet, plot, f"{model}, {run_dir.name}")
+    if not quiet:
+        _print(frame, checkpoints, skipped)
+    if not (frame["status"] == "measured").any():
+        raise LieDerivError(
+            f"none of the {len(checkpoints)} checkpoints in {str(run_dir)!r} could be scored "
+            f"(first: {frame['reason'].iloc[0]})."
+        )
+
+
+def _plain(chosen: ModelOptions, how: MeasureOptions) -> dict[str, Any]:
+    """The settings that decide the numbers, as plain data."""
+    neutral = {"progress", "batch_size", "device", "chunk_size"}
+    both = asdict(chosen) | asdict(how)
+    kept = {k: v for k, v in both.items() if k not in neutral}
+    return json_format.loads(json_format.dumps(kept, default=str))
+
+
+def _measure(
+    model: str, checkpoint: RunCheckpoint, chosen: ModelOptions, how: MeasureOptions
+) -> Rows:
+    loaded = chosen.open(model, None, checkpoint.path)
+    measurement, _ = measure_loaded(loaded, chosen, how)
+    rows: Rows = json_ready(measurement.to_dataframe().to_dict("records"))
+    return rows
+
+
+def _scored(measure: Callable[[], Rows], checkpoint: RunCheckpoint) -> Rows:
+    """Rows of one checkpoint; one that fails is a row with the reason."""
+    try:
+        rows = measure()
+    except LieDerivError as error:
+        reason = " ".join(str(error).split())
+        rows = [dict.fromkeys(_COLUMNS) | {"status": "failed", "reason": reason, "metric": "lee"}]
+    place = {
+        "checkpoint": checkpoint.name,
+        "axis": checkpoint.axis,
+        "position": checkpoint.position,
+    }
+    return [row | place for row in rows]
+
+
+class _Results:
+    """Rows by checkpoint, kept in a file that a later run continues."""
+
+    def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        self.runs: dict[str, dict[str, Any]] = {}
+        if path is None or not path.exists():
+            return
+        try:
+            data = json_format.loads(path.read_text(encoding="utf-8"))
+            before, runs = data["settings"], data["checkpoints"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise LieDerivError(
+                f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
+                "another file."
+            ) from error
+        if before != settings:
+            differ = [k for k in settings if before.get(k) != settings[k]]
+            raise LieDerivError(
+                f"--json={str(path)!r} holds results of other settings ({', '.join(differ)}); name "
+                "another file, or use the same settings to continue it."
+            )
+        self.runs = runs
+
+    def has(self, checkpoint: RunCheckpoint) -> bool:
+        """Whether this very file was scored before; failures are tried again."""
+        run = self.runs.get(checkpoint.name)
+        return (
+            run is not None
+            and run["file"] == _identity(checkpoint.path)
+            and run["rows"][0]["status"] != "failed"
+        )
+
+    def add(self, checkpoint: RunCheckpoint, rows: Rows) -> None:
+        """Keep rows, and write the file."""
+        self.runs[checkpoint.name] = {"file": _identity(checkpoint.path), "rows": rows}
+        if self.path is None:
+            return
+        data = {
+            "schema_version": SCHEMA_VERSION,
+            "settings": self.settings,
+            "checkpoints": self.runs,
+        }
+        text = json_format.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(self.path, lambda p: p.write_text(text, encoding="utf-8"))
+
+    def frame(self, checkpoints: list[RunCheckpoint]) -> pd.DataFrame:
+        """All rows of these checkpoints, in their order."""
+        rows = [row for c in checkpoints for row in self.runs[c.name]["rows"]]
+        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+        numbers = ["value", "ci_low", "ci_high", "floor"]
+        return frame.astype(dict.fromkeys(numbers, float))
+
+
+def _identity(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _write(
+    frame: pd.DataFrame, csv: Path | None, parquet: Path | None, plot: Path | None, title: str
+) -> None:
+    if csv is not None:
+        write_atomically(csv, lambda p: frame.to_csv(p, index=False))
+    if parquet is not None:
+        write_atomically(parquet, lambda p: frame.to_parquet(p, index=False))
+    if plot is not None:
+        figure = plot_trajectory(frame, axis=frame["axis"].iloc[0], title=title)
+        write_atomically(plot, lambda p: figure.savefig(p, dpi=150))
+        plt.close(figure)
+
+
+def _print(frame: pd.DataFrame, checkpoints: list[RunCheckpoint], skipped: list[str]) -> None:
+    measured = frame[frame["status"] == "measured"]
+    lee = measured[measured["metric"] == "lee"]
+    output = lee["output"].iloc[0] if len(lee) else ""
+    names = main_rows(lee)
+    units = {n: lee.loc[lee["transform"] == n, "unit"].iloc[0] for n in names}
+    table = new_table(f"LEE of {output} along training" if output else "Checkpoints")
+    table.add_column(checkpoints[0].axis, justify="right")
+    table.add_column("checkpoint", no_wrap=True)
+    for name in names:
+        table.add_column(f"{name}\n{units[name]}", justify="right", no_wrap=True)
+    table.add_column("accuracy", justify="right")
+    table.add_column("status")
+    for c in checkpoints:
+        rows = frame[frame["checkpoint"] == c.name]
+        one = rows[(rows["metric"] == "lee") & (rows["output"] == output)].set_index("transform")
+        cells = [number(one["value"].get(name)) for name in names]
+        accuracy = rows.loc[(rows["metric"] == "accuracy"), "value"]
+        cells.append(number(accuracy.iloc[0] if len(accuracy) else None))
+        reason = next((r for r in rows["reason"] if r), "")
+        table.add_row(str(c.position), c.name, *cells, reason or "measured")
+    out = console()
+    out.print(table)
+    if skipped:
+        out.print(
+            f"Note: without a step in the name, left out: {', '.join(skipped)}.", markup=False
+        )
