@@ -93,7 +93,7 @@ def leaderboard_table(board: Leaderboard) -> pd.DataFrame:
     if "top1" in frame:
         shown["top-1 / %"] = frame["top1"]
     shown["parameters / M"] = frame["parameters"].astype("Float64").astype(float) / 1e6
-    shown["input / px"] = frame["input_height"]
+    shown["input / px"] = frame["input_height"].astype("Float64").astype(float)
     shown["family"] = frame["family"].fillna("")
     return shown
 

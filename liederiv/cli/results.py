@@ -77,7 +77,7 @@ def results(
         _write(frame, style, out, f"{len(frame)} measurements failed in {folder}")
         return
     board = _board(store, metric, output, accuracy).sorted(sort)
-    units = ", ".join(f"{t} {u}" for t, u in board.units.items())
+    units = ", ".join(f"{t} {board.units[t]}" for t in board.whole_transforms)
     title = f"{board.metric} of {board.output}: {len(board.frame)} models; units: {units}"
     if group is not None:
         _write(board.grouped(group), style, out, f"Medians over models; {title}")

@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_scan import MODELS, NASTY, make_scan
+from made_scan import MODELS, NASTY, make_scan, origin, score_frame
 
 from liederiv.analysis.leaderboard import leaderboard
 from liederiv.analysis.report import report_html
@@ -251,3 +252,13 @@ def test_package_holds_the_assets():
 
     folder = Path(package.__file__).parent / "assets"
     assert {p.name for p in folder.iterdir()} == {"report.html", "report.css", "report.js"}
+
+
+def test_models_of_which_little_is_known(tmp_path):
+    store = make_scan(tmp_path, models={"resnet18.a1_in1k": 11.7}, layers=False)
+    unknown = {"parameters": None, "input_height": None, "tag": "", "family": ""}
+    store.write(replace(origin("my.models:net"), **unknown), score_frame(2))
+    page = report_html(store.read("score"))
+    assert "my.models:net" in page
+    assert "<NA>" not in page
+    assert "&lt;NA&gt;" not in page
