@@ -9,7 +9,6 @@ import typer
 from liederiv.cli.tables import console, new_table
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import list_models
-from liederiv.model_zoo.point_models import list_point_models
 
 __all__ = ["models"]
 
@@ -24,7 +23,7 @@ def models(
     ] = False,
 ) -> None:
     """List models by name, with the tags of their weights and whether they work offline."""
-    entries = list_models(pattern, pretrained) + list_point_models(pattern, pretrained)
+    entries = list_models(pattern, pretrained)
     if not entries:
         raise LieDerivError(
             f"no model matches {pattern!r}; try a wildcard such as '*{pattern.strip('*')}*'."

@@ -49,7 +49,8 @@ def variant_from_settings(settings: Mapping[str, Any], base: Variant | None = No
         base: the task's configuration; None recognises ShapeNet, QM9 and CMU by their settings.
 
     Returns:
-        The variant, with the authors' conventions for windows and the second invariant in 2-D.
+        The variant, with the authors' conventions for windows, for the flow between nearest
+        neighbours and for the second invariant in 2-D.
 
     Raises:
         ModelError: if the task is not recognised or a setting is unusable.
@@ -68,7 +69,7 @@ def variant_from_settings(settings: Mapping[str, Any], base: Variant | None = No
     changes |= {ours: settings[k] for k, ours in _OTHER_NAME.items() if k in settings}
     if base.output == "vector":
         changes |= {"output_dim": 0 if oriented else 3, "output_dim_vec": int(oriented)}
-    changes |= {"window": "invariants", "orthogonal_2d": "sum"}
+    changes |= {"window": "invariants", "orthogonal_2d": "sum", "knn_flow": "send"}
     changes["input_dim"] = sum(inputs.width(base.config.dim))
     changes = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     augment = bool(settings.get("train_augm", base.augment))

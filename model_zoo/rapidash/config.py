@@ -97,6 +97,9 @@ class RapidashConfig:
         grid: orientations in 3-D: "fibonacci" or "repulsion" (deterministic here).
         window: what the cutoff of a radius graph multiplies: "kernel" (messages vanish at the
             radius) or "invariants" (as the authors' code does: they do not).
+        knn_flow: on a nearest-neighbour graph every point either "receive"s from its k nearest, or
+            "send"s to them (as the authors' code does: a point that is nobody's neighbour hears
+            itself alone).
         orthogonal_2d: second invariant in 2-D: "signed" (invariant under rotation) or "sum" (as
             the authors' code does: it is not).
     """
@@ -121,6 +124,7 @@ class RapidashConfig:
     basis_hidden_dim: int | None = None
     grid: str = "fibonacci"
     window: str = "kernel"
+    knn_flow: str = "receive"
     orthogonal_2d: str = "signed"
 
     def __post_init__(self) -> None:
@@ -163,6 +167,7 @@ class RapidashConfig:
             "task_level": ("node", "graph"),
             "grid": ("fibonacci", "repulsion"),
             "window": ("kernel", "invariants"),
+            "knn_flow": ("receive", "send"),
             "orthogonal_2d": ("signed", "sum"),
         }
         for name, known in choices.items():

@@ -168,6 +168,8 @@ class Rapidash(nn.Module):
         for scale, edge_type in enumerate(self.config.edges):
             radius = edge_type.radius
             edges = build_edges(pos, batch, edge_type)
+            if edge_type.kind == "knn" and self.config.knn_flow == "send":
+                edges = edges.flip(0)
             within.append(self._link(edges, pos, pos, spherical, radius))
             if scale + 1 < self.config.num_scales:
                 coarse = coarsen(pos, batch, self.config.ratios[scale])

@@ -25,6 +25,7 @@ def _shapenet() -> Variant:
         num_layers=(0, 1, 1, 1, 1),
         edge_types=("knn-8", "knn-8", "knn-8", "knn-8", "fc"),
         ratios=(0.25, 0.25, 0.25, 0.25),
+        knn_flow="send",
         basis_dim=256,
         basis_hidden_dim=128,
     )

@@ -145,6 +145,8 @@ def test_settings_of_the_scripts_give_the_papers_inputs():
     assert shapenet.config.input_dim == 16 + 1 + 3
     assert shapenet.config.output_dim == 50
     assert shapenet.config.upsamples
+    conventions = (shapenet.config.knn_flow, shapenet.config.window)
+    assert conventions == ("send", "invariants")
     qm9 = variant_from_settings(QM9)
     assert qm9.config.input_dim == 11 + 3
     assert (qm9.config.task_level, qm9.config.output_dim) == ("graph", 1)

@@ -25,6 +25,7 @@ VALUES = json.loads(
 EVERY_GRAPH = [
     {"edge_types": "fc"},
     {"edge_types": "knn-3"},
+    {"edge_types": "knn-3", "knn_flow": "send"},
     {"edge_types": "r-2"},
     {"edge_types": "r-2", "window": "invariants"},
     {"edge_types": ("knn-4", "fc"), "num_layers": (1, 1), "ratios": (0.4,)},
@@ -211,6 +212,18 @@ def test_messages_vanish_at_the_radius_only_with_the_window_on_the_kernel():
             outputs.append(run(net, cloud | {"pos": pos})[0])
         jump = relative(*outputs)
         assert jump < 1e-7 if continuous else jump > 1e-3
+
+
+def test_a_lone_point_hears_its_nearest_neighbour_or_only_sends_to_it():
+    """Two points close together and one apart: k = 2 counts each point itself."""
+    pos = torch.tensor([[0.0, 0, 0], [0.1, 0, 0], [5, 0, 0]], dtype=torch.float64)
+    x = torch.ones(3, 2, dtype=torch.float64)
+    other = x.clone()
+    other[1] = 2.0
+    for flow, hears in (("receive", True), ("send", False)):
+        net = network(edge_types="knn-2", knn_flow=flow, num_ori=0, num_layers=1)
+        change = (net(other, pos)[0] - net(x, pos)[0])[2].norm()
+        assert bool(change > 1e-6) == hears
 
 
 def test_calibration_evens_out_standard_deviations_once_and_only_when_asked():

@@ -6,7 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from liederiv.cli import app
 from liederiv.errors import ModelError, PointCloudError
 from liederiv.model_zoo import LoadedPointModel, list_models, load, load_clouds
 from liederiv.model_zoo.clouds import nbody_cloud
@@ -213,3 +215,9 @@ def test_cmu_poses_go_through_the_papers_network(tmp_path):
     model = load_point_model("rapidash_cmu", pretrained=False).model
     with torch.no_grad():
         assert model(found).shape == (62, 3)
+
+
+def test_the_command_line_lists_every_variant_once():
+    found = CliRunner().invoke(app, ["models", "rapidash_*", "--names-only"])
+    assert found.exit_code == 0
+    assert found.output.split() == [*VARIANTS, "rapidash_shapenet", "rapidash_qm9", "rapidash_cmu"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from rapidash_cases import random_cloud
 
+from liederiv import lie_derivative
 from liederiv.errors import ModelError
-from liederiv.model_zoo import load
+from liederiv.model_zoo import load, load_clouds
 from liederiv.model_zoo.point_models import training_records
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
@@ -183,3 +184,21 @@ def test_more_orientations_are_no_remedy_for_weights_of_another_grid():
     own, fine = orientation_curve(loaded.model, loaded.variant, (8, 64), systems=64)
     assert own.error < fine.error
     assert training_records()["rapidash_sen_r3s2"]["test"]["aligned"] < fine.error
+
+
+@pytest.mark.parametrize("name", ["rapidash_tn_r3", "rapidash_sen_r3s2_coordvec"])
+def test_lie_derivative_is_the_limit_of_finite_rotations(name):
+    model = load(name).model.double()
+    cloud = load_clouds("nbody", 4).clouds.double()
+    A = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 0]], dtype=torch.float64)
+
+    def undone(t: float) -> torch.Tensor:
+        R = torch.linalg.matrix_exp(t * A)
+        vectors = {k: v @ R.T for k, v in cloud.vectors.items()}
+        return model(cloud.with_fields(pos=cloud.pos @ R.T, vectors=vectors)) @ R
+
+    h = 2e-4
+    near = (undone(h) - undone(-h)) / (2 * h)
+    far = (undone(2 * h) - undone(-2 * h)) / (4 * h)
+    want = lie_derivative(model, cloud, "rotation_z")[0]
+    assert float(((4 * near - far) / 3 - want).norm() / want.norm()) < 1e-6
