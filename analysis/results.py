@@ -211,7 +211,8 @@ class Attribution:
     def profile_dataframe(self) -> pd.DataFrame:
         """The depth profile: ‖ℓ(z)‖/‖G z‖ per tensor and generator, root mean squares over images.
 
-        Vectors have no G z; their ratio is NaN.
+        Vectors have no G z; their ratio is NaN. ``fit_residual``, the mean over images, is NaN but
+        for functions of orientation.
         """
         rows = []
         for point in self.profile:
@@ -230,6 +231,7 @@ class Attribution:
                         "lie_norm": lie,
                         "action_norm": action,
                         "ratio": lie / action if action > 0 else float("nan"),
+                        "fit_residual": float(point.fit_residual.mean()),
                     }
                 )
         return pd.DataFrame(rows)

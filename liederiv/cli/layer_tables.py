@@ -163,6 +163,13 @@ def _footer(a: Attribution, inputs: str) -> Iterable[str]:
             "The rest is estimated along random directions; squared norms of single modules carry "
             f"a standard error (whole model: {_percent(worst)}), shares do not."
         )
+    left_out = [r.fit_residual.mean() for r in a.profile if not np.isnan(r.fit_residual).any()]
+    if left_out:
+        yield (
+            "Functions of orientation: the harmonic fit that turns them leaves out "
+            f"{_percent(float(np.median(left_out)))} of a feature (median; at most "
+            f"{_percent(float(max(left_out)))})."
+        )
     yield "Shares are signed: a negative one cancels what other modules break."
 
 

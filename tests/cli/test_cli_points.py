@@ -40,6 +40,13 @@ def test_layers_adds_up(run, tmp_path):
     assert json.loads(out.read_text())["closure_error"] < 1e-3
 
 
+def test_layers_says_how_well_fibers_are_turned(run):
+    arguments = ("--num-images", 1, "--transforms", "rotation_z")
+    result = run("layers", "rapidash_sen_r3s2", *arguments)
+    assert re.search(r"harmonic fit that turns them leaves out \d", result.stdout)
+    assert "harmonic fit" not in run("layers", NETWORK, *arguments).stdout
+
+
 def test_check_in_float64(run):
     result = run("check", NETWORK, "--transforms", "rotation")
     assert result.exit_code == 0, result.output

@@ -111,6 +111,9 @@ def test_functions_of_orientation():
     # The bias and the lifted velocity are of degree 0 and 1; what a GELU makes of them is not.
     assert rows["act", "input"].fit_residual.max() < 1e-12
     assert 0 < rows["act", "output"].fit_residual.max() < 1
+    frame = a.profile_dataframe().set_index(["module", "tensor"])["fit_residual"]
+    want = rows["act", "output"].fit_residual.mean()
+    assert frame["act", "output"].unique() == pytest.approx([want])
     # ℓ = 0 where features transform exactly.
     moved = rows["act", "input"]
     assert moved.lie_norm.max() < 1e-12 * moved.action_norm.max()
