@@ -4,8 +4,9 @@ One run measures everything it prints, with random weights and the default metri
 
 * plain: a loop of `liederiv score`, one process after the other: what a shell script would do;
 * scan with 1 worker, and with 2; every process has the same number of threads in all three;
-* overhead: wall time beyond the measurements' own seconds, per model. It contains loading the model
-  and, for plain, starting Python and importing torch and timm.
+* overhead: time per model beyond the measurement's own seconds. For plain it contains starting
+  Python and importing torch and timm; for the scan it is the median time between the end of one
+  model and the begin of the next (a new process, loading), and its start is printed by itself.
 
 The estimate for timm's pretrained weights is arithmetic on stated assumptions, not a measurement:
 floating point operations of a random sample of the models (counted on torch's meta device, with a
@@ -55,12 +56,16 @@ class Run:
     Attributes:
         name: for the table.
         seconds: wall time.
-        measuring: of these, seconds in the measurements themselves; NaN with several at once.
+        measuring: seconds in the measurements themselves.
+        overhead: seconds per model beyond them; None with several models at once.
+        startup: seconds before the first model and after the last.
     """
 
     name: str
     seconds: float
     measuring: float
+    overhead: float | None
+    startup: float = 0.0
 
 
 def flags(options: argparse.Namespace) -> list[str]:
@@ -77,7 +82,9 @@ def plain(names: list[str], options: argparse.Namespace, measuring: float) -> Ru
             check=True,
             env=threads_environment(options.threads),
         )
-    return Run("loop of `liederiv score`", time.perf_counter() - start, measuring)
+    seconds = time.perf_counter() - start
+    overhead = (seconds - measuring) / len(names)
+    return Run("loop of `liederiv score`", seconds, measuring, overhead)
 
 
 def scan(names: list[str], options: argparse.Namespace, workers: int) -> Run:
@@ -97,8 +104,16 @@ def scan(names: list[str], options: argparse.Namespace, workers: int) -> Run:
     failed = rows[rows["outcome"] != "measured"]
     if len(failed):
         raise SystemExit(f"{failed['model'].iloc[0]}: {failed['reason'].iloc[0]}")
-    own = float(rows.groupby("model")["seconds"].first().sum())
-    return Run(f"scan, {workers} worker{'s' * (workers > 1)}", seconds, own)
+    models = rows.groupby("model").first().sort_values("started")
+    gaps = (models["started"].iloc[1:].array - models["finished"].iloc[:-1].array).total_seconds()
+    whole = (models["finished"].max() - models["started"].min()).total_seconds()
+    return Run(
+        f"scan, {workers} worker{'s' * (workers > 1)}",
+        seconds,
+        float(models["seconds"].sum()),
+        statistics.median(gaps) if workers == 1 else None,
+        seconds - whole,
+    )
 
 
 def threads_environment(threads: int) -> dict[str, str]:
@@ -134,8 +149,15 @@ def gigaflops(name: str) -> float | None:
     try:
         with warnings.catch_warnings(), torch.device("meta"), torch.no_grad(), counter:
             warnings.simplefilter("ignore")
-            timm.create_model(name).eval()(torch.empty(1, *config.input_size))
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError):
+            timm.create_model(name).eval().requires_grad_(False)(torch.empty(1, *config.input_size))
+    except (
+        AssertionError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
         return None
     return counter.get_total_flops() / 1e9
 
@@ -191,20 +213,20 @@ def main() -> None:
     one, two = (scan(names, options, workers) for workers in (1, 2))
     loop = plain(names, options, one.measuring)
     table = Table(title=f"{len(names)} models, {options.images} images, {options.threads} threads")
-    for header in ("", "models per hour", "÷ loop", "overhead per model"):
+    for header in ("", "models per hour", "÷ loop", "overhead per model", "start"):
         table.add_column(header, justify="left" if not header else "right")
     for run in (loop, one, two):
-        extra = (run.seconds - run.measuring) / len(names)
         table.add_row(
             run.name,
             f"{3600 * len(names) / run.seconds:.0f}",
             f"{loop.seconds / run.seconds:.2f}",
-            "–" if run is two else f"{extra:.1f} s",
+            "–" if run.overhead is None else f"{run.overhead:.1f} s",
+            f"{run.startup:.1f} s" if run.startup else "",
         )
     console.print(table)
     passes = forward_passes(names, options, one.measuring)
-    overhead = (one.seconds - one.measuring) / len(names)
-    estimate(options, passes, overhead, console)
+    assert one.overhead is not None
+    estimate(options, passes, one.overhead, console)
 
 
 if __name__ == "__main__":

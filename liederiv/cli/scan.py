@@ -223,7 +223,9 @@ def scan(
 
     liederiv scan --preset imagenet1k --prefetch
     """
-    chosen = ModelOptions(device=device)
+    # A cluster's nodes may have GPUs where this machine has none.
+    trusted = engine == "ray" and device != "auto"
+    place = device if trusted else str(ModelOptions(device=device).torch_device)
     settings = ScanSettings(
         measurements=tuple(measure.split(",")),
         pretrained=pretrained,
@@ -244,7 +246,7 @@ def scan(
         metrics=metrics,
         output_type=output_type,
         unit=unit,
-        device=str(chosen.torch_device),
+        device=place,
         dtype=dtype,
         batch_size=batch_size,
         seed=seed,
@@ -274,7 +276,7 @@ def scan(
         _show(jobs, selection)
         return
     assert store is not None
-    limits, place = choose_engine(
+    limits, runner = choose_engine(
         engine,
         settings.device,
         workers=workers,
@@ -287,7 +289,7 @@ def scan(
     reporter = Reporter(plain=quiet)
     _announce(jobs, selection, reporter)
     with stop_on_signals(reporter.note) as stop:
-        summary = Scan(jobs, settings, store, place, limits, reporter, stop, weights).run()
+        summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
     _conclude(summary, out)
     if stop.asked:
         raise typer.Exit(130)

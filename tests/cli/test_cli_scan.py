@@ -71,6 +71,13 @@ def test_a_dry_run_writes_nothing_and_shows_the_plan(scan, tmp_path):
     assert key in second.output
 
 
+def test_a_cluster_may_have_gpus_where_this_machine_has_none(scan):
+    planned = scan("--engine", "ray", "--device", "cuda", "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    with_cpu = scan("--dry-run")
+    assert planned.output != with_cpu.output, "another device is another key"
+
+
 def test_a_scan_of_timm_knows_parameters_and_family(run, tmp_path):
     done = run(
         *("scan", "test_vit", "--no-pretrained", "--calibrate", "--img-size", 64, *QUICK),
