@@ -22,8 +22,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, from its threads
 NAMES = ["good", "better", "exits", "segfaults", "raises"]
 
 
+@pytest.fixture(autouse=True)
+def _no_niceness(monkeypatch):
+    """Ray's workers would wait for everything else on a busy machine."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+
+
 @pytest.fixture
-def cluster():
+def cluster(_no_niceness):
     """A head and one more node, on this machine."""
     from ray.cluster_utils import Cluster
 
