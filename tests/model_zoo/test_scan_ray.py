@@ -29,7 +29,16 @@ def _no_niceness(monkeypatch):
 
 
 @pytest.fixture
-def cluster(_no_niceness):
+def notes(tmp_path, monkeypatch):
+    """Folder in which models note that they are being built; to be set before Ray starts."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    monkeypatch.setenv("LIEDERIV_TEST_NOTES", str(folder))
+    return folder
+
+
+@pytest.fixture
+def cluster(_no_niceness, notes):
     """A head and one more node, on this machine."""
     from ray.cluster_utils import Cluster
 
@@ -61,22 +70,22 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
 
 
 @pytest.mark.slow
-def test_the_scan_survives_the_death_of_a_worker_and_of_a_node(tmp_path, cluster, monkeypatch):
+def test_the_scan_survives_the_death_of_a_worker_and_of_a_node(
+    tmp_path, notes, cluster, monkeypatch
+):
     nodes, extra = cluster
-    (tmp_path / "notes").mkdir()
-    monkeypatch.setenv("LIEDERIV_TEST_NOTES", str(tmp_path / "notes"))
     names = [f"slow_{i}" for i in range(1, 6)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         ray.init(nodes.address, log_to_driver=False)
     _, engine = choose_engine("ray", "cpu", threads=1, address=nodes.address)
     assert engine.slots == 2
-    killed = []
+    killed, over = [], threading.Event()
 
     def harm():
         """First a Ray worker with its model, then a node."""
-        while not killed:
-            for path in (tmp_path / "notes").iterdir():
+        while not killed and not over.is_set():
+            for path in notes.iterdir():
                 victim = _ray_worker_above(int(path.name.split("-")[1]))
                 if victim is not None:
                     victim.send_signal(signal.SIGKILL)
@@ -90,6 +99,7 @@ def test_the_scan_survives_the_death_of_a_worker_and_of_a_node(tmp_path, cluster
     thread.start()
     said = io.StringIO()
     summary = run_scan(tmp_path / "ray", names, engine=engine, stream=said)
+    over.set()
     thread.join()
     assert killed
     assert (summary.measured, summary.failed, summary.left) == (5, 0, 0), said.getvalue()
