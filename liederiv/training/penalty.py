@@ -10,9 +10,10 @@ For generators X_k with amplitudes t_k (how large a transform matters, in the ge
 * `multitask_loss`:  E_x E_g ℓ(f(g x), ρ_g y): the task's own loss on moved inputs and targets, to
   be added to the task's loss with a weight, as in REMUL (Elhag et al. 2024, arXiv 2410.17878).
 
-Each estimate is unbiased under its subsampling of generators, images and transforms. The network is
-run as it will be used: in eval mode (running statistics of batch norms, no dropout), whatever mode
-it is in, and it is back in that mode afterwards.
+Each estimate is unbiased under its subsampling of generators, images and transforms. The penalty
+runs the network without dropout and other chance; batch norms normalise as they do at that moment
+(by the batch in training, which then makes the draw of images matter, else by running statistics),
+and no statistics are updated. Mode and buffers are as before afterwards.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jvp
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from liederiv.derivatives import Scheme
@@ -71,8 +73,8 @@ def equivariance_penalty(
             takes probs of an output [B, n], n > 1, as `liederiv.measure` scores them first.
         scheme: how images are continued between pixels.
         num_generators: how many of the K generators are drawn for this call; None takes all.
-        num_images: how many of the images are drawn, or which share of them (a float, rounded up);
-            None takes all. With the defaults a step costs about two more forward and backward
+        num_images: how many of the images are drawn, or which share of them (a float, rounded
+            up, two at least); None takes all. With the defaults a step costs about two more forward and backward
             passes (see benchmarks/training.py).
         rng: source of randomness, a CPU generator; None takes torch's own.
 
@@ -104,12 +106,12 @@ def equivariance_penalty(
     chosen = _draw(len(known), num_generators, "num_generators", rng)
     x = images.detach()
     if isinstance(num_images, float):
-        num_images = math.ceil(num_images * len(x)) if 0 < num_images <= 1 else 0
+        num_images = max(2, math.ceil(num_images * len(x))) if 0 < num_images <= 1 else 0
     if num_images is not None:
         x = x[_draw(len(x), num_images, "num_images", rng).to(x.device)]
     limits = _amplitudes(amplitudes, known)
     parts = []
-    with _as_used(model), forward_mode():
+    with _without_side_effects(model), forward_mode():
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
             step = _Step(model, domain, action, x, output, output_type)
@@ -295,12 +297,26 @@ def _uniform(items: int, limits: Tensor, rng: torch.Generator | None) -> Tensor:
 
 
 @contextmanager
-def _as_used(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, every module back in its own mode afterwards."""
+def _without_side_effects(model: nn.Module) -> Iterator[None]:
+    """Nothing stochastic, no statistics updated; modes and flags come back on every exit.
+
+    Batch norms in training keep normalising by the batch. With running statistics, which lag
+    behind the weights, the penalty would fall by shrinking the weights in front of a batch norm,
+    whose scale the task's loss does not see, without making the network any more equivariant.
+    """
     modes = [(m, m.training) for m in model.modules()]
+    tracking = [
+        m
+        for m, training in modes
+        if training and isinstance(m, _BatchNorm) and m.track_running_stats
+    ]
     model.eval()
+    for m in tracking:
+        m.training, m.track_running_stats = True, False
     try:
         yield
     finally:
+        for m in tracking:
+            m.track_running_stats = True
         for module, training in modes:
             module.training = training

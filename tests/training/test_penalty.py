@@ -125,20 +125,48 @@ def test_subsampling_is_unbiased(images):
     assert abs(draws.mean() - whole) < 4 * error
 
 
-def test_the_network_is_measured_as_used_and_left_as_it_was(images):
+@pytest.mark.parametrize("frozen_norm", [False, True])
+def test_the_network_is_left_as_it_was(images, frozen_norm):
     net = network(norm=True).double().train()
-    net[1].eval()  # a frozen batch norm inside a network in training
+    net[1].train(not frozen_norm)
     before = copy.deepcopy(net.state_dict())
     modes = [m.training for m in net.modules()]
+    tracked = [getattr(m, "track_running_stats", None) for m in net.modules()]
     state = torch.get_rng_state()
     rng = torch.Generator().manual_seed(0)
     penalty = equivariance_penalty(net, images, rng=rng)
     assert [m.training for m in net.modules()] == modes
+    assert [getattr(m, "track_running_stats", None) for m in net.modules()] == tracked
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None for p in net.parameters())
     penalty.backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_in_training_the_scale_in_front_of_a_batch_norm_does_not_matter(images):
+    """What the task's loss cannot see must not lower the penalty."""
+    net = network(norm=True).double().train()
+    net[1].eps = 1e-20
+
+    def penalties():
+        everything = {"num_generators": None, "num_images": None}
+        in_training = equivariance_penalty(net.train(), images, **everything).item()
+        return in_training, equivariance_penalty(net.eval(), images, **everything).item()
+
+    before, before_as_used = penalties()
+    with torch.no_grad():
+        net[0].weight.mul_(0.1)
+        net[0].bias.mul_(0.1)
+    after, after_as_used = penalties()
+    assert after == pytest.approx(before, rel=1e-10)
+    assert after_as_used < 0.1 * before_as_used
+
+
+def test_dropout_is_off(images):
+    net = nn.Sequential(nn.Dropout(0.5), network()).double().train()
+    values = {equivariance_penalty(net, images[:1], "rotation").item() for _ in range(3)}
+    assert len(values) == 1
 
 
 class Fails(nn.Module):
