@@ -74,8 +74,7 @@ def equivariance_penalty(
         scheme: how images are continued between pixels.
         num_generators: how many of the K generators are drawn for this call; None takes all.
         num_images: how many of the images are drawn, or which share of them (a float, rounded
-            up, two at least); None takes all. With the defaults a step costs about two more forward and backward
-            passes (see benchmarks/training.py).
+            up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
 
     Returns:
