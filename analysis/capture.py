@@ -29,6 +29,7 @@ from liederiv.analysis.kinds import commutes, takes_maps
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.analysis.point_layouts import PointRecogniser, input_layouts
 from liederiv.errors import ModelError
+from liederiv.gradient_rules import gradient_rules
 from liederiv.points import PointCloud
 
 __all__ = [
@@ -436,7 +437,7 @@ def record_edges(
             edges.append(Edge(number, slot, 1, get_gradient_edge(y)))
         return tree_unflatten(leaves, spec)
 
-    with torch.enable_grad(), module_hooks(model, before, after):
+    with torch.enable_grad(), gradient_rules(), module_hooks(model, before, after):
         y = readout(model(x))
     return y, edges
 

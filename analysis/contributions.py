@@ -191,7 +191,7 @@ def _contract(
         columns = list(zip(*rows, strict=True))
         starts = zip(columns, leaves, strict=False)
         g_x = torch.cat([_stack(column, v) for column, v in starts], 1)
-        pulled[:, part] = (moving @ g_x.mT).double()
+        pulled[:, part] = moving.double() @ g_x.double().mT
         size += g_x.double().square().sum()
         seen: dict[tuple[int, ...], Tensor] = {}
         for edge, column in zip(edges, columns[len(leaves) :], strict=True):

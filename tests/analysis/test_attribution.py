@@ -325,3 +325,39 @@ def test_tables():
     assert set(profile.module) == {"stem"}
     inputs = profile[(profile.tensor == "input") & (profile.generator == "rotation")]
     np.testing.assert_allclose(inputs.ratio, 0, atol=1e-12)  # the image itself moves exactly
+
+
+class Transposed(nn.Module):
+    """The gradient that reaches a batch norm in front of it lies in memory as tokens do."""
+
+    def forward(self, z):
+        return z.flatten(2).mT.square().mean(1)
+
+
+def test_batch_norm_under_a_channels_last_gradient():
+    """torch 2.15's own kernel returns a wrong gradient here; the closure would be about 1."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8)
+    norm.running_mean.uniform_(-1, 1)
+    norm.running_var.uniform_(0.5, 2)
+    stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+    net = nn.Sequential(stem, norm, Transposed(), nn.Linear(8, 5)).double().eval()
+    x = torch.randn(1, 3, 16, 16).double()
+    assert attribute(net, x, "translation,rotation").closure_error < 1e-9
+
+
+class Cancels(nn.Module):
+    """A small response beside a large one that cancels: float32 keeps few digits of it."""
+
+    def forward(self, z):
+        return z.square().mean((2, 3)) + 1e4 * (z.mean((2, 3)) - z.flip(3).mean((3, 2)))
+
+
+def test_what_float32_cannot_close_is_measured_in_float64():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Cancels()).eval()
+    x = torch.randn(1, 3, 16, 16)
+    a = attribute(net, x, "rotation", output="logits")
+    assert a.closure_error < 1e-4
+    assert "float64" in a.engine
+    assert next(net.parameters()).dtype == torch.float32

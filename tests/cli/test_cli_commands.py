@@ -115,6 +115,15 @@ HELP = {
         "--checkpoint --pretrained --num-classes --model-kwargs --images --img-size --transforms "
         "--scheme --output-type --device --seed"
     ),
+    "scan": (
+        "--models-file --preset --pretrained --exclude --max-params --out --measure --engine "
+        "--workers --gpus-per-task --address --shard --timeout --retry-failed --dry-run --prefetch "
+        "--offline --cache-limit --images --transforms --scheme --metrics --seed --quiet"
+    ),
+    "results": "--sort --group --accuracy --format --failed",
+    "report": "--out --accuracy --title --quiet",
+    "gate": "--max --baseline --max-increase --junit --json --images --scheme --output-type",
+    "track": "--model --images --transforms --plot --json --csv --parquet --quiet",
     "models": "--pretrained --names-only",
     "info": "",
 }

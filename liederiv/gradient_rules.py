@@ -1,0 +1,64 @@
+"""Sound gradients where torch's own are not.
+
+torch 2.15's CPU kernel for the gradient of batch norm in eval mode returns wrong numbers when the
+gradient's memory format differs from the input's (a channels-last gradient of a contiguous map, as
+transposes and means over tokens produce; relative error about 1.4, silently). Within
+`gradient_rules()` batch norm in eval mode is differentiated as the affine map that it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from liederiv.tangent_rules import bind
+
+__all__ = ["gradient_rules"]
+
+_NAMES = (
+    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
+)  # fmt: skip
+
+
+class _FrozenBatchNorm(torch.autograd.Function):
+    """y = (x − mean)·w/√(var + eps) + b per channel; differentiated in x only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mean: Tensor, var: Tensor, w: Any, b: Any, eps: float) -> Any:
+        scale = (var + eps).rsqrt() if w is None else w * (var + eps).rsqrt()
+        ctx.save_for_backward(scale.view(-1, *[1] * (x.ndim - 2)))
+        return F.batch_norm(x, mean, var, w, b, False, 0.0, eps)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+        (scale,) = ctx.saved_tensors
+        return g * scale, None, None, None, None, None
+
+
+class _GradientRules(TorchFunctionMode):
+    """Route batch norms in eval mode to the rule; all others pass."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is F.batch_norm:
+            defaults = (None, None, False, 0.1, 1e-5)
+            x, mean, var, w, b, training, _, eps = bind(args, kwargs, _NAMES, *defaults)
+            learns = any(isinstance(v, Tensor) and v.requires_grad for v in (w, b))
+            if not training and mean is not None and var is not None and not learns:
+                return _FrozenBatchNorm.apply(x, mean, var, w, b, eps)
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def gradient_rules() -> Iterator[None]:
+    """Use the sound formulas inside; for models whose weights need no gradient."""
+    with _GradientRules():
+        yield
