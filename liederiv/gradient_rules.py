@@ -36,7 +36,7 @@ class _FrozenBatchNorm(torch.autograd.Function):
         return F.batch_norm(x, mean, var, w, b, False, 0.0, eps)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Any:
         (scale,) = ctx.saved_tensors
         return g * scale, None, None, None, None, None
 
