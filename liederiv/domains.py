@@ -271,7 +271,7 @@ def draw_coordinates(
     half_range: Sequence[float] | Tensor,
     *,
     num_samples: int,
-    rng: torch.Generator,
+    rng: torch.Generator | None,
     whole: bool = False,
 ) -> Iterator[Tensor]:
     """Coordinates of group elements, uniform in ±half_range, drawn for each item.
@@ -281,6 +281,7 @@ def draw_coordinates(
         half_range: K numbers, or [B, K] for ranges of each item.
         num_samples: how many for each item.
         rng: source of randomness; not rewound, so that batches continue where the last one ended.
+            None takes torch's own.
         whole: round to whole numbers.
 
     Yields:
@@ -290,7 +291,8 @@ def draw_coordinates(
         raise LieDerivError(f"num_samples={num_samples} must be at least 1.")
     limits = torch.as_tensor(half_range, dtype=torch.float64)
     shape = (items, num_samples, limits.shape[-1])
-    uniform = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).cpu()
+    device = "cpu" if rng is None else rng.device
+    uniform = torch.rand(shape, generator=rng, dtype=torch.float64, device=device).cpu()
     t = (2 * uniform - 1) * (limits if limits.ndim == 1 else limits[:, None])
     for s in range(num_samples):
         yield t[:, s].round() if whole else t[:, s]

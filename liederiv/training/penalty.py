@@ -30,7 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from liederiv.derivatives import Scheme
-from liederiv.domains import Domain, domain_of
+from liederiv.domains import Domain, domain_of, draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import forward_mode
 from liederiv.generators import Generator
@@ -155,8 +155,9 @@ def multitask_loss(
     """
     domain = _check(model, images)
     action = domain.action(generators, images, scheme)
-    limits = torch.tensor(_amplitudes(amplitudes, action.generators), dtype=torch.float64)
-    element = domain.transform(action, _uniform(len(images), limits, rng))
+    limits = _amplitudes(amplitudes, action.generators)
+    (t,) = draw_coordinates(len(images), limits, num_samples=1, rng=rng)
+    element = domain.transform(action, t)
     y = model(element.on_input(images.detach()))
     if not isinstance(y, Tensor):
         raise ModelError("multitask_loss needs a model that returns one tensor.")
@@ -198,8 +199,8 @@ class _Step:
 
     def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
         """E ‖f(T x) − ρ_T f(x)‖² / dim."""
-        limits = torch.tensor([limit], dtype=torch.float64)
-        element = self.domain.transform(self.action, _uniform(len(self.x), limits, rng))
+        (t,) = draw_coordinates(len(self.x), [limit], num_samples=1, rng=rng)
+        element = self.domain.transform(self.action, t)
         y, moved = self.model(self.x), self.model(element.on_input(self.x))
         rho, probabilities = self._representation(y)
         if probabilities:
@@ -288,11 +289,6 @@ def _draw(total: int, wanted: int | None, argument: str, rng: torch.Generator | 
             f"{argument}={wanted} must be at least 1 (or a share up to 1.0), or None for all."
         )
     return torch.randperm(total, generator=rng)[:wanted]
-
-
-def _uniform(items: int, limits: Tensor, rng: torch.Generator | None) -> Tensor:
-    """Coordinates uniform in ±limits, float64 [items, K]."""
-    return (2 * torch.rand(items, len(limits), generator=rng, dtype=torch.float64) - 1) * limits
 
 
 @contextmanager
