@@ -17,13 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from liederiv.tangent_rules import bind
+from liederiv.tangent_rules import frozen_batch_norm
 
 __all__ = ["gradient_rules"]
-
-_NAMES = (
-    "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps",
-)  # fmt: skip
 
 
 class _FrozenBatchNorm(torch.autograd.Function):
@@ -49,11 +45,10 @@ class _GradientRules(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         if func is F.batch_norm:
-            defaults = (None, None, False, 0.1, 1e-5)
-            x, mean, var, w, b, training, _, eps = bind(args, kwargs, _NAMES, *defaults)
-            learns = any(isinstance(v, Tensor) and v.requires_grad for v in (w, b))
-            if not training and mean is not None and var is not None and not learns:
-                return _FrozenBatchNorm.apply(x, mean, var, w, b, eps)
+            found = frozen_batch_norm(args, kwargs)
+            learns = any(isinstance(v, Tensor) and v.requires_grad for v in (found or ())[3:5])
+            if found is not None and not learns:
+                return _FrozenBatchNorm.apply(*found)
         return func(*args, **kwargs)
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["bind", "tangent_rules"]
+__all__ = ["frozen_batch_norm", "tangent_rules"]
 
 
 class _Bilinear(torch.autograd.Function):
@@ -200,7 +200,7 @@ def _pointwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     return _Pointwise.apply(lambda z: plain(z, *rest, **kwargs), x)
 
 
-def bind(
+def _bind(
     args: tuple[Any, ...], kwargs: dict[str, Any], names: tuple[str, ...], *defaults: Any
 ) -> tuple[Any, ...]:
     """Positional and keyword arguments in the order of names, missing ones from the defaults."""
@@ -213,16 +213,17 @@ def bind(
 
 def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
-    x, w, b, *settings = bind(args, kwargs, names, None, 1, 0, 1, 1)
+    x, w, b, *settings = _bind(args, kwargs, names, None, 1, 0, 1, 1)
     return _Bilinear.apply(func, x, w, b, *settings)
 
 
 def _linear(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    x, w, b = bind(args, kwargs, ("input", "weight", "bias"), None)
+    x, w, b = _bind(args, kwargs, ("input", "weight", "bias"), None)
     return _Bilinear.apply(func, x, w, b)
 
 
-def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+def frozen_batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+    """(x, mean, var, weight, bias, eps) of a call of `F.batch_norm` in eval mode, else None."""
     names = (
         "input",
         "running_mean",
@@ -234,21 +235,26 @@ def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
         "eps",
     )
     defaults = (None, None, False, 0.1, 1e-5)
-    x, mean, var, w, b, training, _, eps = bind(args, kwargs, names, *defaults)
+    x, mean, var, w, b, training, _, eps = _bind(args, kwargs, names, *defaults)
     if training or mean is None or var is None:
         return None
-    return _BatchNorm.apply(x, mean, var, w, b, eps)
+    return x, mean, var, w, b, eps
+
+
+def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    found = frozen_batch_norm(args, kwargs)
+    return None if found is None else _BatchNorm.apply(*found)
 
 
 def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     names = ("input", "normalized_shape", "weight", "bias", "eps")
-    x, shape, w, b, eps = bind(args, kwargs, names, None, None, 1e-5)
+    x, shape, w, b, eps = _bind(args, kwargs, names, None, None, 1e-5)
     return _LayerNorm.apply(x, tuple(shape), w, b, eps)
 
 
 def _attention(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
-    q, k, v, mask, dropout, causal, scale, gqa = bind(
+    q, k, v, mask, dropout, causal, scale, gqa = _bind(
         args, kwargs, names, None, 0.0, False, None, False
     )
     if dropout or causal or gqa or (mask is not None and not mask.is_floating_point()):
