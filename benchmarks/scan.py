@@ -4,6 +4,9 @@ One run measures everything it prints, with random weights and the default metri
 
 * plain: a loop of `liederiv score`, one process after the other: what a shell script would do;
 * scan with 1 worker, and with 2; every process has the same number of threads in all three;
+* order: how long several workers would take for the same models in other orders, each worker taking
+  the next model when it is free: arithmetic on the seconds measured with 1 worker, or on those of a
+  scan that exists (--durations DIR), against the least that is possible;
 * overhead: time per model beyond the measurement's own seconds. For plain it contains starting
   Python and importing torch and timm; for the scan it is the median time between the end of one
   model and the begin of the next (a new process, loading), and its start is printed by itself.
@@ -14,12 +17,13 @@ standard error over the sample), times images, times what a score costs in forwa
 here), over the assumed speed; plus the overhead per model (measured here) and the downloads.
 
     python benchmarks/scan.py [--models a,b,…] [--images 4] [--threads 1] [--sample 60]
-                              [--tflops 10] [--bandwidth 100] [--price 3]
+                              [--tflops 10] [--bandwidth 100] [--price 3] [--durations DIR]
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import logging
 import os
 import random
@@ -29,8 +33,10 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
 import timm
 import torch
 from rich.console import Console
@@ -59,6 +65,7 @@ class Run:
         measuring: seconds in the measurements themselves.
         overhead: seconds per model beyond them; None with several models at once.
         startup: seconds before the first model and after the last.
+        durations: seconds of each model's measurements, the largest model first.
     """
 
     name: str
@@ -66,6 +73,7 @@ class Run:
     measuring: float
     overhead: float | None
     startup: float = 0.0
+    durations: tuple[float, ...] = ()
 
 
 def flags(options: argparse.Namespace) -> list[str]:
@@ -100,7 +108,8 @@ def scan(names: list[str], options: argparse.Namespace, workers: int) -> Run:
             env=threads_environment(options.threads),
         )
         seconds = time.perf_counter() - start
-        rows = Store.open(folder).read("score")
+        store = Store.open(folder)
+        rows, durations = store.read("score"), durations_of(store)
     failed = rows[rows["outcome"] != "measured"]
     if len(failed):
         raise SystemExit(f"{failed['model'].iloc[0]}: {failed['reason'].iloc[0]}")
@@ -113,7 +122,43 @@ def scan(names: list[str], options: argparse.Namespace, workers: int) -> Run:
         float(models["seconds"].sum()),
         statistics.median(gaps) if workers == 1 else None,
         seconds - whole,
+        durations,
     )
+
+
+def durations_of(store: Store) -> tuple[float, ...]:
+    """Seconds of each model's measurements, in the order of the scan: the largest model first."""
+    rows = pd.concat([store.read(name) for name in store.measurements])
+    each = rows.groupby(["model", "measurement"], as_index=False)[["parameters", "seconds"]].first()
+    models = each.groupby("model", as_index=False).agg({"parameters": "max", "seconds": "sum"})
+    models = models.sort_values(["parameters", "model"], ascending=[False, True])
+    return tuple(models["seconds"])
+
+
+def makespan(durations: Sequence[float], workers: int) -> float:
+    """Seconds until all is done if a free worker takes the next model of the list."""
+    free = [0.0] * workers
+    for seconds in durations:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return max(free)
+
+
+def print_orders(durations: Sequence[float], console: Console) -> None:
+    """Largest first (by parameters, as the scan does) against random orders and smallest first."""
+    shuffles = [random.Random(seed).sample(durations, len(durations)) for seed in range(200)]
+    table = Table(title=f"Time ÷ the least possible, {len(durations)} models, by order")
+    for header in ("workers", "largest first", "random (median, worst of 200)", "smallest first"):
+        table.add_column(header, justify="right")
+    for workers in (2, 8):
+        least = max(sum(durations) / workers, *durations)
+        mixed = sorted(makespan(order, workers) / least for order in shuffles)
+        table.add_row(
+            str(workers),
+            f"{makespan(durations, workers) / least:.2f}",
+            f"{statistics.median(mixed):.2f}, {mixed[-1]:.2f}",
+            f"{makespan(durations[::-1], workers) / least:.2f}",
+        )
+    console.print(table)
 
 
 def threads_environment(threads: int) -> dict[str, str]:
@@ -207,6 +252,7 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=10.0)
     parser.add_argument("--bandwidth", type=float, default=100.0)
     parser.add_argument("--price", type=float, default=3.0)
+    parser.add_argument("--durations", metavar="DIR", help="folder of a scan, for the order")
     options = parser.parse_args()
     names = options.models.split(",")
     console = Console(width=120)
@@ -224,6 +270,9 @@ def main() -> None:
             f"{run.startup:.1f} s" if run.startup else "",
         )
     console.print(table)
+    existing = options.durations
+    known = durations_of(Store.open(existing)) if existing else one.durations
+    print_orders(known, console)
     passes = forward_passes(names, options, one.measuring)
     assert one.overhead is not None
     estimate(options, passes, one.overhead, console)

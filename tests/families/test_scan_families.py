@@ -1,5 +1,7 @@
 """`liederiv scan --preset families`: how many of timm's families are scored and attributed."""
 
+import os
+
 import pytest
 from typer.testing import CliRunner
 
@@ -15,9 +17,8 @@ FLAGS = (
 
 @pytest.mark.slow
 def test_every_family_is_scored_and_nearly_all_are_attributed(tmp_path):
-    done = CliRunner().invoke(
-        app, ["scan", "--preset", "families", *FLAGS.split(), "--out", str(tmp_path / "out")]
-    )
+    running = ["--workers", str(os.cpu_count()), "--threads", "1", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, ["scan", "--preset", "families", *FLAGS.split(), *running])
     assert done.exit_code == 0, done.output
     store = Store.open(tmp_path / "out")
     score, layers = store.read("score"), store.read("layers")
