@@ -13,10 +13,10 @@ from liederiv.points import PointCloud
 from liederiv.results import Measurement, Provenance
 
 from .clouds import CloudSet, load_clouds
+from .measure_options import MeasureOptions
 from .point_models import LoadedPointModel
 
 if TYPE_CHECKING:
-    from .measuring import MeasureOptions
     from .model_options import ModelOptions
 
 __all__ = [
@@ -53,46 +53,29 @@ def refuse_image_options(name: str, options: ModelOptions) -> None:
             )
 
 
-def open_clouds(
-    source: str,
-    loaded: LoadedPointModel,
-    num_clouds: int,
-    seed: int,
-    split: str | None = None,
-    data_dir: Path | None = None,
-) -> CloudSet:
+def open_clouds(options: MeasureOptions, loaded: LoadedPointModel) -> CloudSet:
     """The clouds that a network is to be measured on.
 
     Args:
-        source: ``samples`` for those of the network's own task, a name of `CLOUD_SOURCES`, or a
-            folder that holds the data set of the network's task.
+        options: their ``images`` are ``samples`` for clouds of the network's own task, a name of
+            `CLOUD_SOURCES`, or a folder that holds the data set of the network's task; the split is
+            ``test`` unless said otherwise.
         loaded: the network.
-        num_clouds: how many.
-        seed: of what is random in the set.
-        split: ``test`` unless said otherwise.
-        data_dir: folder of a named data set.
     """
+    source, folder = options.images, options.data_dir
     if source == "samples":
         source = loaded.data
     elif Path(source).is_dir():
-        source, data_dir = loaded.data, Path(source)
-    return load_clouds(source, num_clouds, split=split or "test", data_dir=data_dir, seed=seed)
+        source, folder = loaded.data, Path(source)
+    split = options.split or "test"
+    return load_clouds(source, options.num_images, split=split, data_dir=folder, seed=options.seed)
 
 
 def measure_clouds(
     loaded: LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
 ) -> tuple[Measurement, CloudSet]:
     """Measure a loaded network on the clouds it is asked for."""
-    from .measuring import parse_batch_size
-
-    found = open_clouds(
-        options.images,
-        loaded,
-        options.num_images,
-        options.seed,
-        options.split,
-        options.data_dir,
-    )
+    found = open_clouds(options, loaded)
     measurement = measure(
         loaded.model,
         found.clouds.to(model_options.torch_device, model_options.torch_dtype),
@@ -101,7 +84,7 @@ def measure_clouds(
         scheme=options.scheme,
         output_type=options.output_type,
         unit=options.unit,  # type: ignore[arg-type]
-        batch_size=parse_batch_size(options.batch_size),
+        batch_size=options.images_per_pass,
         seed=options.seed,
         image_names=found.names,
         provenance=provenance_of_clouds(loaded, found),

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
-from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
 from .cloud_measuring import measure_clouds, open_clouds, provenance_of_clouds
 from .clouds import CloudSet
 from .images import ImageSet, load_images
+from .measure_options import MeasureOptions
 from .model_options import ModelOptions, output_of, try_model
 from .point_models import LoadedPointModel
 from .timm_models import LoadedModel
 
 __all__ = [
     "DeviceBatches",
-    "MeasureOptions",
     "as_batch",
     "clusters",
     "measure_loaded",
-    "open_images",
     "open_inputs",
-    "parse_batch_size",
     "provenance_of",
 ]
 
@@ -54,25 +50,24 @@ class DeviceBatches:
             yield x.to(self.device, self.dtype), labels if self.labelled else None
 
 
-def open_images(
-    source: str, loaded: LoadedModel, num_images: int, seed: int, split: str | None, data_dir: Any
-) -> ImageSet:
-    """Load images as the model expects them."""
-    return load_images(source, loaded.data_config, num_images, seed, split, data_dir=data_dir)
-
-
 def open_inputs(
-    source: str,
-    loaded: LoadedModel | LoadedPointModel,
-    count: int,
-    seed: int,
-    split: str | None,
-    data_dir: Any,
+    options: MeasureOptions, loaded: LoadedModel | LoadedPointModel
 ) -> ImageSet | CloudSet:
     """Load what the model takes: images as it expects them, or clouds of points."""
     if isinstance(loaded, LoadedPointModel):
-        return open_clouds(source, loaded, count, seed, split, data_dir)
-    return open_images(source, loaded, count, seed, split, data_dir)
+        return open_clouds(options, loaded)
+    return _open_images(options, loaded)
+
+
+def _open_images(options: MeasureOptions, loaded: LoadedModel) -> ImageSet:
+    return load_images(
+        options.images,
+        loaded.data_config,
+        options.num_images,
+        options.seed,
+        options.split,
+        data_dir=options.data_dir,
+    )
 
 
 def as_batch(found: ImageSet | CloudSet, options: ModelOptions) -> Any:
@@ -88,49 +83,14 @@ def clusters(source: str, images: ImageSet | CloudSet) -> list[str] | None:
     return [name.split("/")[0] for name in images.names] if source == "samples" else None
 
 
-def parse_batch_size(text: str) -> int | None:
-    """``auto`` or a positive whole number."""
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
-    return int(text)
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """What of the command line says how to measure."""
-
-    images: str
-    num_images: int
-    split: str | None
-    data_dir: Path | None
-    transforms: str
-    scheme: str
-    metrics: str
-    output_type: str
-    unit: str
-    batch_size: str
-    seed: int
-    progress: bool
-    chunk_size: int | None = None
-
-
 def measure_loaded(
     loaded: LoadedModel | LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
 ) -> tuple[Measurement, ImageSet | CloudSet]:
     """Measure a loaded model on the images, or point clouds, it is asked for."""
     if isinstance(loaded, LoadedPointModel):
         return measure_clouds(loaded, model_options, options)
-    size = parse_batch_size(options.batch_size)
-    images = open_images(
-        options.images,
-        loaded,
-        options.num_images,
-        options.seed,
-        options.split,
-        options.data_dir,
-    )
+    size = options.images_per_pass
+    images = _open_images(options, loaded)
     device, dtype = model_options.torch_device, model_options.torch_dtype
     model, output = output_of(loaded, options.output_type)
     try_model(model, images[0][None].to(device, dtype))

@@ -7,10 +7,11 @@ import typer
 
 from liederiv.checks import check_derivative, double_copy, preflight
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.tables import console, new_table, number
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
-from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import as_batch, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
 from liederiv.model_zoo.point_models import LoadedPointModel
@@ -18,22 +19,19 @@ from liederiv.model_zoo.point_models import LoadedPointModel
 __all__ = ["check"]
 
 _TOLERANCE = 1e-3
+_FIXED = (
+    "num_images", "split", "data_dir", "crop_pct", "mean", "std", "interpolation", "metrics",
+    "unit", "dtype", "batch_size",
+)  # fmt: skip
 
 
+@grouped(omit=_FIXED)
 def check(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,
     checkpoint: o.CheckpointOption = None,
-    pretrained: o.Pretrained = True,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    img_size: o.ImgSize = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    output_type: o.OutputType = "auto",
-    device: o.Device = "auto",
-    seed: o.Seed = 0,
+    chosen: ModelOptions = ModelOptions(),
+    how: MeasureOptions = MeasureOptions(num_images=1),
 ) -> None:
     """Verify on this very model that its derivatives can be trusted.
 
@@ -41,23 +39,15 @@ def check(
     derivative along each transform with a central finite difference, in float64. Exit code 1 if
     they disagree by more than 0.1 %.
     """
-    chosen = ModelOptions(
-        pretrained=pretrained,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        seed=seed,
-        device=device,
-    )
     loaded = chosen.open(model, model_flag, checkpoint)
-    x = as_batch(open_inputs(images, loaded, 1, seed, None, None), chosen)
+    x = as_batch(open_inputs(how, loaded), chosen)
     if isinstance(loaded, LoadedPointModel):
         module: torch.nn.Module = loaded.model
     else:
-        module, _ = output_of(loaded, output_type)
+        module, _ = output_of(loaded, how.output_type)
     _check_finite(try_model(module, x))
     preflight(module, x)
-    action = domain_of(x).action(transforms, x, scheme)
+    action = domain_of(x).action(how.transforms, x, how.scheme)
     result = check_derivative(double_copy(module), x.double(), action)
     table = new_table(f"{loaded.name}: derivative against finite difference")
     table.add_column("transform", min_width=40)

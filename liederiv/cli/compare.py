@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,12 @@ import typer
 
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
 from liederiv.errors import LieDerivError
-from liederiv.measurement import DEFAULT_TRANSFORMS
-from liederiv.model_zoo.measuring import MeasureOptions, clusters, measure_loaded
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store import Store
 from liederiv.results import write_atomically
@@ -25,6 +26,7 @@ __all__ = ["compare"]
 _FILES = (".safetensors", ".pth", ".pt", ".tar", ".bin", ".ckpt")
 
 
+@grouped()
 def compare(
     a: Annotated[
         str, typer.Argument(metavar="A", help="Model, checkpoint of --model, or folder of a scan.")
@@ -33,27 +35,8 @@ def compare(
     model: Annotated[
         str | None, typer.Option("--model", help="Architecture of checkpoint files A and B.")
     ] = None,
-    pretrained: o.Pretrained = True,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 16,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    metrics: o.Metrics = "lee,relative",
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    batch_size: o.BatchSize = "auto",
-    seed: o.Seed = 0,
+    chosen: ModelOptions = ModelOptions(),
+    how: MeasureOptions = MeasureOptions(metrics="lee,relative"),
     amp: o.Amp = False,
     csv: Annotated[Path | None, typer.Option(help="Write one row per difference here.")] = None,
     quiet: o.Quiet = False,
@@ -73,43 +56,16 @@ def compare(
     o.writable(csv)
     o.check_endings({"--csv": (csv, ".csv")})
     if all((Path(side) / "manifest.json").is_file() for side in (a, b)):
-        _compare_scans(a, b, seed, csv, quiet)
+        _compare_scans(a, b, how.seed, csv, quiet)
         return
-    how = MeasureOptions(
-        images=images,
-        num_images=num_images,
-        split=split,
-        data_dir=data_dir,
-        transforms=transforms,
-        scheme=scheme,
-        metrics=metrics,
-        output_type=output_type,
-        unit=unit,
-        batch_size=batch_size,
-        seed=seed,
-        progress=not quiet,
-    )
-    chosen = ModelOptions(
-        pretrained=pretrained,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
     results = []
     for side in (a, b):
         name, checkpoint = _resolve(side, model)
         loaded = chosen.open(name, None, checkpoint)
-        results.append(measure_loaded(loaded, chosen, how))
+        results.append(measure_loaded(loaded, chosen, replace(how, progress=not quiet)))
     (first, photographs), (second, _) = results
-    labels = clusters(images, photographs)
-    rows = compare_measurements(first, second, seed=seed, clusters=labels)
+    labels = clusters(how.images, photographs)
+    rows = compare_measurements(first, second, seed=how.seed, clusters=labels)
     if not rows:
         raise LieDerivError(
             f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "

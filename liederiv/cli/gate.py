@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
 from liederiv.gate import (
@@ -24,7 +26,8 @@ from liederiv.gate import (
 )
 from liederiv.junit import write_junit
 from liederiv.measurement import DEFAULT_TRANSFORMS
-from liederiv.model_zoo.measuring import MeasureOptions, clusters, measure_loaded
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.results import Measurement
 
@@ -35,6 +38,7 @@ BROKEN = 3  # exit code
 _COLOURS = {"kept": "green", "unclear": "yellow", "broken": "red", "not measured": "red"}
 
 
+@grouped(omit=("metrics",))
 def gate(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,
@@ -60,18 +64,8 @@ def gate(
         str, typer.Option(metavar="PERCENT", help="Largest increase of LEE over the baseline.")
     ] = "5%",
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here (.xml).")] = None,
-    pretrained: o.Pretrained = True,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 16,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
+    chosen: ModelOptions = ModelOptions(),
+    how: MeasureOptions = MeasureOptions(),
     transforms: Annotated[
         str | None,
         typer.Option(
@@ -79,13 +73,6 @@ def gate(
             rich_help_panel="Measurement",
         ),
     ] = None,
-    scheme: o.Scheme = "bspline",
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    batch_size: o.BatchSize = "auto",
-    seed: o.Seed = 0,
     amp: o.Amp = False,
     json: Annotated[Path | None, typer.Option(help="Write scores and provenance here.")] = None,
     per_image: Annotated[
@@ -118,31 +105,11 @@ def gate(
     before = None if baseline is None else read_baseline(baseline)
     if before is None and not limits:
         raise LieDerivError("there is nothing to hold the model to; give --max or --baseline.")
-    chosen = ModelOptions(
-        pretrained=pretrained,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
-    how = MeasureOptions(
-        images=images,
-        num_images=num_images,
-        split=split,
-        data_dir=data_dir,
+    metrics = list(dict.fromkeys(["lee", *(limit.metric for limit in limits)]))
+    how = replace(
+        how,
         transforms=transforms or _transforms(limits, before),
-        scheme=scheme,
-        metrics=",".join(dict.fromkeys(["lee", *(limit.metric for limit in limits)])),
-        output_type=output_type,
-        unit=unit,
-        batch_size=batch_size,
-        seed=seed,
+        metrics=",".join(metrics),
         progress=not quiet,
     )
     start = time.monotonic()
@@ -153,10 +120,9 @@ def gate(
             measurement.save(path)
     verdicts = judge_limits(measurement, limits)
     if before is not None:
-        labels = clusters(images, photographs)
-        names = list(dict.fromkeys(["lee", *(limit.metric for limit in limits)]))
+        labels = clusters(how.images, photographs)
         verdicts += judge_increase(
-            measurement, before, increase, metrics=names, seed=seed, clusters=labels
+            measurement, before, increase, metrics=metrics, seed=how.seed, clusters=labels
         )
     if junit is not None:
         write_junit(junit, loaded.name, verdicts, time.monotonic() - start)

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.layer_report import LayerReport, by_columns
 from liederiv.cli.layer_tables import layer_tables
 from liederiv.cli.tables import console
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
-from liederiv.measurement import DEFAULT_TRANSFORMS
+from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.point_models import is_point_model
@@ -27,29 +28,13 @@ _LAYERS = "Layers"
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
+@grouped(omit=("metrics", "batch_size"))
 def layers(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,
     checkpoint: o.CheckpointOption = None,
-    pretrained: o.Pretrained = True,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 4,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    seed: o.Seed = 0,
+    chosen: ModelOptions = ModelOptions(),
+    how: MeasureOptions = MeasureOptions(num_images=4),
     amp: o.Amp = False,
     top: Annotated[
         int, typer.Option(help="How many modules to list.", rich_help_panel=_LAYERS)
@@ -105,28 +90,23 @@ def layers(
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
         raise LieDerivError(f"--plot={str(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
     if not is_point_model(model or model_flag or ""):
-        resolve_generators(transforms, unit=unit)  # type: ignore[arg-type]  # early, if wrong
-    chosen = ModelOptions(
-        pretrained=pretrained,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
+        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):
         needs_images(loaded, option)
-    found = open_inputs(images, loaded, num_images, seed, split, data_dir)
+    found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
-    action = domain_of(x).action(transforms, x, scheme, unit)  # type: ignore[arg-type]
-    run = LayersRun(loaded, x, action.generators, scheme, output_type, seed, progress=not quiet)
+    action = domain_of(x).action(how.transforms, x, how.scheme, how.unit)  # type: ignore[arg-type]
+    run = LayersRun(
+        loaded,
+        x,
+        action.generators,
+        how.scheme,
+        how.output_type,
+        how.seed,
+        progress=not quiet,
+    )
     attribution = run.attribution()
     with _status("measuring aliasing, module by module", aliasing and not quiet):
         aliased = run.aliasing() if aliasing else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +12,7 @@ from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import FAMILIES
 
+MODELS = "Models"
 _MODEL = "Model"
 _IMAGES = "Images"
 _MEASURE = "Measurement"
@@ -34,119 +35,149 @@ CheckpointOption = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
-Pretrained = Annotated[
-    bool,
-    typer.Option(help="Published weights, or random ones (from --seed).", rich_help_panel=_MODEL),
-]
-NumClasses = Annotated[
-    int | None,
-    typer.Option(help="Size of the classifier; default: the weights'.", rich_help_panel=_MODEL),
-]
-ModelKwargs = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="KEY=VALUE",
-        help="Argument of the model's constructor; may be repeated.",
-        rich_help_panel=_MODEL,
-    ),
-]
-ImgSize = Annotated[
-    int | None,
-    typer.Option(help="Input size in pixels; default: the model's.", rich_help_panel=_IMAGES),
-]
-CropPct = Annotated[
-    float | None,
-    typer.Option(help="Fraction kept by the centre crop.", rich_help_panel=_IMAGES),
-]
-Mean = Annotated[
-    str | None,
-    typer.Option(help="Mean per channel, comma-separated, 0 … 1.", rich_help_panel=_IMAGES),
-]
-Std = Annotated[
-    str | None,
-    typer.Option(help="Deviation per channel, comma-separated.", rich_help_panel=_IMAGES),
-]
-Interpolation = Annotated[
-    str | None,
-    typer.Option(help="Filter of the resizing: bilinear, bicubic, …", rich_help_panel=_IMAGES),
-]
-Images = Annotated[
-    str,
-    typer.Option(
-        metavar="samples|DIR|DATASET",
-        help="Photographs that come with the `samples` extra, a folder, or a timm data set. For "
-        "networks on point clouds: systems of their own task, a folder, or nbody, shapenet, ….",
-        rich_help_panel=_IMAGES,
-    ),
-]
-NumImages = Annotated[
-    int, typer.Option(help="How many images or clouds to measure.", rich_help_panel=_IMAGES)
-]
-Split = Annotated[
-    str | None,
-    typer.Option(help="Split or subfolder of the images.", rich_help_panel=_IMAGES),
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(help="Where the files of a named data set lie.", rich_help_panel=_IMAGES),
-]
-Transforms = Annotated[
-    str,
-    typer.Option(
-        help="Comma-separated generators or groups (translation, rotation, scale, stretch, shear, "
-        "hyperbolic_rotation, saturation, brightness, contrast, spatial, intensity, all). Of point "
-        "clouds: translation, rotation, scale, rigid, all.",
-        rich_help_panel=_MEASURE,
-    ),
-]
-Scheme = Annotated[
-    str,
-    typer.Option(
-        help=f"How images are continued between pixels: {', '.join(SCHEMES)}.",
-        rich_help_panel=_MEASURE,
-    ),
-]
-Metrics = Annotated[
-    str,
-    typer.Option(
-        help=f"Comma-separated metrics or families: {', '.join(FAMILIES)}.",
-        rich_help_panel=_MEASURE,
-    ),
-]
-OutputType = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|probs|logits|features|output",
-        help="What of the model is measured; several with commas. auto: probs and logits of a "
-        "classifier, else the output as it is.",
-        rich_help_panel=_MEASURE,
-    ),
-]
-Unit = Annotated[
-    str,
-    typer.Option(
-        metavar="pixel|grid",
-        help="Of translations: pixels of the input, or half-widths as in the paper's code.",
-        rich_help_panel=_MEASURE,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(help="auto, cpu, cuda, cuda:1, …", rich_help_panel=_MEASURE),
-]
-Dtype = Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=_MEASURE)]
-BatchSize = Annotated[
-    str,
-    typer.Option(
-        metavar="auto|N", help="Images per pass; no effect on results.", rich_help_panel=_MEASURE
-    ),
-]
-Seed = Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_MEASURE)]
 Amp = Annotated[
     bool,
     typer.Option("--amp", help="Refused: see the message.", hidden=True, rich_help_panel=_MEASURE),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
+
+# By name of the field of `ModelOptions`, `MeasureOptions` or `ScanSettings`, see `groups`;
+# in the order of the help.
+OPTIONS: dict[str, Any] = {
+    "pretrained": Annotated[
+        bool,
+        typer.Option(
+            help="Published weights, or random ones (from --seed).", rich_help_panel=_MODEL
+        ),
+    ],
+    "calibrate": Annotated[
+        bool,
+        typer.Option(
+            help="With --no-pretrained: give batch norms the statistics of some images and zero "
+            "classifiers random weights, else deep random networks fade or explode.",
+            rich_help_panel=MODELS,
+        ),
+    ],
+    "num_classes": Annotated[
+        int | None,
+        typer.Option(help="Size of the classifier; default: the weights'.", rich_help_panel=_MODEL),
+    ],
+    "model_kwargs": Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Argument of the model's constructor; may be repeated.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    "images": Annotated[
+        str,
+        typer.Option(
+            metavar="samples|DIR|DATASET",
+            help="Photographs that come with the `samples` extra, a folder, or a timm data set. "
+            "For networks on point clouds: systems of their own task, a folder, or nbody, "
+            "shapenet, ….",
+            rich_help_panel=_IMAGES,
+        ),
+    ],
+    "num_images": Annotated[
+        int, typer.Option(help="How many images or clouds to measure.", rich_help_panel=_IMAGES)
+    ],
+    "layers_images": Annotated[
+        int,
+        typer.Option(help="How many images for layers and aliasing.", rich_help_panel=_IMAGES),
+    ],
+    "split": Annotated[
+        str | None,
+        typer.Option(help="Split or subfolder of the images.", rich_help_panel=_IMAGES),
+    ],
+    "data_dir": Annotated[
+        Path | None,
+        typer.Option(help="Where the files of a named data set lie.", rich_help_panel=_IMAGES),
+    ],
+    "img_size": Annotated[
+        int | None,
+        typer.Option(help="Input size in pixels; default: the model's.", rich_help_panel=_IMAGES),
+    ],
+    "max_img_size": Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Reduce larger inputs to this many pixels where the architecture allows it.",
+            rich_help_panel=_IMAGES,
+        ),
+    ],
+    "crop_pct": Annotated[
+        float | None,
+        typer.Option(help="Fraction kept by the centre crop.", rich_help_panel=_IMAGES),
+    ],
+    "mean": Annotated[
+        str | None,
+        typer.Option(help="Mean per channel, comma-separated, 0 … 1.", rich_help_panel=_IMAGES),
+    ],
+    "std": Annotated[
+        str | None,
+        typer.Option(help="Deviation per channel, comma-separated.", rich_help_panel=_IMAGES),
+    ],
+    "interpolation": Annotated[
+        str | None,
+        typer.Option(help="Filter of the resizing: bilinear, bicubic, …", rich_help_panel=_IMAGES),
+    ],
+    "transforms": Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated generators or groups (translation, rotation, scale, stretch, "
+            "shear, hyperbolic_rotation, saturation, brightness, contrast, spatial, intensity, "
+            "all). Of point clouds: translation, rotation, scale, rigid, all.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "scheme": Annotated[
+        str,
+        typer.Option(
+            help=f"How images are continued between pixels: {', '.join(SCHEMES)}.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "metrics": Annotated[
+        str,
+        typer.Option(
+            help=f"Comma-separated metrics or families: {', '.join(FAMILIES)}.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "output_type": Annotated[
+        str,
+        typer.Option(
+            metavar="auto|probs|logits|features|output",
+            help="What of the model is measured; several with commas. auto: probs and logits of a "
+            "classifier, else the output as it is.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "unit": Annotated[
+        str,
+        typer.Option(
+            metavar="pixel|grid",
+            help="Of translations: pixels of the input, or half-widths as in the paper's code.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "device": Annotated[
+        str,
+        typer.Option(help="auto, cpu, cuda, cuda:1, …", rich_help_panel=_MEASURE),
+    ],
+    "dtype": Annotated[str, typer.Option(help="float32 or float64.", rich_help_panel=_MEASURE)],
+    "batch_size": Annotated[
+        str,
+        typer.Option(
+            metavar="auto|N",
+            help="Images per pass; no effect on results.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "seed": Annotated[int, typer.Option(help="Of everything random.", rich_help_panel=_MEASURE)],
+}
 
 
 def refuse_amp(amp: bool) -> None:

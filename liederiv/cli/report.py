@@ -31,7 +31,7 @@ def report(
     output: Annotated[
         str | None, typer.Option(metavar="probs|logits|…", help="Measured on what.")
     ] = None,
-    seed: o.Seed = 0,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     quiet: o.Quiet = False,
 ) -> None:
     """Turn a scan into one page: leaderboard, relations, layers, failures, methods.

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.prefetching import fetch_all
 from liederiv.cli.tables import console, new_table
 from liederiv.errors import LieDerivError
-from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
-from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.presets import PRESETS
 from liederiv.model_zoo.scan import (
     Job,
@@ -36,11 +36,11 @@ from liederiv.model_zoo.weights_cache import parse_size
 
 __all__ = ["scan"]
 
-_MODELS = "Models"
 _RUN = "Running"
 _WEIGHTS = "Weights"
 
 
+@grouped()
 def scan(
     patterns: Annotated[
         list[str] | None,
@@ -61,23 +61,23 @@ def scan(
     preset: Annotated[
         list[str] | None,
         typer.Option(
-            help="; ".join(f"{k}: {v}" for k, v in PRESETS.items()), rich_help_panel=_MODELS
+            help="; ".join(f"{k}: {v}" for k, v in PRESETS.items()), rich_help_panel=o.MODELS
         ),
     ] = None,
     models_file: Annotated[
         Path | None,
         typer.Option(
-            help="One name or wildcard per line, # for comments.", rich_help_panel=_MODELS
+            help="One name or wildcard per line, # for comments.", rich_help_panel=o.MODELS
         ),
     ] = None,
     exclude: Annotated[
         list[str] | None,
-        typer.Option(help="Wildcard of names to leave out; repeatable.", rich_help_panel=_MODELS),
+        typer.Option(help="Wildcard of names to leave out; repeatable.", rich_help_panel=o.MODELS),
     ] = None,
     max_params: Annotated[
         str | None,
         typer.Option(
-            metavar="N", help="Leave out larger models, e.g. 100M.", rich_help_panel=_MODELS
+            metavar="N", help="Leave out larger models, e.g. 100M.", rich_help_panel=o.MODELS
         ),
     ] = None,
     shard_: Annotated[
@@ -86,48 +86,10 @@ def scan(
             "--shard",
             metavar="I/N",
             help="Only the i-th of n parts, e.g. 2/8; default: Slurm's array task.",
-            rich_help_panel=_MODELS,
+            rich_help_panel=o.MODELS,
         ),
     ] = None,
-    pretrained: o.Pretrained = True,
-    calibrate: Annotated[
-        bool,
-        typer.Option(
-            help="With --no-pretrained: give batch norms the statistics of some images and zero "
-            "classifiers random weights, else deep random networks fade or explode.",
-            rich_help_panel=_MODELS,
-        ),
-    ] = False,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 16,
-    layers_images: Annotated[
-        int,
-        typer.Option(help="How many images for layers and aliasing.", rich_help_panel="Images"),
-    ] = 4,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    max_img_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Reduce larger inputs to this many pixels where the architecture allows it.",
-            rich_help_panel="Images",
-        ),
-    ] = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    metrics: o.Metrics = DEFAULT_METRICS,
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    batch_size: o.BatchSize = "auto",
-    seed: o.Seed = 0,
+    settings: ScanSettings = ScanSettings(device="auto"),
     engine: Annotated[
         str,
         typer.Option(
@@ -224,33 +186,9 @@ def scan(
     liederiv scan --preset imagenet1k --prefetch
     """
     # A cluster's nodes may have GPUs where this machine has none.
-    trusted = engine == "ray" and device != "auto"
-    place = device if trusted else str(ModelOptions(device=device).torch_device)
-    settings = ScanSettings(
-        measurements=tuple(measure.split(",")),
-        pretrained=pretrained,
-        calibrate=calibrate,
-        images=images,
-        num_images=num_images,
-        layers_images=layers_images,
-        split=split,
-        data_dir=None if data_dir is None else str(data_dir),
-        img_size=img_size,
-        max_img_size=max_img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        transforms=transforms,
-        scheme=scheme,
-        metrics=metrics,
-        output_type=output_type,
-        unit=unit,
-        device=place,
-        dtype=dtype,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    trusted = engine == "ray" and settings.device != "auto"
+    place = settings.device if trusted else str(settings.model_options().torch_device)
+    settings = replace(settings, measurements=tuple(measure.split(",")), device=place)
     settings.check()
     selection = select_models(
         patterns or (),
@@ -258,13 +196,13 @@ def scan(
         presets=preset or (),
         exclude=exclude or (),
         max_params=None if max_params is None else parse_count(max_params, "--max-params"),
-        pretrained=pretrained,
+        pretrained=settings.pretrained,
     )
     candidates = shard(selection.candidates, shard_)
     limit = None if cache_limit is None else parse_size(cache_limit)
     weights = WeightsPolicy(offline, limit)
     if prefetch:
-        if offline or not pretrained:
+        if offline or not settings.pretrained:
             other = "--offline" if offline else "--no-pretrained"
             raise LieDerivError(f"--prefetch downloads published weights; leave {other} out.")
         fetch_all([c.name for c in candidates], weights, plain=quiet)

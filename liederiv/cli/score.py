@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.tables import console, count, score_tables
-from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.measuring import MeasureOptions, measure_loaded
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.results import Measurement
@@ -21,31 +23,13 @@ from liederiv.results import Measurement
 __all__ = ["score"]
 
 
+@grouped()
 def score(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,
     checkpoint: o.CheckpointOption = None,
-    pretrained: o.Pretrained = True,
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 16,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    metrics: o.Metrics = DEFAULT_METRICS,
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    batch_size: o.BatchSize = "auto",
-    seed: o.Seed = 0,
+    chosen: ModelOptions = ModelOptions(),
+    how: MeasureOptions = MeasureOptions(),
     amp: o.Amp = False,
     json: Annotated[Path | None, typer.Option(help="Write scores and provenance here.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write one row per score here.")] = None,
@@ -74,35 +58,8 @@ def score(
             "--per-image": (per_image, ".parquet"),
         }
     )
-    chosen = ModelOptions(
-        pretrained=pretrained,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
-    how = MeasureOptions(
-        images=images,
-        num_images=num_images,
-        split=split,
-        data_dir=data_dir,
-        transforms=transforms,
-        scheme=scheme,
-        metrics=metrics,
-        output_type=output_type,
-        unit=unit,
-        batch_size=batch_size,
-        seed=seed,
-        progress=not quiet,
-    )
     loaded = chosen.open(model, model_flag, checkpoint)
-    measurement, found = measure_loaded(loaded, chosen, how)
+    measurement, found = measure_loaded(loaded, chosen, replace(how, progress=not quiet))
     for path in (json, csv, per_image):
         if path is not None:
             measurement.save(path)

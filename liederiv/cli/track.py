@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from liederiv.analysis.trajectory import main_rows, plot_trajectory
 from liederiv.cli import options as o
+from liederiv.cli.groups import grouped
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
-from liederiv.measurement import DEFAULT_TRANSFORMS
-from liederiv.model_zoo.measuring import MeasureOptions, measure_loaded, open_inputs
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import measure_loaded, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
 from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically
@@ -33,31 +34,14 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+@grouped(omit=("pretrained",))
 def track(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder with checkpoints.")],
     model: Annotated[
         str, typer.Option("--model", help="Architecture of the checkpoints, as for `score`.")
     ],
-    num_classes: o.NumClasses = None,
-    model_kwargs: o.ModelKwargs = None,
-    images: o.Images = "samples",
-    num_images: o.NumImages = 16,
-    split: o.Split = None,
-    data_dir: o.DataDir = None,
-    img_size: o.ImgSize = None,
-    crop_pct: o.CropPct = None,
-    mean: o.Mean = None,
-    std: o.Std = None,
-    interpolation: o.Interpolation = None,
-    transforms: o.Transforms = DEFAULT_TRANSFORMS,
-    scheme: o.Scheme = "bspline",
-    metrics: o.Metrics = "lee",
-    output_type: o.OutputType = "auto",
-    unit: o.Unit = "pixel",
-    device: o.Device = "auto",
-    dtype: o.Dtype = "float32",
-    batch_size: o.BatchSize = "auto",
-    seed: o.Seed = 0,
+    chosen: ModelOptions = ModelOptions(pretrained=False),
+    how: MeasureOptions = MeasureOptions(metrics="lee"),
     amp: o.Amp = False,
     json: Annotated[
         Path | None,
@@ -91,36 +75,9 @@ def track(
     if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
         raise LieDerivError(f"--plot={str(plot)!r} must end in .png, .pdf or .svg.")
     checkpoints, skipped = find_checkpoints(run_dir)
-    chosen = ModelOptions(
-        pretrained=False,
-        num_classes=num_classes,
-        model_kwargs=model_kwargs or (),
-        img_size=img_size,
-        crop_pct=crop_pct,
-        mean=mean,
-        std=std,
-        interpolation=interpolation,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-    )
-    how = MeasureOptions(
-        images=images,
-        num_images=num_images,
-        split=split,
-        data_dir=data_dir,
-        transforms=transforms,
-        scheme=scheme,
-        metrics=metrics,
-        output_type=output_type,
-        unit=unit,
-        batch_size=batch_size,
-        seed=seed,
-        progress=False,
-    )
     # What is wrong with the request itself is said before any checkpoint is blamed for it.
     fresh = chosen.open(model, None, None)
-    found = open_inputs(images, fresh, num_images, seed, split, data_dir)
+    found = open_inputs(how, fresh)
     measure_loaded(fresh, chosen, replace(how, num_images=1))
     settings = {
         "model": model,

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -119,9 +118,8 @@ class LoadedTask:
         return loaded
 
     def _images(self, count: int) -> ImageSet | CloudSet:
-        s = self.settings
-        folder = Path(s.data_dir) if s.data_dir is not None else None
-        return open_inputs(s.images, self.loaded, count, s.seed, s.split, folder)
+        options = replace(self.settings.measure_options(), num_images=count)
+        return open_inputs(options, self.loaded)
 
     def _score(self) -> tuple[Provenance, pd.DataFrame]:
         options = self.settings.measure_options(self.task.batch_size)

@@ -17,7 +17,7 @@ from liederiv.generators import resolve_generators
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.metrics.registry import resolve_metrics
 from liederiv.model_zoo.images import load_images
-from liederiv.model_zoo.measuring import MeasureOptions, parse_batch_size
+from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store_schema import MEASUREMENTS
 from liederiv.points import POINTS
@@ -67,7 +67,7 @@ class ScanSettings:
     num_images: int = 16
     layers_images: int = 4
     split: str | None = None
-    data_dir: str | None = None
+    data_dir: Path | None = None
     img_size: int | None = None
     max_img_size: int | None = None
     crop_pct: float | None = None
@@ -104,7 +104,7 @@ class ScanSettings:
         _check_transforms(self.transforms, self.unit)
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
-        parse_batch_size(self.batch_size)
+        _ = self.measure_options().images_per_pass
         options = self.model_options()
         options.check()
         _ = options.torch_dtype
@@ -133,11 +133,10 @@ class ScanSettings:
         """
         names = {f.name for f in fields(MeasureOptions)} & {f.name for f in fields(self)}
         values = {name: getattr(self, name) for name in names}
-        values["data_dir"] = Path(self.data_dir) if self.data_dir is not None else None
         if batch_size is not None:
             values["batch_size"] = str(batch_size)
         chunk_size = 1 if batch_size == 1 else None
-        return MeasureOptions(**values, progress=False, chunk_size=chunk_size)
+        return MeasureOptions(**values, chunk_size=chunk_size)
 
     def images_of(self, measurement: str) -> int:
         """How many images a measurement takes."""

@@ -1,0 +1,47 @@
+"""How a command line or a scan asks for a measurement: inputs, transforms, metrics, batches.
+
+All fields are plain text and numbers, so that a request travels to other processes and files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from liederiv.errors import LieDerivError
+from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
+
+__all__ = ["MeasureOptions"]
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What of the command line says on what and how to measure."""
+
+    images: str = "samples"
+    num_images: int = 16
+    split: str | None = None
+    data_dir: Path | None = None
+    transforms: str = DEFAULT_TRANSFORMS
+    scheme: str = "bspline"
+    metrics: str = DEFAULT_METRICS
+    output_type: str = "auto"
+    unit: str = "pixel"
+    batch_size: str = "auto"
+    seed: int = 0
+    progress: bool = False
+    chunk_size: int | None = None
+
+    @property
+    def images_per_pass(self) -> int | None:
+        """The batch size as a number; None for ``auto``.
+
+        Raises:
+            LieDerivError: for anything but ``auto`` and whole numbers from 1.
+        """
+        text = self.batch_size
+        if text == "auto":
+            return None
+        if not text.isdecimal() or int(text) < 1:
+            raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
+        return int(text)
