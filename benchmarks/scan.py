@@ -13,11 +13,13 @@ One run measures everything it prints, with random weights and the default metri
 
 The estimate for timm's pretrained weights is arithmetic on stated assumptions, not a measurement:
 floating point operations of a random sample of the models (counted on torch's meta device, with a
-standard error over the sample), times images, times what a score costs in forward passes (measured
-here), over the assumed speed; plus the overhead per model (measured here) and the downloads.
+standard error over the sample; --sample 0 counts all), times what a score costs in forward passes
+per image and per model, over the assumed speed; plus the overhead per model and the downloads. What
+a score costs is measured here, on a model of usual size and a tiny one.
 
-    python benchmarks/scan.py [--models a,b,…] [--images 4] [--threads 1] [--sample 60]
-                              [--tflops 10] [--bandwidth 100] [--price 3] [--durations DIR]
+    python benchmarks/scan.py [--models a,b,…] [--images 4] [--threads 1] [--durations DIR]
+                              [--sample 60] [--large resnet50]
+                              [--tflops 10] [--bandwidth 100] [--price 3]
 """
 
 from __future__ import annotations
@@ -42,8 +44,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from liederiv.model_zoo import load
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import measure_loaded
+from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.parameters import parameter_count
 from liederiv.model_zoo.store import Store
 
@@ -166,24 +172,57 @@ def threads_environment(threads: int) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
 
-def forward_passes(names: list[str], options: argparse.Namespace, measuring: float) -> float:
-    """What a score costs: its seconds over those of a plain forward pass of as many images."""
+@dataclass(frozen=True)
+class Price:
+    """What a score of a model costs.
+
+    Attributes:
+        per_image: in forward passes of one image.
+        per_model: the same: checks and rounding floor, on one image in float64.
+        seconds: per model, not computing: what tiny models take beyond the other two.
+    """
+
+    per_image: float
+    per_model: float
+    seconds: float
+
+
+def price_of_a_score(options: argparse.Namespace, tiny: str) -> Price:
+    """Measured on a model of usual size with few and with more images, and on a tiny one."""
     torch.set_num_threads(options.threads)
-    total = 0.0
-    for name in names:
-        loaded = load(name, pretrained=False)
-        model = loaded.model.to(options.device)
-        x = torch.randn(min(4, options.images), *loaded.data_config.input_size)
-        x = x.to(options.device)
-        with torch.no_grad():
-            model(x)
-            times = []
-            for _ in range(5):
-                start = time.perf_counter()
-                model(x).sum().item()
-                times.append(time.perf_counter() - start)
-        total += statistics.median(times) / len(x) * options.images
-    return measuring / total
+    few, more = 4, IMAGES_OF_ESTIMATE
+    large, one = score_seconds(options.large, few, options), forward_seconds(options.large, options)
+    per_image = (score_seconds(options.large, more, options) - large) / (more - few) / one
+    per_model = max(0.0, large / one - few * per_image)
+    passes = few * per_image + per_model
+    fixed = score_seconds(tiny, few, options) - passes * forward_seconds(tiny, options)
+    return Price(per_image, per_model, max(0.0, fixed))
+
+
+def score_seconds(name: str, images: int, options: argparse.Namespace) -> float:
+    """Seconds of a score with default metrics, the second of two."""
+    chosen = ModelOptions(pretrained=False, device=options.device)
+    loaded = chosen.open(name, None, None)
+    for _ in range(2):
+        start = time.perf_counter()
+        measure_loaded(loaded, chosen, MeasureOptions(num_images=images))
+        seconds = time.perf_counter() - start
+    return seconds
+
+
+def forward_seconds(name: str, options: argparse.Namespace) -> float:
+    """Seconds of a plain forward pass per image, in batches of 4."""
+    loaded = load(name, pretrained=False)
+    model = loaded.model.to(options.device)
+    x = torch.randn(4, *loaded.data_config.input_size).to(options.device)
+    times = []
+    with torch.no_grad():
+        model(x)
+        for _ in range(5):
+            start = time.perf_counter()
+            model(x).sum().item()
+            times.append(time.perf_counter() - start)
+    return statistics.median(times) / len(x)
 
 
 def gigaflops(name: str) -> float | None:
@@ -207,26 +246,28 @@ def gigaflops(name: str) -> float | None:
     return counter.get_total_flops() / 1e9
 
 
-def estimate(options: argparse.Namespace, passes: float, overhead: float, console: Console) -> None:
+def estimate(options: argparse.Namespace, price: Price, overhead: float, console: Console) -> None:
     """Time and cost of all pretrained weights of timm."""
     names = timm.list_pretrained()
-    sample = random.Random(0).sample(names, min(options.sample, len(names)))
-    counted = [f for f in map(gigaflops, sample) if f]
-    mean = statistics.mean(counted)
-    error = statistics.stdev(counted) / len(counted) ** 0.5 / mean
-    compute = mean * 1e9 * len(names) * IMAGES_OF_ESTIMATE * passes / (options.tflops * 1e12)
+    sample = random.Random(0).sample(names, min(options.sample or len(names), len(names)))
+    counted = [f for f in map(gigaflops, tqdm(sample, desc="counting", unit="model")) if f]
+    mean, rest = statistics.mean(counted), 1 - len(counted) / len(names)
+    error = statistics.stdev(counted) * (rest / len(counted)) ** 0.5 / mean
+    passes = IMAGES_OF_ESTIMATE * price.per_image + price.per_model
+    compute = mean * 1e9 * len(names) * passes / (options.tflops * 1e12)
     size = 4 * sum(parameter_count(n) or 0 for n in names)
     download = size / (options.bandwidth * 1e6)
-    fixed = overhead * len(names)
+    fixed = (overhead + price.seconds) * len(names)
     console.print(
         f"\nEstimate for {len(names)} pretrained weights of timm {timm.__version__}, default "
         f"metrics and transforms, {IMAGES_OF_ESTIMATE} images at each model's own size. "
         f"Assumed: {options.tflops:g} TFLOP/s sustained in float32 per GPU, downloads of "
         f"{options.bandwidth:g} MB/s in all, {options.price:g} $ per GPU and hour. "
         f"Counted: {mean:.1f} GFLOP per image (standard error {error:.0%}, {len(counted)} of "
-        f"{len(sample)} sampled models), {size / 1e12:.2f} TB of weights. "
-        f"Measured here: {passes:.0f} forward passes per image, {overhead:.1f} s overhead per "
-        "model."
+        f"{len(sample)} models), {size / 1e12:.2f} TB of weights. "
+        f"Measured here: {price.per_image:.0f} forward passes per image and {price.per_model:.0f} "
+        f"per model ({options.large}), {price.seconds:.1f} s per model beside computing, "
+        f"{overhead:.1f} s between models."
     )
     table = Table()
     for header in ("GPUs", "computing", "overhead", "download", "wall time", "cost"):
@@ -249,6 +290,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sample", type=int, default=60)
+    parser.add_argument("--large", default="resnet50")
     parser.add_argument("--tflops", type=float, default=10.0)
     parser.add_argument("--bandwidth", type=float, default=100.0)
     parser.add_argument("--price", type=float, default=3.0)
@@ -259,8 +301,17 @@ def main() -> None:
     one, two = (scan(names, options, workers) for workers in (1, 2))
     loop = plain(names, options, one.measuring)
     table = Table(title=f"{len(names)} models, {options.images} images, {options.threads} threads")
-    for header in ("", "models per hour", "÷ loop", "overhead per model", "start"):
+    headers = (
+        "",
+        "models per hour",
+        "÷ loop",
+        "overhead per model",
+        "start",
+        "÷ 1 worker, started",
+    )
+    for header in headers:
         table.add_column(header, justify="left" if not header else "right")
+    started = one.seconds - one.startup
     for run in (loop, one, two):
         table.add_row(
             run.name,
@@ -268,14 +319,14 @@ def main() -> None:
             f"{loop.seconds / run.seconds:.2f}",
             "–" if run.overhead is None else f"{run.overhead:.1f} s",
             f"{run.startup:.1f} s" if run.startup else "",
+            f"{started / (run.seconds - run.startup):.2f}" if run.startup else "",
         )
     console.print(table)
     existing = options.durations
     known = durations_of(Store.open(existing)) if existing else one.durations
     print_orders(known, console)
-    passes = forward_passes(names, options, one.measuring)
     assert one.overhead is not None
-    estimate(options, passes, one.overhead, console)
+    estimate(options, price_of_a_score(options, names[0]), one.overhead, console)
 
 
 if __name__ == "__main__":

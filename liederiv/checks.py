@@ -22,10 +22,13 @@ __all__ = [
     "DerivativeCheck",
     "check_derivative",
     "check_placement",
+    "difference_error",
     "double_copy",
     "preflight",
     "refuse_cut_derivative",
 ]
+
+_STEPS = (1e-5, 1e-7)
 
 
 def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
@@ -127,7 +130,7 @@ def check_derivative(
     x: Any,
     action: Action,
     *,
-    steps: Sequence[float] = (1e-5, 1e-7),
+    steps: Sequence[float] = _STEPS,
 ) -> DerivativeCheck:
     """Compare J_f(x)·(X x) with (f(x + h X x) − f(x − h X x)) / 2h in float64.
 
@@ -135,8 +138,7 @@ def check_derivative(
         f: the model in float64 (see `double_copy`).
         x: float64 images [B, C, H, W] or point clouds.
         action: the generators, bound to x.
-        steps: sizes of h ‖X x‖ relative to ‖x‖; the best counts. A large step crosses kinks of
-            the network, a small one suffers from rounding; a wrong derivative fits none.
+        steps: see `difference_error`.
 
     Raises:
         LieDerivError: if the output is not one tensor.
@@ -147,18 +149,32 @@ def check_derivative(
         y, jv, engine = pushforward(f, x, tangents)
     if not isinstance(y, Tensor):
         raise LieDerivError("the model must return one tensor to be checked; wrap it.")
-    errors = {}
-    with torch.no_grad(), forward_mode():
-        for k, (g, d) in enumerate(zip(action.generators, jv, strict=True)):
-            v = tree_map(lambda leaf, k=k: leaf[k], tangents)
-            speed = _norm(v)
-            if not speed:  # a flat image: nothing moves
-                errors[g.name] = 0.0 if not d.any() else math.inf
-                continue
-            unit = (_norm(x) or 1.0) / speed
-            found = [_relative_error(f, x, v, d, step * unit) for step in steps]
-            errors[g.name] = min(found)
+    errors = {
+        g.name: difference_error(f, x, tree_map(lambda leaf, k=k: leaf[k], tangents), jv[k], steps)
+        for k, g in enumerate(action.generators)
+    }
     return DerivativeCheck(errors, engine)
+
+
+def difference_error(
+    f: Callable[[Any], Any], x: Any, v: Any, derivative: Tensor, steps: Sequence[float] = _STEPS
+) -> float:
+    """Relative error of a derivative J_f(x)·v against a central finite difference.
+
+    Args:
+        f: the model in float64.
+        x: float64 images [B, C, H, W] or point clouds.
+        v: a tangent of x.
+        derivative: what is to be checked, like f(x).
+        steps: sizes of h ‖v‖ relative to ‖x‖; the best counts. A large step crosses kinks of the
+            network, a small one suffers from rounding; a wrong derivative fits none.
+    """
+    speed = _norm(v)
+    if not speed:  # a flat image: nothing moves
+        return math.inf if derivative.any() else 0.0
+    unit = (_norm(x) or 1.0) / speed
+    with torch.no_grad(), forward_mode():
+        return min(_relative_error(f, x, v, derivative, step * unit) for step in steps)
 
 
 def refuse_cut_derivative(error: float, generator: str) -> None:

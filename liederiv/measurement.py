@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from liederiv.checks import check_derivative, double_copy, preflight, refuse_cut_derivative
+from liederiv.checks import difference_error, double_copy, preflight, refuse_cut_derivative
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import (
@@ -255,11 +256,12 @@ class _Run:
 
     def _check_and_floor(self, x: Any) -> None:
         """Derivative against finite difference, and float32 against float64, on one image."""
-        s = self.settings
+        model, wide = self.settings.model, x.double()
         try:
-            model64 = double_copy(s.model)
-            first = self.domain.rebind(self.action, x).take(slice(1))
-            error = check_derivative(model64, x.double(), first).worst
+            model64 = double_copy(model)
+            tangents, y, jv = self._pushed(model64, wide)
+            first = tree_map(lambda leaf: leaf[0], tangents)
+            error = difference_error(model64, wide, first, jv[0])
         except LieDerivError:
             raise
         except Exception as failure:
@@ -269,9 +271,8 @@ class _Run:
         self._judge(error)
         if x.dtype == torch.float64:
             return
-        with _noted(self.notes):
-            single = self._lie_values(s.model, x)
-            double = self._lie_values(model64, x.double())
+        double = self._lie_values(wide, y, jv)
+        single = self._lie_values(x, *self._pushed(model, x)[1:])
         self.floor = {k: Floor.between(single[k], double[k]) for k in single}
 
     def _judge(self, error: float) -> None:
@@ -284,13 +285,17 @@ class _Run:
                 "the model may be detached: run `liederiv check`."
             )
 
-    def _lie_values(self, model: Any, x: Any) -> dict[str, Tensor]:
-        """L f per output type, [K, 1 or points, …]."""
-        s = self.settings
+    def _pushed(self, model: Any, x: Any) -> tuple[Any, Tensor, Tensor]:
+        """The K tangents X x, f(x) and the products J_f(x)·(X x)."""
+        s, tangents = self.settings, self.domain.rebind(self.action, x).tangents(x)
+        with _noted(self.notes):
+            y, jv, _ = pushforward(model, x, tangents, chunk_size=s.chunk_size, engine=s.engine)
+        return tangents, y, jv
+
+    def _lie_values(self, x: Any, y: Tensor, jv: Tensor) -> dict[str, Tensor]:
+        """L f per output type, [K, 1 or points, …], from f(x) and its pushforwards."""
         action = self.domain.rebind(self.action, x)
-        tangents = action.tangents(x)
-        y, jv, _ = pushforward(model, x, tangents, chunk_size=s.chunk_size, engine=s.engine)
-        rho = self.domain.resolve(s.output, y, action).representation
+        rho = self.domain.resolve(self.settings.output, y, action).representation
         return {
             kind: lie_value(rho, action, y, jv, probabilities=kind == "probs")
             for kind in self.output_types

@@ -28,7 +28,7 @@ class Second:
     unit: str = "pixel"
 
 
-def run(*arguments, omit=()):
+def run(arguments, omit=()):
     """What a command with both groups gets."""
     got = {}
 
@@ -41,7 +41,7 @@ def run(*arguments, omit=()):
 
     app = typer.Typer()
     app.command()(command)
-    done = CliRunner().invoke(app, arguments)
+    done = CliRunner().invoke(app, arguments.split())
     return got, done
 
 
@@ -52,22 +52,21 @@ def test_defaults_are_those_of_the_groups():
 
 
 def test_fields_become_options_and_shared_ones_reach_every_group():
-    given = "x --num-images 7 --seed 3 --split val --model-kwargs a=1 --model-kwargs b=2".split()
-    got, done = run(*given)
+    got, done = run("x --num-images 7 --seed 3 --split val --model-kwargs a=1 --model-kwargs b=2")
     assert done.exit_code == 0, done.output
     assert got["a"] == First(7, 3, ["a=1", "b=2"])
     assert got["b"] == Second(3, "val")
 
 
 def test_a_parameter_of_the_command_goes_before_a_field():
-    got, _ = run("x", "--unit", "grid")
+    got, _ = run("x --unit grid")
     assert got["unit"] == "grid"
     assert got["b"].unit == "pixel"
 
 
 @pytest.mark.parametrize("option", ["--inner", "--split"])
 def test_what_is_no_option_is_refused(option):
-    got, done = run("x", option, "1", omit=("split",))
+    got, done = run(f"x {option} 1", omit=("split",))
     assert done.exit_code == 2
     assert not got
 
