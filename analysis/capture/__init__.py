@@ -1,0 +1,31 @@
+"""Reading a network from inside: its calls, its tensors' layouts, tangents and gradient edges.
+
+The same image runs three times through a copy of the model that shares its weights:
+
+1. `scout` lists the calls of all modules, which tensors depend on the image and their layouts;
+2. `TangentReader` returns the tensors at the chosen places as further outputs, so that any engine
+   of `liederiv.forward_mode` gives their tangents;
+3. `record_edges` builds the backward graph. Every tensor that enters a measured module is cloned,
+   so that the gradient at the clone is the gradient *through that module alone*, without parallel
+   branches.
+
+All hooks live in context managers on the copy.
+"""
+
+from liederiv.analysis.capture.calls import Call, Plan
+from liederiv.analysis.capture.edges import Edge, record_edges
+from liederiv.analysis.capture.hooks import as_leaf, measured_copy, module_hooks
+from liederiv.analysis.capture.scouting import scout
+from liederiv.analysis.capture.tangents import TangentReader
+
+__all__ = [
+    "Call",
+    "Edge",
+    "Plan",
+    "TangentReader",
+    "as_leaf",
+    "measured_copy",
+    "module_hooks",
+    "record_edges",
+    "scout",
+]
