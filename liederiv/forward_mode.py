@@ -65,6 +65,9 @@ def forward_mode() -> Iterator[None]:
         stack.enter_context(_keep_freed_memory())
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        # torch scripts its own formulas when the first jvp loads them.
+        warnings.filterwarnings("ignore", r".*torch\.jit", FutureWarning)
+        warnings.filterwarnings("ignore", r".*torch\.jit", DeprecationWarning)
         yield
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
@@ -26,6 +27,7 @@ __all__ = [
     "measure_loaded",
     "open_inputs",
     "provenance_of",
+    "require_scores",
 ]
 
 
@@ -116,6 +118,17 @@ def measure_loaded(
         progress=options.progress,
     )
     return measurement, images
+
+
+def require_scores(measurement: Measurement) -> None:
+    """Refuse a table without any number of the model.
+
+    Raises:
+        LieDerivError: with the first row's reason.
+    """
+    own = [s for s in measurement.scores if s.metric != "reference"]
+    if not any(s.status == "measured" for s in own):
+        raise LieDerivError(next((s.reason for s in own if s.reason), "nothing was measured."))
 
 
 def _output_type(loaded: LoadedModel, asked: str) -> str:

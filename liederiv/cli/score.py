@@ -10,12 +10,12 @@ import typer
 
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
-from liederiv.cli.tables import console, count, score_tables
+from liederiv.cli.tables import console, count, inputs, score_tables
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded
+from liederiv.model_zoo.measuring import measure_loaded, require_scores
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.results import Measurement
@@ -65,6 +65,7 @@ def score(
             measurement.save(path)
     if not quiet:
         _print(measurement, loaded, found)
+    require_scores(measurement)
 
 
 def _print(
@@ -79,7 +80,7 @@ def _print(
         size = " × ".join(str(n) for n in found.data_config.input_size[1:]) + " pixels"
     out.print(f"[bold]{p.model}[/bold] · {p.weights} · {count(loaded.num_parameters)} parameters")
     out.print(
-        f"{p.num_images} {p.inputs} ({p.images}) of {size} · scheme {p.scheme} · "
+        f"{inputs(p)} of {size} · scheme {p.scheme} · "
         f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}\n"
     )
     for item in score_tables(measurement):

@@ -11,12 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from liederiv.comparison import Difference
-from liederiv.results import Measurement, Score
+from liederiv.results import Measurement, Provenance, Score
 
 __all__ = [
     "comparison_tables",
     "console",
     "count",
+    "inputs",
     "new_table",
     "number",
     "scan_tables",
@@ -51,6 +52,12 @@ def number(value: float | None, digits: int = 3) -> str:
 def count(n: int) -> str:
     """A large number of things: 25.6 M, 21.4 k."""
     return f"{n / 1e6:.1f} M" if n >= 50_000 else f"{n / 1e3:.1f} k"
+
+
+def inputs(p: Provenance) -> str:
+    """How many images or clouds, and where they are from: 1 image (samples)."""
+    noun = p.inputs if p.num_images != 1 else p.inputs.removesuffix("s")
+    return f"{p.num_images} {noun} ({p.images})"
 
 
 def _interval(score: Score, digits: int = 2) -> str:

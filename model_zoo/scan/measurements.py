@@ -15,17 +15,23 @@ import pandas as pd
 import torch
 
 from liederiv.domains import domain_of
-from liederiv.errors import LieDerivError, ModelError
+from liederiv.errors import ModelError
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.hub import offline_hub
 from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measuring import as_batch, measure_loaded, open_inputs, provenance_of
+from liederiv.model_zoo.measuring import (
+    as_batch,
+    measure_loaded,
+    open_inputs,
+    provenance_of,
+    require_scores,
+)
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.random_weights import calibrate
 from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
 from liederiv.model_zoo.timm_models import LoadedModel
-from liederiv.results import Measurement, Provenance
+from liederiv.results import Provenance
 
 __all__ = ["LoadedTask", "peak_memory"]
 
@@ -124,7 +130,7 @@ class LoadedTask:
     def _score(self) -> tuple[Provenance, pd.DataFrame]:
         options = self.settings.measure_options(self.task.batch_size)
         found, _ = measure_loaded(self.loaded, self.options, options)
-        _check_scores(found)
+        require_scores(found)
         frame = found.to_dataframe()
         lists = {
             "per_image": [list(s.per_image) or None for s in found.scores],
@@ -194,13 +200,6 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
-
-
-def _check_scores(found: Measurement) -> None:
-    """A table without any number of the model is a failure, with the first row's reason."""
-    own = [s for s in found.scores if s.metric != "reference"]
-    if not any(s.status == "measured" for s in own):
-        raise LieDerivError(next((s.reason for s in own if s.reason), "nothing was measured."))
 
 
 def _fields(p: Provenance) -> Mapping[str, Any]:

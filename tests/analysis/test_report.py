@@ -17,6 +17,7 @@ from liederiv.analysis.report import report_html
 from liederiv.analysis.report.data import safe_json
 from liederiv.errors import LieDerivError
 
+DRIVER = shutil.which("chromedriver")
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -118,7 +119,7 @@ def driver(page, tmp_path_factory):
                      "--host-resolver-rules=MAP * ~NOTFOUND"):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     try:
         driver.get(path.as_uri())
         wait(lambda: driver.find_elements("css selector", "#scatter .point"))
@@ -129,7 +130,7 @@ def driver(page, tmp_path_factory):
         driver.quit()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.skipif(None in (BROWSER, DRIVER), reason="Chromium or chromedriver is not installed")
 class TestInBrowser:
     @staticmethod
     def column(driver, name):

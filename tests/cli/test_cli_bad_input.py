@@ -1,5 +1,6 @@
 """Bad input: one line on stderr that names the remedy, exit code 2, nothing executed."""
 
+import json
 import os
 import subprocess
 import sys
@@ -210,7 +211,7 @@ def test_corrupt_image_is_noted_and_not_fatal(run, user_code, tmp_path):
     )
     assert result.exit_code == 0
     assert "Note: 1 files skipped (first: bad.png" in result.output
-    assert "1 images" in result.output
+    assert "1 image (" in result.output
 
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--per-image"])
@@ -244,6 +245,16 @@ def test_compare_refuses_what_it_cannot_compare(refused, user_code, photographs,
 def test_check_refuses_nan(refused, user_code, photographs):
     line = refused("check", f"{user_code}:not_a_number", "--images", photographs)
     assert "the model's output is not finite" in line
+
+
+def test_a_score_of_nothing_is_an_error_after_its_rows_are_kept(
+    refused, user_code, photographs, tmp_path
+):
+    file = tmp_path / "a.json"
+    arguments = ("--images", photographs, "--num-images", 2, "--metrics", "lee", "--quiet")
+    line = refused("score", f"{user_code}:not_a_number", *arguments, "--json", file)
+    assert "non-finite output or derivative for 2 of 2 images" in line
+    assert {row["status"] for row in json.loads(file.read_text())["results"]} == {"failed"}
 
 
 def test_models_without_a_match(refused):
