@@ -188,8 +188,10 @@ class _Draws:
         if metric == "eq_t_frac":
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
-            h, w = min((v.grid for v in (before, after) if v.spatial), key=math.prod)
-            shifts = self._whole(w, h) * size / torch.tensor([w, h])
+            coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
+            (h, w), window = coarse.grid, coarse.window
+            covered = size if window is None else torch.tensor(window[::-1], dtype=torch.float64)
+            shifts = self._whole(w, h) * covered / torch.tensor([w, h])
         return [FiniteTransform(self.translation, t[None]) for t in shifts]
 
     def _whole(self, w: int, h: int) -> Tensor:
@@ -266,10 +268,15 @@ class _Remeasure:
 
 
 def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:
+    t = _seen_from(layout, t)
     return act_finite(layout.representation, t, layout.unflatten(z)).reshape(z.shape)
+
+
+def _seen_from(layout: Layout, t: FiniteTransform) -> FiniteTransform:
+    return t if layout.window is None else t.within(*layout.window)
 
 
 def _inside(t: FiniteTransform, z: Tensor, layout: Layout, margin: float) -> Tensor:
     shaped = layout.unflatten(z)
-    mask = valid(layout.representation, t, shaped, margin)
+    mask = valid(layout.representation, _seen_from(layout, t), shaped, margin)
     return mask.expand_as(shaped).reshape(z.shape)

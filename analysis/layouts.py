@@ -7,10 +7,12 @@ is unknown, and the module around it absorbs it. No rule knows an architecture:
 
 1. One image is measured at a time, so the first axis must be 1. Window and group partitions, which
    move positions to the batch axis, and sequence-first tokens are refused by this alone.
-2. A map is the image divided by one whole number on both axes (rounded up or down for powers of
-   two, as strided layers do on odd sizes). Two-dimensional convolutions, batch norms and pools say
-   that their input is NCHW. Otherwise the grid must be the one that entered the enclosing module,
-   or that divided by a whole number.
+2. A map is the image divided by one whole number on both axes. Powers of two may be rounded up, as
+   strided layers do on odd sizes, or down, as layers without padding do; such a map has a pixel for
+   every so many of the image and covers a window around its centre. Two-dimensional convolutions,
+   batch norms and pools say that their input is NCHW. Otherwise the grid must be the one that
+   entered the enclosing module, or that divided by a whole number; what enters a module with a
+   window may leave it with a smaller one.
 3. A square map whose side is a number of tokens (with prefix tokens or without) of the enclosing
    module's grid is an attention map.
 4. Tokens must match a grid that was seen before as a map; only a network without any map may be
@@ -23,13 +25,13 @@ is unknown, and the module around it absorbs it. No rule knows an architecture:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from liederiv.actions import Action
+from liederiv.actions import Action, ImageAction
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["Layout", "LayoutRecogniser", "positions"]
@@ -48,12 +50,15 @@ class Layout:
         grid: rows and columns of positions; (1, 1) for a vector.
         prefix: tokens in front that belong to no position (class, register).
         flat: whether a map or token grid was flattened to [1, n] in this order.
+        window: height and width of what the positions cover around the image's centre, in pixels;
+            None for the image.
     """
 
     kind: Kind
     grid: Grid = (1, 1)
     prefix: int = 0
     flat: bool = False
+    window: Grid | None = None
 
     @property
     def spatial(self) -> bool:
@@ -74,6 +79,9 @@ class Layout:
         """G_z z for the K generators of the action: [K, *z.shape]."""
         if not self.spatial:
             return z.new_zeros(()).expand(len(action), *z.shape)
+        if self.window is not None:
+            assert isinstance(action, ImageAction)
+            action = action.within(*self.window)
         moved = self.representation.act(action, self.unflatten(z))
         return moved.reshape(len(action), *z.shape)
 
@@ -104,10 +112,14 @@ class Layout:
         if not self.spatial:
             return "vector"
         prefix = f"{self.prefix}+" if self.prefix else ""
-        return f"{'flat ' * self.flat}{self.kind} {prefix}{self.grid[0]}×{self.grid[1]}"
+        part = "" if self.window is None else f" of {self.window[0]}×{self.window[1]} px"
+        return f"{'flat ' * self.flat}{self.kind} {prefix}{self.grid[0]}×{self.grid[1]}{part}"
 
 
 VECTOR = Layout("vector")
+
+_STRIDES = tuple(2**k for k in range(8))
+_LEAST_WINDOW = 0.75  # of the image's height and width
 
 
 def positions(z: Tensor, layout: Layout) -> Tensor:
@@ -132,7 +144,7 @@ class LayoutRecogniser:
         self.image_size = image_size
         self.prefixes = tuple(dict.fromkeys(prefixes))
         self.reordered = False
-        self._grids: list[Grid] = []
+        self._grids: dict[Grid, Grid | None] = {}  # of maps seen, and their windows
         self._last: tuple[Layout, int] | None = None
 
     @property
@@ -159,7 +171,7 @@ class LayoutRecogniser:
         found = self._recognise(z, enclosing, is_map)
         if found is not None and found.spatial:
             if found.kind in ("NCHW", "NHWC") and found.grid != self.image_size:
-                self._grids.append(found.grid)
+                self._grids[found.grid] = found.window
             self._last = (found, z.numel())
         return found
 
@@ -206,8 +218,7 @@ class LayoutRecogniser:
     def _row(self, z: Tensor, near: Sequence[Layout]) -> Layout | None:
         """[1, n]: a vector, or the flattened form of the map that was seen last."""
         if self._last is not None and self._last[1] == z.numel():
-            layout = self._last[0]
-            return Layout(layout.kind, layout.grid, layout.prefix, flat=True)
+            return replace(self._last[0], flat=True)
         hidden = any(z.shape[1] in (g.tokens, g.grid[0] * g.grid[1]) for g in near)
         return None if hidden else VECTOR
 
@@ -217,13 +228,15 @@ class LayoutRecogniser:
         options: list[tuple[Kind, Grid]] = [("NCHW", (z.shape[2], z.shape[3]))]
         if not is_map:
             options.append(("NHWC", (z.shape[1], z.shape[2])))
-        return [
-            Layout(kind, grid)
-            for kind, grid in options
-            if _divides(self.image_size, grid)
-            and (is_map or any(_divides(g.grid, grid) for g in near))
-            and not self._is_attention(grid, near)
-        ]
+        found = []
+        for kind, grid in options:
+            window = _window(self.image_size, grid)
+            if window is None or self._is_attention(grid, near):
+                continue
+            part = None if window == self.image_size else window
+            if is_map or any(_follows(g, grid, part) for g in near):
+                found.append(Layout(kind, grid, window=part))
+        return found
 
     def _is_attention(self, grid: Grid, near: Sequence[Layout]) -> bool:
         if grid[0] != grid[1]:
@@ -234,14 +247,14 @@ class LayoutRecogniser:
     def _tokens(self, z: Tensor) -> list[Layout]:
         if z.ndim != 3:
             return []
-        grids = self._grids or _tilings(self.image_size)
+        grids = self._grids or dict.fromkeys(_tilings(self.image_size))
         found: dict[Layout, None] = {}
         axes: tuple[tuple[Kind, int], ...] = (("NLC", z.shape[1]), ("NCL", z.shape[2]))
         for kind, length in axes:
-            for grid in grids:
+            for grid, window in grids.items():
                 for prefix in self.prefixes:
                     if grid[0] * grid[1] > 1 and length == grid[0] * grid[1] + prefix:
-                        found.setdefault(Layout(kind, grid, prefix))
+                        found.setdefault(Layout(kind, grid, prefix, window=window))
         return list(found)
 
 
@@ -252,12 +265,36 @@ def _tilings(size: Grid) -> list[Grid]:
     return [(H // s, W // s) for s in strides]
 
 
-def _divides(outer: Grid, inner: Grid) -> bool:
-    """Whether inner is outer divided by one whole number, rounded only for powers of two."""
+def _window(image: Grid, grid: Grid) -> Grid | None:
+    """Pixels (height, width) of the image that a map of this grid covers; None if it is no map."""
+    if grid == (1, 1) or not all(1 <= m <= n for n, m in zip(image, grid, strict=True)):
+        return None
+    if _whole(image, grid):
+        return image
+    for s in _STRIDES:
+        if all(_rounded(n, m, s) for n, m in zip(image, grid, strict=True)):
+            return grid[0] * s, grid[1] * s
+    return None
+
+
+def _whole(outer: Grid, inner: Grid) -> bool:
+    """Whether inner is outer divided by one whole number."""
     (H, W), (h, w) = outer, inner
-    if h < 1 or w < 1 or h > H or w > W or (h, w) == (1, 1):
-        return False
-    if H % h == 0 and W % w == 0 and H // h == W // w:
+    return H % h == 0 and W % w == 0 and H // h == W // w
+
+
+def _rounded(n: int, m: int, s: int) -> bool:
+    """Whether layers of total stride s may leave m of n pixels: rounded up, or without padding."""
+    return m == -(-n // s) or _LEAST_WINDOW * n < m * s <= n
+
+
+def _follows(near: Layout, grid: Grid, window: Grid | None) -> bool:
+    """Whether a module that takes one map may return the other, though it need not work on maps."""
+    if near.window is not None and window is not None:
         return True
-    strides = [2**k for k in range(1, 8)]
-    return any((h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)) for s in strides)
+    (H, W), (h, w) = near.grid, grid
+    if h > H or w > W:
+        return False
+    return _whole(near.grid, grid) or any(
+        (h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)) for s in _STRIDES[1:]
+    )

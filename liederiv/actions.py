@@ -96,6 +96,7 @@ class ImageAction(Action):
         self.height, self.width = height, width
         self.scheme = get_scheme(scheme)
         self._fields: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
+        self._windows: dict[tuple[int, int], ImageAction] = {}
 
     @property
     def scheme_name(self) -> str:
@@ -105,6 +106,27 @@ class ImageAction(Action):
     def take(self, which: slice) -> ImageAction:
         """See `Action.take`."""
         return ImageAction(self.generators[which], self.height, self.width, self.scheme)
+
+    def within(self, height: int, width: int) -> ImageAction:
+        """The same generators on a window around the image's centre.
+
+        Convolutions without padding leave maps that do not cover the image: `on_map` of the window
+        moves them, at any resolution, exactly along.
+
+        Args:
+            height: of the window, in pixels of the image; larger than the image's where strided
+                layers have rounded up.
+            width: the same.
+        """
+        if (height, width) not in self._windows:
+            half = self._half_widths(self.height, self.width).tolist()
+            generators = [
+                g.in_pixels(*half) if isinstance(g, SpatialGenerator) else g
+                for g in self.generators
+            ]
+            window = ImageAction(generators, height, width, self.scheme)
+            self._windows[height, width] = window
+        return self._windows[height, width]
 
     @property
     def linear(self) -> Tensor:

@@ -81,6 +81,11 @@ class SpatialGenerator(Generator):
         rows = [[*row, b] for row, b in zip(self.linear, shift, strict=True)]
         return torch.tensor(rows, dtype=torch.float64)
 
+    def in_pixels(self, half_width: float, half_height: float) -> SpatialGenerator:
+        """The same field with its shift in pixels; arguments as for `affine`."""
+        x, y = self.affine(half_width, half_height)[:, 2].tolist()
+        return replace(self, shift=(x, y), shift_unit="pixel")
+
 
 @dataclass(frozen=True)
 class IntensityGenerator(Generator):

@@ -100,6 +100,10 @@ class FiniteTransform:
         self.t = t.detach().to(device="cpu", dtype=torch.float64)
         self.is_spatial = not any(intensity)
 
+    def within(self, height: int, width: int) -> FiniteTransform:
+        """The same transform of a window around the image's centre, see `ImageAction.within`."""
+        return FiniteTransform(self.action.within(height, width), self.t)
+
     @property
     def flow(self) -> Tensor:
         """φ in normalised coordinates as [A | b], float64 [B or 1, 2, 3]."""

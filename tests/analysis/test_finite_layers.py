@@ -150,3 +150,14 @@ def test_dataframe(images):
     frame = measure_finite(network(nn.ReLU()), images, "eq_t").to_dataframe()
     assert set(frame["unit"]) == {"dB"}
     assert list(frame["path"]) == ["", "0", "1"]
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_stride_without_padding_commutes_with_shifts_by_its_stride(kernel):
+    """31 pixels become 15 or 14, one for every two: a pixel of the map is two of the image."""
+    conv = nn.Conv2d(3, 3, kernel, stride=2, groups=3, bias=False)
+    nn.init.zeros_(conv.weight).data[..., kernel // 2, kernel // 2] = 1.0
+    net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.rand(1, 3, 31, 31)
+    found = measure_finite(net, x, "eq_t", scheme="bspline", num_samples=6, margin=1.0)
+    assert found.get("0", "eq_t").value > 100

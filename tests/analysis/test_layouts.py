@@ -1,13 +1,18 @@
 """Layout recognition against expectations written by hand, one architecture at a time."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
+from torch import nn
 
+from liederiv.actions import ImageAction
 from liederiv.analysis import Layout, LayoutRecogniser
 from liederiv.analysis.capture import measured_copy, scout
 from liederiv.analysis.layouts import positions
-from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode import forward_mode, pushforward
+from liederiv.generators import resolve_generators
 
 IMAGE = "NCHW 224×224"
 UNKNOWN = "?"
@@ -162,9 +167,19 @@ EXPECTED = {
         "serial_blocks4.0.mlp.act": ("NLC 1+7×7", "NLC 1+7×7"),
     },
     ("pit_ti_224", ()): {
-        "patch_embed": (IMAGE, UNKNOWN),  # 27 × 27 overlapping patches do not tile 224 pixels
-        "transformers.1.pool.conv": (UNKNOWN, M14),
+        "patch_embed": (IMAGE, "NCHW 27×27 of 216×216 px"),  # overlapping patches, a stride of 8
+        "transformers.0.blocks.0": ("NLC 1+27×27 of 216×216 px",) * 2,
+        "transformers.1.pool.conv": ("NCHW 27×27 of 216×216 px", M14),
         "transformers.1.blocks.0": (C14, C14),
+    },
+    ("inception_v3", ()): {
+        "Conv2d_1a_3x3": (IMAGE, "NCHW 149×149 of 298×298 px"),
+        "Conv2d_2b_3x3.bn.act": ("NCHW 147×147 of 294×294 px",) * 2,
+        "Pool1": ("NCHW 147×147 of 294×294 px", "NCHW 73×73 of 292×292 px"),
+        "Mixed_5b": ("NCHW 35×35 of 280×280 px",) * 2,
+        "Mixed_6a": ("NCHW 35×35 of 280×280 px", "NCHW 17×17 of 272×272 px"),
+        "Mixed_7a": ("NCHW 17×17 of 272×272 px", "NCHW 8×8 of 256×256 px"),
+        "global_pool": ("NCHW 8×8 of 256×256 px", "vector"),
     },
     ("maxvit_rmlp_pico_rw_256", ()): {
         "stem": ("NCHW 256×256", "NCHW 128×128"),
@@ -218,7 +233,12 @@ CASES = [
     pytest.param(case, id=case[0], marks=[pytest.mark.slow] if case[0] in HEAVY else [])
     for case in EXPECTED
 ]
-SIZES = {"swinv2_tiny_window8_256": 256, "maxvit_rmlp_pico_rw_256": 256, "fastvit_t8": 256}
+SIZES = {
+    "swinv2_tiny_window8_256": 256,
+    "inception_v3": 299,
+    "maxvit_rmlp_pico_rw_256": 256,
+    "fastvit_t8": 256,
+}
 
 
 def layouts_of(name, arguments=(), size=224):
@@ -294,9 +314,42 @@ def test_attention_maps_are_no_maps():
 
 
 def test_odd_sizes_and_oblong_images():
-    assert recognise((1, 8, 17, 17), size=(260, 260), is_map=True) == Layout("NCHW", (17, 17))
+    rounded_up = Layout("NCHW", (17, 17), window=(272, 272))  # a pixel for every 16
+    assert recognise((1, 8, 17, 17), size=(260, 260), is_map=True) == rounded_up
     assert recognise((1, 8, 3, 4), size=(48, 64), is_map=True) == Layout("NCHW", (3, 4))
     assert recognise((1, 8, 4, 3), size=(48, 64), is_map=True) is None
+
+
+def test_maps_without_padding_cover_a_window():
+    window = Layout("NCHW", (15, 15), window=(60, 60))
+    assert recognise((1, 8, 15, 15), is_map=True) == window
+    assert recognise((1, 24, 7, 7), [window]) == Layout("NCHW", (7, 7), window=(56, 56))
+    assert recognise((1, 15, 15, 8), [window]) == Layout("NHWC", (15, 15), window=(60, 60))
+    assert recognise((1, 225, 8), seen=[(1, 8, 15, 15)]) == replace(window, kind="NLC")
+    assert recognise((1, 8, 12, 12), is_map=True) is None  # 48 of 64 pixels are too few
+    assert recognise((1, 8, 15, 31), is_map=True) is None
+
+
+@pytest.mark.parametrize("size", [(299, 299), (63, 95)])
+@pytest.mark.parametrize("kernels", [(3,), (3, 5), (3, 1, 7)])
+def test_windows_are_where_strides_without_padding_put_them(size, kernels):
+    """On a linear picture every affine generator commutes exactly with taking the centre taps."""
+    layers = []
+    for k in kernels:
+        conv = nn.Conv2d(1, 1, k, stride=2 if k == 3 else 1, bias=False).double()
+        nn.init.zeros_(conv.weight).data[..., k // 2, k // 2] = 1.0
+        layers.append(conv)
+    net = nn.Sequential(*layers).requires_grad_(False)
+    rows, columns = (torch.arange(n, dtype=torch.float64) for n in size)
+    x = (0.3 * rows[:, None] - 0.7 * columns + 5.0)[None, None]
+    action = ImageAction(resolve_generators("spatial"), *size, "central")
+    y, jv, _ = pushforward(net, x, action.tangents(x))
+    layout = recognise(tuple(y.shape), size=size, is_map=True)
+    assert layout.window is not None
+    inner = (..., slice(1, -1), slice(1, -1))  # at the border, differences are one-sided
+    torch.testing.assert_close(jv[inner], layout.act(action, y)[inner], rtol=1e-12, atol=1e-9)
+    whole = replace(layout, window=None).act(action, y)
+    assert (jv - whole)[inner].abs().max() > 1e-3
 
 
 def test_flattened_maps_keep_their_layout():

@@ -125,3 +125,15 @@ def test_errors_name_the_remedy():
         action.tangents(torch.zeros(1, 1, 8, 8, dtype=torch.uint8))
     with pytest.raises(ImageError, match=r"add the batch dimension"):
         action.tangents(torch.zeros(1, 8, 8))
+
+
+def test_a_window_moves_as_the_image_around_it():
+    """Away from its border, X of the middle of an image is the middle of X of the image."""
+    x = torch.rand(1, 1, 12, 16, dtype=torch.float64)
+    middle = (..., slice(2, 10), slice(3, 13))
+    inner = (..., slice(1, -1), slice(1, -1))
+    for unit in ("pixel", "grid"):
+        action = ImageAction(resolve_generators("spatial", unit=unit), 12, 16, "central")
+        window = action.within(8, 10)
+        want = action.on_map(x)[middle][inner]
+        torch.testing.assert_close(window.on_map(x[middle])[inner], want, rtol=1e-12, atol=1e-12)

@@ -1,5 +1,7 @@
 """Engines and guards, on modules named for their awkward feature."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -248,3 +250,15 @@ def test_cuda_agrees_with_the_cpu():
     cpu = lie_derivative_with_output(f, x, "all").value
     cuda = lie_derivative_with_output(f.cuda(), x.cuda(), "all").value
     assert torch.allclose(cuda.cpu(), cpu, rtol=1e-9, atol=1e-12)
+
+
+def test_the_first_derivative_of_a_process_warns_of_nothing():
+    """torch scripts its own formulas then, and warns that scripting is deprecated."""
+    code = (
+        "import torch, liederiv, warnings; warnings.simplefilter('error');"
+        "liederiv.lie_derivative(torch.nn.Flatten(), torch.rand(1, 3, 8, 8), 'rotation')"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (found.returncode, found.stderr) == (0, "")

@@ -11,6 +11,7 @@ from cases import band_limited
 from liederiv import GENERATORS, GROUPS, SCHEMES, ImageError, LieDerivError, generator
 from liederiv import transforms as module
 from liederiv.actions import ImageAction
+from liederiv.generators import resolve_generators
 from liederiv.transforms import FiniteTransform, flip, roll, rot90, transform
 
 SMOOTH = ("bspline", "fourier", "fourier_mirror", "central")
@@ -301,3 +302,18 @@ def test_errors_say_what_is_wrong():
     bound = FiniteTransform(ImageAction([generator("rotation")], 9, 9), torch.zeros(1, 1))
     with pytest.raises(ImageError, match="bound to 9 × 9"):
         bound.on_input(x)
+
+
+def test_a_window_is_moved_by_as_many_pixels_as_the_image():
+    x = torch.rand(1, 1, 12, 16, dtype=torch.float64)
+    middle = (..., slice(2, 10), slice(3, 13))
+    shift = FiniteTransform(
+        ImageAction(resolve_generators("translation"), 12, 16), torch.ones(1, 2)
+    )
+    moved = shift.within(8, 10).on_map(x[middle])
+    torch.testing.assert_close(moved[..., :-1, :-1], shift.on_map(x)[middle][..., :-1, :-1])
+    turn = FiniteTransform(
+        ImageAction(resolve_generators("rotation"), 12, 16), torch.full((1, 1), math.pi / 2)
+    )
+    square = x[..., 2:10, 4:12]
+    torch.testing.assert_close(turn.within(8, 8).on_map(square), rot90(square))
