@@ -255,7 +255,7 @@ def test_cuda_agrees_with_the_cpu():
 def test_the_first_derivative_of_a_process_warns_of_nothing():
     """torch scripts its own formulas then, and warns that scripting is deprecated."""
     code = (
-        "import torch, liederiv, warnings; warnings.simplefilter('error');"
+        "import torch, liederiv, warnings; warnings.simplefilter('error', FutureWarning);"
         "liederiv.lie_derivative(torch.nn.Flatten(), torch.rand(1, 3, 8, 8), 'rotation')"
     )
     found = subprocess.run(
