@@ -189,8 +189,8 @@ class _Draws:
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
             coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
-            (h, w), window = coarse.grid, coarse.window
-            covered = size if window is None else torch.tensor(window[::-1], dtype=torch.float64)
+            (h, w), extent = coarse.grid, coarse.extent
+            covered = size if extent is None else torch.tensor(extent[::-1], dtype=torch.float64)
             shifts = self._whole(w, h) * covered / torch.tensor([w, h])
         return [FiniteTransform(self.translation, t[None]) for t in shifts]
 
@@ -273,7 +273,7 @@ def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:
 
 
 def _seen_from(layout: Layout, t: FiniteTransform) -> FiniteTransform:
-    return t if layout.window is None else t.within(*layout.window)
+    return t if layout.extent is None else t.within(*layout.extent)
 
 
 def _inside(t: FiniteTransform, z: Tensor, layout: Layout, margin: float) -> Tensor:

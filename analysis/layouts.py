@@ -7,12 +7,12 @@ is unknown, and the module around it absorbs it. No rule knows an architecture:
 
 1. One image is measured at a time, so the first axis must be 1. Window and group partitions, which
    move positions to the batch axis, and sequence-first tokens are refused by this alone.
-2. A map is the image divided by one whole number on both axes. Powers of two may be rounded up, as
-   strided layers do on odd sizes, or down, as layers without padding do; such a map has a pixel for
-   every so many of the image and covers a window around its centre. Two-dimensional convolutions,
-   batch norms and pools say that their input is NCHW. Otherwise the grid must be the one that
-   entered the enclosing module, or that divided by a whole number; what enters a module with a
-   window may leave it with a smaller one.
+2. A map is the image divided by one whole number on both axes; powers of two may be rounded, as
+   strided layers do on odd sizes. Two-dimensional convolutions, batch norms and pools say that
+   their input is NCHW. Otherwise the grid must be the one that entered the enclosing module, or
+   that divided by a whole number. A convolution or pool may return any grid that its kernel, stride
+   and padding make of a known one; so may every other module then. How far apart the pixels are
+   follows from the strides: a map may cover less of the image, or more, around its centre.
 3. A square map whose side is a number of tokens (with prefix tokens or without) of the enclosing
    module's grid is an attention map.
 4. Tokens must match a grid that was seen before as a map; only a network without any map may be
@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from liederiv.actions import Action, ImageAction
+from liederiv.analysis.windows import WINDOWED, Window
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["Layout", "LayoutRecogniser", "positions"]
@@ -50,7 +51,7 @@ class Layout:
         grid: rows and columns of positions; (1, 1) for a vector.
         prefix: tokens in front that belong to no position (class, register).
         flat: whether a map or token grid was flattened to [1, n] in this order.
-        window: height and width of what the positions cover around the image's centre, in pixels;
+        extent: height and width of what the positions cover around the image's centre, in pixels;
             None for the image.
     """
 
@@ -58,7 +59,7 @@ class Layout:
     grid: Grid = (1, 1)
     prefix: int = 0
     flat: bool = False
-    window: Grid | None = None
+    extent: Grid | None = None
 
     @property
     def spatial(self) -> bool:
@@ -79,9 +80,9 @@ class Layout:
         """G_z z for the K generators of the action: [K, *z.shape]."""
         if not self.spatial:
             return z.new_zeros(()).expand(len(action), *z.shape)
-        if self.window is not None:
+        if self.extent is not None:
             assert isinstance(action, ImageAction)
-            action = action.within(*self.window)
+            action = action.within(*self.extent)
         moved = self.representation.act(action, self.unflatten(z))
         return moved.reshape(len(action), *z.shape)
 
@@ -112,14 +113,11 @@ class Layout:
         if not self.spatial:
             return "vector"
         prefix = f"{self.prefix}+" if self.prefix else ""
-        part = "" if self.window is None else f" of {self.window[0]}×{self.window[1]} px"
+        part = "" if self.extent is None else f" of {self.extent[0]}×{self.extent[1]} px"
         return f"{'flat ' * self.flat}{self.kind} {prefix}{self.grid[0]}×{self.grid[1]}{part}"
 
 
 VECTOR = Layout("vector")
-
-_STRIDES = tuple(2**k for k in range(8))
-_LEAST_WINDOW = 0.75  # of the image's height and width
 
 
 def positions(z: Tensor, layout: Layout) -> Tensor:
@@ -159,6 +157,7 @@ class LayoutRecogniser:
         *,
         is_map: bool = False,
         module: nn.Module | None = None,
+        returned: bool = False,
     ) -> Layout | None:
         """The layout of z, or None if it is not certain.
 
@@ -166,12 +165,13 @@ class LayoutRecogniser:
             z: tensor to be recognised; only its shape is looked at.
             enclosing: layouts and shapes of the tensors that entered the enclosing module.
             is_map: whether a module that works on NCHW maps takes or returns it.
-            module: which module that is; not looked at.
+            module: which module that is.
+            returned: whether it returns it, and is the enclosing module itself.
         """
-        found = self._recognise(z, enclosing, is_map)
+        found = self._recognise(z, enclosing, is_map, module if returned else None)
         if found is not None and found.spatial:
             if found.kind in ("NCHW", "NHWC") and found.grid != self.image_size:
-                self._grids[found.grid] = found.window
+                self._grids[found.grid] = found.extent or self.image_size
             self._last = (found, z.numel())
         return found
 
@@ -197,7 +197,11 @@ class LayoutRecogniser:
             self.reordered = True
 
     def _recognise(
-        self, z: Tensor, enclosing: Sequence[tuple[Layout, torch.Size]], is_map: bool
+        self,
+        z: Tensor,
+        enclosing: Sequence[tuple[Layout, torch.Size]],
+        is_map: bool,
+        layer: nn.Module | None,
     ) -> Layout | None:
         if z.ndim < 2 or z.shape[0] != 1 or z.numel() == 0:
             return None
@@ -209,7 +213,7 @@ class LayoutRecogniser:
             return None if hidden and z.numel() > 1 else VECTOR
         if self.reordered and not is_map:
             return None
-        candidates = self._maps(z, near, is_map) if z.ndim == 4 else self._tokens(z)
+        candidates = self._maps(z, near, is_map, layer) if z.ndim == 4 else self._tokens(z)
         if len(candidates) > 1:
             same = [c for c in candidates if (c, z.shape) in list(enclosing)]
             candidates = same if len(same) == 1 else []
@@ -222,7 +226,9 @@ class LayoutRecogniser:
         hidden = any(z.shape[1] in (g.tokens, g.grid[0] * g.grid[1]) for g in near)
         return None if hidden else VECTOR
 
-    def _maps(self, z: Tensor, near: Sequence[Layout], is_map: bool) -> list[Layout]:
+    def _maps(
+        self, z: Tensor, near: Sequence[Layout], is_map: bool, layer: nn.Module | None
+    ) -> list[Layout]:
         if z.ndim != 4:
             return []
         options: list[tuple[Kind, Grid]] = [("NCHW", (z.shape[2], z.shape[3]))]
@@ -230,13 +236,27 @@ class LayoutRecogniser:
             options.append(("NHWC", (z.shape[1], z.shape[2])))
         found = []
         for kind, grid in options:
-            window = _window(self.image_size, grid)
-            if window is None or self._is_attention(grid, near):
-                continue
-            part = None if window == self.image_size else window
-            if is_map or any(_follows(g, grid, part) for g in near):
-                found.append(Layout(kind, grid, window=part))
+            extent = None if grid == (1, 1) else self._extent(grid, near, is_map, layer)
+            if extent is not None and not self._is_attention(grid, near):
+                found.append(Layout(kind, grid, extent=_partial(extent, self.image_size)))
         return found
+
+    def _extent(
+        self, grid: Grid, near: Sequence[Layout], is_map: bool, layer: nn.Module | None
+    ) -> Grid | None:
+        """Pixels of the image (height, width) that such a map covers; None if it is no map."""
+        extent = _divided(self.image_size, grid)
+        if extent is not None and (is_map or any(_divided(g.grid, grid) for g in near)):
+            return extent
+        seen = self._grids.get(grid)
+        if seen is not None and (is_map or any(g.extent is not None for g in near)):
+            return seen
+        for before in near if isinstance(layer, WINDOWED) else ():
+            if extent := _slid(
+                Window.of(layer), before.grid, before.extent or self.image_size, grid
+            ):
+                return extent
+        return None
 
     def _is_attention(self, grid: Grid, near: Sequence[Layout]) -> bool:
         if grid[0] != grid[1]:
@@ -247,14 +267,15 @@ class LayoutRecogniser:
     def _tokens(self, z: Tensor) -> list[Layout]:
         if z.ndim != 3:
             return []
-        grids = self._grids or dict.fromkeys(_tilings(self.image_size))
+        grids = self._grids or dict.fromkeys(_tilings(self.image_size), self.image_size)
         found: dict[Layout, None] = {}
         axes: tuple[tuple[Kind, int], ...] = (("NLC", z.shape[1]), ("NCL", z.shape[2]))
         for kind, length in axes:
-            for grid, window in grids.items():
+            for grid, extent in grids.items():
                 for prefix in self.prefixes:
                     if grid[0] * grid[1] > 1 and length == grid[0] * grid[1] + prefix:
-                        found.setdefault(Layout(kind, grid, prefix, window=window))
+                        part = _partial(extent, self.image_size)
+                        found.setdefault(Layout(kind, grid, prefix, extent=part))
         return list(found)
 
 
@@ -265,36 +286,27 @@ def _tilings(size: Grid) -> list[Grid]:
     return [(H // s, W // s) for s in strides]
 
 
-def _window(image: Grid, grid: Grid) -> Grid | None:
-    """Pixels (height, width) of the image that a map of this grid covers; None if it is no map."""
-    if grid == (1, 1) or not all(1 <= m <= n for n, m in zip(image, grid, strict=True)):
+def _divided(outer: Grid, inner: Grid) -> Grid | None:
+    """What inner covers of outer, in its pixels, if it is outer divided by one whole number."""
+    (H, W), (h, w) = outer, inner
+    if h < 1 or w < 1 or h > H or w > W or (h, w) == (1, 1):
         return None
-    if _whole(image, grid):
-        return image
-    for s in _STRIDES:
-        if all(_rounded(n, m, s) for n, m in zip(image, grid, strict=True)):
-            return grid[0] * s, grid[1] * s
+    if H % h == 0 and W % w == 0 and H // h == W // w:
+        return outer
+    for s in (2**k for k in range(1, 8)):
+        if (h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)):
+            return h * s, w * s
     return None
 
 
-def _whole(outer: Grid, inner: Grid) -> bool:
-    """Whether inner is outer divided by one whole number."""
-    (H, W), (h, w) = outer, inner
-    return H % h == 0 and W % w == 0 and H // h == W // w
+def _slid(window: Window, grid: Grid, extent: Grid, found: Grid) -> Grid | None:
+    """What a map covers that a sliding window leaves of another; None if it does not leave it."""
+    if any(window.outputs(axis, grid[axis]) != found[axis] for axis in (0, 1)):
+        return None
+    covered = [window.stride[i] * found[i] * extent[i] / grid[i] for i in (0, 1)]
+    h, w = (round(c) for c in covered)
+    return (h, w) if covered == [h, w] else None
 
 
-def _rounded(n: int, m: int, s: int) -> bool:
-    """Whether layers of total stride s may leave m of n pixels: rounded up, or without padding."""
-    return m == -(-n // s) or _LEAST_WINDOW * n < m * s <= n
-
-
-def _follows(near: Layout, grid: Grid, window: Grid | None) -> bool:
-    """Whether a module that takes one map may return the other, though it need not work on maps."""
-    if near.window is not None and window is not None:
-        return True
-    (H, W), (h, w) = near.grid, grid
-    if h > H or w > W:
-        return False
-    return _whole(near.grid, grid) or any(
-        (h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)) for s in _STRIDES[1:]
-    )
+def _partial(extent: Grid, image: Grid) -> Grid | None:
+    return None if extent == image else extent

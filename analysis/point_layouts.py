@@ -161,6 +161,7 @@ class PointRecogniser:
         *,
         is_map: bool = False,
         module: nn.Module | None = None,
+        returned: bool = False,
     ) -> Layout | None:
         """The layout of z, or None if it is not certain.
 
@@ -169,6 +170,7 @@ class PointRecogniser:
             enclosing: not looked at.
             is_map: not looked at.
             module: which takes or returns it.
+            returned: not looked at.
         """
         speaks_irreps = any(hasattr(module, name) for name in ("irreps_in", "irreps_out"))
         if z.ndim == 0 or z.numel() == 0 or speaks_irreps or z.shape[-1] == self.dim:

@@ -78,7 +78,7 @@ class _Scout:
         number = self._stack.pop()
         call = self.calls[number]
         self._stack.append(number)  # the module's own inputs are what encloses its output
-        call.outputs, hidden = self._find(out, m)
+        call.outputs, hidden = self._find(out, m, returned=True)
         self._declare(call.outputs, getattr(m, "output_representation", None))
         self._stack.pop()
         call.reason = call.reason or hidden
@@ -116,17 +116,19 @@ class _Scout:
             self.layouts[slot] = None
             call.out_layouts = [None]
 
-    def _find(self, tree: Any, m: nn.Module) -> tuple[list[tuple[int, int]], str]:
+    def _find(
+        self, tree: Any, m: nn.Module, *, returned: bool = False
+    ) -> tuple[list[tuple[int, int]], str]:
         found, reason = [], ""
         for position, leaf in enumerate(tree_flatten(tree)[0]):
             if isinstance(leaf, Tensor):
                 if leaf.is_floating_point() and leaf.requires_grad:
-                    found.append((position, self._slot(leaf, m)))
+                    found.append((position, self._slot(leaf, m, returned=returned)))
             elif _hides_tensors(leaf):
                 reason = f"tensors inside a {type(leaf).__name__}"
         return found, reason
 
-    def _slot(self, z: Tensor, m: nn.Module | None) -> int:
+    def _slot(self, z: Tensor, m: nn.Module | None, *, returned: bool = False) -> int:
         is_map = m is not None and takes_maps(m)
         key = (id(z), z._version)
         if key not in self._slots:
@@ -139,7 +141,9 @@ class _Scout:
         slot = self._slots[key]
         if self.layouts[slot] is None and (fresh or is_map):
             near = self._enclosing()
-            self.layouts[slot] = self.recogniser(z, near, is_map=is_map, module=m)
+            self.layouts[slot] = self.recogniser(
+                z, near, is_map=is_map, module=m, returned=returned
+            )
         return slot
 
     def _enclosing(self) -> list[tuple[Layout, torch.Size]]:

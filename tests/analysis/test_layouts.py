@@ -314,25 +314,34 @@ def test_attention_maps_are_no_maps():
 
 
 def test_odd_sizes_and_oblong_images():
-    rounded_up = Layout("NCHW", (17, 17), window=(272, 272))  # a pixel for every 16
+    rounded_up = Layout("NCHW", (17, 17), extent=(272, 272))  # a pixel for every 16
     assert recognise((1, 8, 17, 17), size=(260, 260), is_map=True) == rounded_up
     assert recognise((1, 8, 3, 4), size=(48, 64), is_map=True) == Layout("NCHW", (3, 4))
     assert recognise((1, 8, 4, 3), size=(48, 64), is_map=True) is None
 
 
-def test_maps_without_padding_cover_a_window():
-    window = Layout("NCHW", (15, 15), window=(60, 60))
-    assert recognise((1, 8, 15, 15), is_map=True) == window
-    assert recognise((1, 24, 7, 7), [window]) == Layout("NCHW", (7, 7), window=(56, 56))
-    assert recognise((1, 15, 15, 8), [window]) == Layout("NHWC", (15, 15), window=(60, 60))
-    assert recognise((1, 225, 8), seen=[(1, 8, 15, 15)]) == replace(window, kind="NLC")
-    assert recognise((1, 8, 12, 12), is_map=True) is None  # 48 of 64 pixels are too few
-    assert recognise((1, 8, 15, 31), is_map=True) is None
+def test_maps_without_padding_cover_a_part_of_the_image():
+    conv, pool = nn.Conv2d(3, 24, 7, stride=4), nn.MaxPool2d(3, 2)
+    kwargs = {"is_map": True, "returned": True}
+    part = Layout("NCHW", (15, 15), extent=(60, 60))
+    assert recognise((1, 24, 15, 15), module=conv, **kwargs) == part
+    assert recognise((1, 24, 7, 7), [part], module=pool, **kwargs) == Layout(
+        "NCHW", (7, 7), extent=(56, 56)
+    )
+    assert recognise((1, 24, 14, 14), module=conv, **kwargs) is None  # not what it makes of 64
+    assert recognise((1, 24, 15, 15), module=conv, is_map=True) is None  # taken, not returned
+    assert recognise((1, 24, 15, 15), is_map=True) is None
+    recogniser = LayoutRecogniser((64, 64))
+    recogniser(torch.empty(1, 24, 15, 15), [(recogniser.root, torch.Size())], module=conv, **kwargs)
+    near = [(part, torch.Size())]
+    assert recogniser(torch.empty(1, 15, 15, 24), near) == replace(part, kind="NHWC")
+    assert recogniser(torch.empty(1, 225, 24), near) == replace(part, kind="NLC")
+    assert recogniser(torch.empty(1, 24, 15, 15), [], is_map=True) == part
 
 
 @pytest.mark.parametrize("size", [(299, 299), (63, 95)])
 @pytest.mark.parametrize("kernels", [(3,), (3, 5), (3, 1, 7)])
-def test_windows_are_where_strides_without_padding_put_them(size, kernels):
+def test_maps_are_where_strides_without_padding_put_them(size, kernels):
     """On a linear picture every affine generator commutes exactly with taking the centre taps."""
     layers = []
     for k in kernels:
@@ -344,11 +353,13 @@ def test_windows_are_where_strides_without_padding_put_them(size, kernels):
     x = (0.3 * rows[:, None] - 0.7 * columns + 5.0)[None, None]
     action = ImageAction(resolve_generators("spatial"), *size, "central")
     y, jv, _ = pushforward(net, x, action.tangents(x))
-    layout = recognise(tuple(y.shape), size=size, is_map=True)
-    assert layout.window is not None
+    found = scout(net, x.requires_grad_(True)).calls[0].out_layouts
+    layout = found[0]
+    assert layout is not None
+    assert layout.extent is not None
     inner = (..., slice(1, -1), slice(1, -1))  # at the border, differences are one-sided
     torch.testing.assert_close(jv[inner], layout.act(action, y)[inner], rtol=1e-12, atol=1e-9)
-    whole = replace(layout, window=None).act(action, y)
+    whole = replace(layout, extent=None).act(action, y)
     assert (jv - whole)[inner].abs().max() > 1e-3
 
 
