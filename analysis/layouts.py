@@ -251,12 +251,11 @@ class LayoutRecogniser:
         seen = self._grids.get(grid)
         if seen is not None and (is_map or any(g.extent is not None for g in near)):
             return seen
-        for before in near if isinstance(layer, WINDOWED) else ():
-            if extent := _slid(
-                Window.of(layer), before.grid, before.extent or self.image_size, grid
-            ):
-                return extent
-        return None
+        if not isinstance(layer, WINDOWED):
+            return None
+        window = Window.of(layer)
+        found = (_slid(window, g.grid, g.extent or self.image_size, grid) for g in near)
+        return next(filter(None, found), None)
 
     def _is_attention(self, grid: Grid, near: Sequence[Layout]) -> bool:
         if grid[0] != grid[1]:
@@ -267,7 +266,8 @@ class LayoutRecogniser:
     def _tokens(self, z: Tensor) -> list[Layout]:
         if z.ndim != 3:
             return []
-        grids = self._grids or dict.fromkeys(_tilings(self.image_size), self.image_size)
+        tilings: dict[Grid, Grid] = dict.fromkeys(_tilings(self.image_size), self.image_size)
+        grids = self._grids or tilings
         found: dict[Layout, None] = {}
         axes: tuple[tuple[Kind, int], ...] = (("NLC", z.shape[1]), ("NCL", z.shape[2]))
         for kind, length in axes:
