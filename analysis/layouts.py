@@ -142,7 +142,7 @@ class LayoutRecogniser:
         self.image_size = image_size
         self.prefixes = tuple(dict.fromkeys(prefixes))
         self.reordered = False
-        self._grids: dict[Grid, Grid | None] = {}  # of maps seen, and their windows
+        self._grids: dict[Grid, Grid] = {}  # of maps seen, and their extents
         self._last: tuple[Layout, int] | None = None
 
     @property
