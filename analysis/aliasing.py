@@ -14,7 +14,6 @@ an alias-free nonlinearity keeps a violation under it, which is the scheme's and
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -326,23 +325,27 @@ class _Run:
         leaf = x.clone().requires_grad_(True)
         out, edges = record_edges(self.model, self.reader, self.plan, self.units, leaf)
         ends = [e for e in edges if e.sign > 0]
-        inner: dict[int, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-        eps = torch.finfo(x.dtype).eps
-        for u in probes.directions.to(out).mT:
+        directions, eps = probes.directions.to(out).mT, torch.finfo(x.dtype).eps
+        empty = torch.zeros(len(self.action), len(directions), dtype=torch.float64)
+        inner = {
+            i: {name: empty.clone() for name in (*violations[i], "error_interior", "floor")}
+            for i in self.units
+        }
+        for p, u in enumerate(directions):
             grads = torch.autograd.grad(
                 out, [e.edge for e in ends], u, retain_graph=True, allow_unused=True
             )
-            for edge, found in zip(ends, grads, strict=True):
-                deltas = violations[edge.call]
+            for edge, gradient in zip(ends, grads, strict=True):
+                deltas, found = violations[edge.call], inner[edge.call]
                 like = deltas["error"][0]
-                g = torch.zeros_like(like) if found is None else found.reshape(like.shape)
-                inner[edge.call]["error_interior"].append(
-                    _inner(deltas["error"], self._interior(edge.call, g))
+                g = torch.zeros_like(like) if gradient is None else gradient.reshape(like.shape)
+                found["error_interior"][:, p] = _inner(
+                    deltas["error"], self._interior(edge.call, g)
                 )
-                inner[edge.call]["floor"].append(eps * float(g.norm()) * scales[edge.call])
+                found["floor"][:, p] = eps * float(g.norm()) * scales[edge.call]
                 for name, delta in deltas.items():
-                    inner[edge.call][name].append(_inner(delta, g))
-        return {i: {n: torch.stack(v, -1) for n, v in d.items()} for i, d in inner.items()}
+                    found[name][:, p] = _inner(delta, g)
+        return inner
 
     def _interior(self, i: int, g: Tensor) -> Tensor:
         """The tensor with its border set to zero; prefix tokens count as border."""

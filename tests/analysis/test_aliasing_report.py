@@ -169,3 +169,20 @@ def test_bad_arguments_are_refused():
         measure_aliasing(net, x, modules=["1"]).get("nine")
     with pytest.raises(ModelError, match="training mode"):
         measure_aliasing(net.train(), x)
+
+
+def test_a_saturated_softmax_has_no_error_and_no_shares():
+    """Its Jacobian is zero: there is no direction to look along."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(4, 5),
+    ).eval()  # fmt: skip
+    net[4].weight.data *= 1e6
+    x = torch.randn(2, 3, 16, 16)
+    assert set(net(x).softmax(1).unique().tolist()) == {0.0, 1.0}
+    report = measure_aliasing(net, x)
+    relu = report.get("1")
+    assert not report.lie_norm_squared.any()
+    assert not relu.error.any()
+    assert np.isnan(relu.aliasing_share()).all()
+    assert relu.aliased_power.min() > 0
