@@ -65,7 +65,7 @@ def open_clouds(options: MeasureOptions, loaded: LoadedPointModel) -> CloudSet:
     source, folder = options.images, options.data_dir
     if source == "samples":
         source = loaded.data
-    elif Path(source).is_dir():
+    elif source and Path(source).is_dir():
         source, folder = loaded.data, Path(source)
     split = options.split or "test"
     return load_clouds(source, options.num_images, split=split, data_dir=folder, seed=options.seed)

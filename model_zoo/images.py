@@ -153,7 +153,7 @@ def _find_items(
     if source == "samples":
         return sample_items(), ()
     path = Path(source).expanduser()
-    if path.is_dir():
+    if path.is_dir() and source != "":
         return folder_items(_split_folder(path, split))
     if path.is_file():
         raise ImageError(f"`images` {source!r} is a file; give the folder that holds it.")

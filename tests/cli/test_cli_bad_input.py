@@ -195,6 +195,7 @@ def test_cuda_asked_for_but_absent(refused, user_code, command, device):
 
 def test_empty_folder_and_folder_without_images(quick, tmp_path):
     assert "holds no files; give a folder with images" in quick("--images", tmp_path)
+    assert "`images` '' does not exist; give 'samples', a folder" in quick("--images", "")
     (tmp_path / "notes.txt").write_text("x")
     line = quick("--images", tmp_path)
     assert "holds 1 files, none an image (notes.txt: not an image)" in line
