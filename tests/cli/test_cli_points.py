@@ -5,6 +5,9 @@ import re
 
 import pandas as pd
 import pytest
+import torch
+
+from liederiv.model_zoo.point_models import load_point_model
 
 NETWORK = "rapidash_tn_r3"
 
@@ -82,3 +85,26 @@ def test_networks_on_points_are_listed(run):
 )
 def test_bad_input_is_one_sentence(refused, arguments, message):
     assert message in refused(*arguments)
+
+
+def test_gate_holds_a_network_to_its_symmetry(run):
+    limits = ("gate", "rapidash_sen_r3s2", "--num-images", 3, "--max")
+    kept = run(*limits, "translation=1e-12")
+    assert kept.exit_code == 0, kept.output
+    assert "on 3 clouds" in kept.stdout
+    broken = run(*limits, "translation=1e-12,rotation=1e-12")
+    assert broken.exit_code == 3
+    assert "lee/rotation/output" in broken.stderr
+
+
+def test_track_follows_the_checkpoints_of_a_network(run, tmp_path):
+    for step in (1, 2):
+        network = load_point_model(NETWORK, pretrained=False, seed=step).model
+        torch.save({"state_dict": network.state_dict()}, tmp_path / f"checkpoint-{step}.pth")
+    table = tmp_path / "t.csv"
+    arguments = ("--num-images", 2, "--transforms", "rotation", "--csv", table)
+    result = run("track", tmp_path, "--model", NETWORK, *arguments)
+    assert result.exit_code == 0, result.output
+    rows = pd.read_csv(table).query("transform == 'rotation' and metric == 'lee'")
+    assert rows["position"].tolist() == [1, 2]
+    assert rows["value"].nunique() == 2
