@@ -132,13 +132,13 @@ def scan(
         typer.Option(help="Of an existing Ray cluster, or auto.", rich_help_panel=_RUN),
     ] = None,
     timeout: Annotated[
-        float | None,
+        float,
         typer.Option(
             metavar="SECONDS",
-            help="Give a measurement up after so long, loading included.",
+            help="Give a measurement up after so long, loading included; inf: never.",
             rich_help_panel=_RUN,
         ),
-    ] = None,
+    ] = 6 * 3600,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try failures again.", rich_help_panel=_RUN)
     ] = False,

@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection
 
@@ -71,6 +72,7 @@ def _set_up_process(task: Task, log: str) -> None:
         os.setpgrp()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
+    _die_before_parent()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -103,6 +105,12 @@ def _die_with_parent() -> None:
     fcntl.fcntl(pipe, fcntl.F_SETFL, fcntl.fcntl(pipe, fcntl.F_GETFL) | os.O_ASYNC)
     if select.select([pipe], [], [], 0)[0]:  # it was closed before
         os._exit(1)
+
+
+def _die_before_parent() -> None:
+    """Let the kernel end this process, not the scan, when the machine runs out of memory."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("500")
 
 
 def _limit_memory(limit: int) -> None:

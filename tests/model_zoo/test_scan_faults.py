@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import sys
+from pathlib import Path
 
 import pytest
 from scan_cases import run_scan
@@ -61,6 +63,14 @@ def test_each_failure_has_its_outcome_reason_and_log(scanned, name, measurement)
     assert logged in log
     assert row["version_torch"]
     assert row["settings"].startswith("{")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the scores are Linux's")
+def test_out_of_memory_the_kernel_ends_workers_before_the_scan(scanned):
+    _, store, _ = scanned
+    row = store.read("score").set_index("model").loc["scan_models:exits"]
+    assert "oom_score_adj 500" in (store.folder / row["log"]).read_text()
+    assert int(Path("/proc/self/oom_score_adj").read_text()) < 500
 
 
 def test_what_is_known_of_a_model_is_kept_when_it_fails_later(scanned):
