@@ -7,7 +7,7 @@ import fnmatch
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from .rapidash.checkpoints import load_checkpoint
 from .rapidash.inputs import RapidashOnClouds
 from .rapidash.presets import PAPER
 from .rapidash.variants import VARIANTS, Variant
-from .weights import weights_fingerprint
+from .weights import Weighted
 
 __all__ = [
     "LoadedPointModel",
@@ -37,7 +37,7 @@ _DATA = {"rapidash_shapenet": "shapenet", "rapidash_qm9": "qm9", "rapidash_cmu":
 
 
 @dataclass(frozen=True)
-class LoadedPointModel:
+class LoadedPointModel(Weighted):
     """A network on point clouds ready to be measured, and where it comes from.
 
     Attributes:
@@ -56,16 +56,6 @@ class LoadedPointModel:
     weights: str
     variant: Variant
     data: str
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of values in all parameters, buffers excluded."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @cached_property
-    def weights_fingerprint(self) -> str:
-        """Content hash of parameters and buffers, see `weights_fingerprint`."""
-        return weights_fingerprint(self.model)
 
 
 def is_point_model(name: str) -> bool:

@@ -20,13 +20,13 @@ from .data_config import DataConfig, spatial_size
 from .layouts import OutputLayout, declared_layout
 from .recipes import Recipe, recipe_for
 from .user_models import build_user_model, is_factory_name, user_data_config
-from .weights import fit, weights_fingerprint
+from .weights import Weighted, fit
 
 __all__ = ["LoadedModel", "load"]
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Weighted):
     """A model ready to be measured, and where it comes from.
 
     Attributes:
@@ -44,16 +44,6 @@ class LoadedModel:
     weights: str
     data_config: DataConfig
     num_classes: int | None
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of values in all parameters, buffers excluded."""
-        return sum(p.numel() for p in self.model.parameters())
-
-    @cached_property
-    def weights_fingerprint(self) -> str:
-        """Content hash of parameters and buffers, see `weights_fingerprint`."""
-        return weights_fingerprint(self.model)
 
     @cached_property
     def layout(self) -> OutputLayout:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from liederiv.errors import ModelError
 
-__all__ = ["Mismatch", "classifier_size", "compare", "fit", "strip_wrappers", "weights_fingerprint"]
+__all__ = [
+    "Mismatch",
+    "Weighted",
+    "classifier_size",
+    "compare",
+    "fit",
+    "strip_wrappers",
+    "weights_fingerprint",
+]
 
 # Put in front of every name by DataParallel, torch.compile and Lightning modules.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
@@ -211,6 +220,22 @@ def weights_fingerprint(model: nn.Module) -> str:
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
+
+
+class Weighted:
+    """Something with a ``model``: how many weights it has, and which."""
+
+    model: nn.Module
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of values in all parameters, buffers excluded."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    @cached_property
+    def weights_fingerprint(self) -> str:
+        """Content hash of parameters and buffers, see `weights_fingerprint`."""
+        return weights_fingerprint(self.model)
 
 
 def _first(items: Collection[str], count: int = 3) -> str:
