@@ -1,10 +1,7 @@
 """The comparison with a real camera shift: its ingredients, and its fast form end to end."""
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,27 +13,12 @@ from liederiv.actions import ImageAction
 from liederiv.derivatives import get_scheme
 from liederiv.model_zoo import load
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "camera_shift.py"
 MODEL = "tf_efficientnet_lite0"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On a shared machine waiting threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def camera_shift():
-    spec = importlib.util.spec_from_file_location("camera_shift", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def camera_shift(load_script):
+    return load_script("camera_shift")
 
 
 @pytest.fixture(scope="module")

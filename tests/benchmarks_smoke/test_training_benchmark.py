@@ -1,33 +1,11 @@
 """The benchmark of metric and penalty times what it says, and its candidates train."""
 
-import importlib.util
-from pathlib import Path
-
-import pytest
 import timm
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "training.py"
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On a shared machine waiting threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def module():
-    spec = importlib.util.spec_from_file_location("training_benchmark", SCRIPT)
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
-def test_steps_train_and_the_metric_does_not(capsys):
-    bench = module()
+def test_steps_train_and_the_metric_does_not(load_script, capsys):
+    bench = load_script("training")
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", num_classes=4).train()
     x, labels = torch.randn(2, 3, 32, 32), torch.tensor([0, 3])

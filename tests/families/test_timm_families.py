@@ -143,17 +143,8 @@ def _failure(found: liederiv.Measurement) -> str:
     return "; ".join(note for note in found.provenance.warnings if "differ by" in note)
 
 
-@pytest.fixture
-def _one_thread():
-    """On a shared machine waiting threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_one_thread")
+@pytest.mark.usefixtures("one_thread")
 def test_every_timm_family_is_measured():
     families = [m for m in list_modules() if timm.list_models(module=m)]
     outcomes = []
