@@ -7,6 +7,7 @@ from urllib.error import URLError
 
 import pandas as pd
 
+from liederiv.analysis.recipes import has_published_weights
 from liederiv.errors import LieDerivError
 
 __all__ = ["join_accuracy", "read_accuracy"]
@@ -67,8 +68,8 @@ def join_accuracy(frame: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
     tagged = accuracy["model"].str.contains(".", regex=False).any()
     by_name = {str(name): rows for name, rows in accuracy.groupby("model")}
     names = frame["model"].astype(str)
-    if "weights" in frame:  # random weights have no part in what was published
-        names = names.mask(frame["weights"].fillna("").str.startswith("random"), "")
+    if "weights" in frame:
+        names = names.where(has_published_weights(frame), "")
     if not tagged:
         plain = names.str.partition(".")[0]
         names = plain.where(~plain.duplicated(keep=False), "")

@@ -18,7 +18,6 @@ arXiv 2210.02984; theirs differentiates each layer locally.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -38,7 +37,7 @@ from liederiv.analysis.layouts import Layout
 from liederiv.analysis.probes import ProbeSpec
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow
-from liederiv.checks import preflight
+from liederiv.checks import double_copy, preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
@@ -146,7 +145,7 @@ def _in_double(
     A model that insists on float32 inside keeps its float32 result.
     """
     try:
-        double = replace(setting, model=copy.deepcopy(setting.model).double())
+        double = replace(setting, model=double_copy(setting.model))
         found = _measure(double, turns, x.double(), seed)
     except (RuntimeError, LieDerivError):
         return single

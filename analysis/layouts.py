@@ -236,7 +236,7 @@ class LayoutRecogniser:
             options.append(("NHWC", (z.shape[1], z.shape[2])))
         found = []
         for kind, grid in options:
-            extent = None if grid == (1, 1) else self._extent(grid, near, is_map, layer)
+            extent = self._extent(grid, near, is_map, layer)
             if extent is not None and not self._is_attention(grid, near):
                 found.append(Layout(kind, grid, extent=_partial(extent, self.image_size)))
         return found
@@ -245,6 +245,8 @@ class LayoutRecogniser:
         self, grid: Grid, near: Sequence[Layout], is_map: bool, layer: nn.Module | None
     ) -> Grid | None:
         """Pixels of the image (height, width) that such a map covers; None if it is no map."""
+        if grid == (1, 1):
+            return None
         extent = _divided(self.image_size, grid)
         if extent is not None and (is_map or any(_divided(g.grid, grid) for g in near)):
             return extent
@@ -289,7 +291,7 @@ def _tilings(size: Grid) -> list[Grid]:
 def _divided(outer: Grid, inner: Grid) -> Grid | None:
     """What inner covers of outer, in its pixels, if it is outer divided by one whole number."""
     (H, W), (h, w) = outer, inner
-    if h < 1 or w < 1 or h > H or w > W or (h, w) == (1, 1):
+    if h < 1 or w < 1 or h > H or w > W:
         return None
     if H % h == 0 and W % w == 0 and H // h == W // w:
         return outer

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-__all__ = ["TrainingRecipe", "recipe_of", "year_of"]
+import pandas as pd
+
+__all__ = ["TrainingRecipe", "has_published_weights", "recipe_of", "year_of"]
 
 _DATA = re.compile(
     r"in1k|in12k|in21k|in22k|inw21k|jft|ig1b|yfcc\d*m|laion\w*?(?=_|$)|webli|datacomp\w*|dfn\w*|"
@@ -40,6 +42,11 @@ class TrainingRecipe:
     finetuned: bool
     distilled: bool
     self_supervised: bool
+
+
+def has_published_weights(frame: pd.DataFrame) -> pd.Series:
+    """Which rows, by their ``weights``, have other than random ones: those that a tag speaks of."""
+    return ~frame["weights"].fillna("").str.startswith("random")
 
 
 def recipe_of(tag: str) -> TrainingRecipe:

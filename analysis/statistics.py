@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from liederiv.analysis.leaderboard import Leaderboard
 from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.analysis.recipes import recipe_of, year_of
+from liederiv.analysis.recipes import has_published_weights, recipe_of, year_of
 from liederiv.errors import LieDerivError
 
 __all__ = ["FACTORS", "correlations", "describe_models", "factor_table", "rank_variance_explained",
@@ -39,8 +39,7 @@ def describe_models(board: Leaderboard) -> pd.DataFrame:
     frame = board.frame.copy()
     years = [year_of(str(name)) for name in frame["architecture"]]
     frame["year"] = pd.array([np.nan if y is None else float(y) for y in years], dtype="float64")
-    trained = ~frame["weights"].fillna("").str.startswith("random")
-    tags = frame["tag"].fillna("").where(trained, "")
+    tags = frame["tag"].fillna("").where(has_published_weights(frame), "")
     recipes = [asdict(recipe_of(tag)) if tag else {} for tag in tags]
     said = pd.DataFrame(recipes, index=frame.index)
     for column in ("recipe", "pretraining", "finetuned", "distilled", "self_supervised"):

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 _STEPS = (1e-5, 1e-7)
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
@@ -101,7 +103,7 @@ def check_placement(model: nn.Module, x: Any, item: str) -> None:
         )
 
 
-def double_copy(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def double_copy(f: F) -> F:
     """F in float64: a converted deep copy of a module, a plain function as it is."""
     return copy.deepcopy(f).double() if isinstance(f, nn.Module) else f
 

@@ -200,10 +200,7 @@ class Measurement:
         """
         path = Path(path)
         writers: dict[str, Callable[[Path], Any]] = {
-            ".json": lambda p: p.write_text(
-                json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-                encoding="utf-8",
-            ),
+            ".json": lambda p: p.write_text(_json_text(self.to_dict()), encoding="utf-8"),
             ".csv": lambda p: self.to_dataframe().to_csv(p, index=False),
             ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
         }
@@ -213,6 +210,16 @@ class Measurement:
                 f"use one of {', '.join(writers)}."
             )
         return write_atomically(path, writers[path.suffix])
+
+
+def write_json(path: Path, data: Any) -> Path:
+    """Write plain data, see `json_ready`, to a .json file, atomically."""
+    text = _json_text(data)
+    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def _json_text(data: Any) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_atomically(

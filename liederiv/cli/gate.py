@@ -12,7 +12,7 @@ import typer
 
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
-from liederiv.cli.tables import console, inputs, new_table, number
+from liederiv.cli.tables import console, described_inputs, new_table, number
 from liederiv.errors import LieDerivError
 from liederiv.gate import (
     Baseline,
@@ -140,7 +140,7 @@ def _conclude(measurement: Measurement, verdicts: list[Verdict], quiet: bool) ->
     if not quiet:
         p = measurement.provenance
         out = console()
-        table = new_table(f"{p.model} on {inputs(p)}, scheme {p.scheme}")
+        table = new_table(f"{p.model} on {described_inputs(p)}, scheme {p.scheme}")
         for header in ("score", "verdict", "95 % interval", "unit"):
             table.add_column(header, no_wrap=True)
         for header in ("value", "limit"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_format
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
-from liederiv.results import SCHEMA_VERSION, Provenance, json_ready, write_atomically
+from liederiv.results import SCHEMA_VERSION, Provenance, json_ready, write_atomically, write_json
 
 __all__ = ["LayerReport", "by_columns"]
 
@@ -70,8 +69,7 @@ class LayerReport:
     ) -> None:
         """Write files, each atomically."""
         if json is not None:
-            text = json_format.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-            write_atomically(json, lambda p: p.write_text(text + "\n", encoding="utf-8"))
+            write_json(json, self.to_dict())
         if parquet is not None:
             frame = self.attribution.to_dataframe(per_image=True)
             names = dict(enumerate(self.image_names))

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
-from liederiv.cli.tables import count, inputs, new_table, number
+from liederiv.cli.tables import count, described_inputs, new_table, number
 
 __all__ = ["layer_tables"]
 
@@ -34,7 +34,7 @@ def layer_tables(
     a, p = report.attribution, report.provenance
     yield f"[bold]{p.model}[/bold] · {p.weights} · {count(parameters)} parameters"
     yield (
-        f"{inputs(p)} · scheme {p.scheme} · {p.dtype} on {p.device} · "
+        f"{described_inputs(p)} · scheme {p.scheme} · {p.dtype} on {p.device} · "
         f"engine {p.engine} · output {p.representation}\n"
     )
     if by == "module":

@@ -10,7 +10,7 @@ import typer
 
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
-from liederiv.cli.tables import console, count, inputs, score_tables
+from liederiv.cli.tables import console, count, described_inputs, score_tables
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
@@ -80,7 +80,7 @@ def _print(
         size = " × ".join(str(n) for n in found.data_config.input_size[1:]) + " pixels"
     out.print(f"[bold]{p.model}[/bold] · {p.weights} · {count(loaded.num_parameters)} parameters")
     out.print(
-        f"{inputs(p)} of {size} · scheme {p.scheme} · "
+        f"{described_inputs(p)} of {size} · scheme {p.scheme} · "
         f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}\n"
     )
     for item in score_tables(measurement):

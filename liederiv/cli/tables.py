@@ -17,7 +17,7 @@ __all__ = [
     "comparison_tables",
     "console",
     "count",
-    "inputs",
+    "described_inputs",
     "new_table",
     "number",
     "scan_tables",
@@ -54,7 +54,7 @@ def count(n: int) -> str:
     return f"{n / 1e6:.1f} M" if n >= 50_000 else f"{n / 1e3:.1f} k"
 
 
-def inputs(p: Provenance) -> str:
+def described_inputs(p: Provenance) -> str:
     """How many images or clouds, and where they are from: 1 image (samples)."""
     noun = p.inputs if p.num_images != 1 else p.inputs.removesuffix("s")
     return f"{p.num_images} {noun} ({p.images})"

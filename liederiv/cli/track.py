@@ -23,7 +23,7 @@ from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import measure_loaded, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
-from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically
+from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically, write_json
 
 __all__ = ["track"]
 
@@ -176,8 +176,7 @@ class _Results:
             "settings": self.settings,
             "checkpoints": self.runs,
         }
-        text = json_format.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        write_atomically(self.path, lambda p: p.write_text(text, encoding="utf-8"))
+        write_json(self.path, data)
 
     def frame(self, checkpoints: list[RunCheckpoint]) -> pd.DataFrame:
         """All rows of these checkpoints, in their order."""

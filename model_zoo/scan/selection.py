@@ -12,7 +12,8 @@ import timm
 from timm.models import split_model_name_tag
 
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.model_zoo.names import list_models, resolve_name
+from liederiv.model_zoo.loading import list_models
+from liederiv.model_zoo.names import resolve_name
 from liederiv.model_zoo.parameters import parameter_count
 from liederiv.model_zoo.point_models import is_point_model, list_point_models
 from liederiv.model_zoo.presets import preset
@@ -147,10 +148,8 @@ def _expand(text: str, pretrained: bool) -> list[str]:
         bare = [] if pretrained else [n for n in timm.list_models() if n not in published]
         names = [n for n in (*published, *bare) if fnmatch.fnmatchcase(n, text)]
     else:
-        every = [
-            e.name for e in (*list_models(text, pretrained), *list_point_models(text, pretrained))
-        ]
-        names = [n for n in every if fnmatch.fnmatchcase(n, text)]
+        names = [e.name for e in list_models(text, pretrained)]
+        names = [n for n in names if fnmatch.fnmatchcase(n, text)]
     if not names:
         kind = "model with published weights" if pretrained else "model"
         raise ModelError(f"No {kind} matches {text!r}; 'liederiv models' lists names.")
