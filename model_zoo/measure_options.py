@@ -11,12 +11,12 @@ from pathlib import Path
 from liederiv.errors import LieDerivError
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 
-__all__ = ["MeasureOptions"]
+__all__ = ["MeasureOptions", "MeasureRequest"]
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """What of the command line says on what and how to measure."""
+class MeasureRequest:
+    """On what and how to measure; the flags of `liederiv score` under their names."""
 
     images: str = "samples"
     num_images: int = 16
@@ -29,8 +29,6 @@ class MeasureOptions:
     unit: str = "pixel"
     batch_size: str = "auto"
     seed: int = 0
-    progress: bool = False
-    chunk_size: int | None = None
 
     @property
     def images_per_pass(self) -> int | None:
@@ -45,3 +43,11 @@ class MeasureOptions:
         if not text.isdecimal() or int(text) < 1:
             raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
         return int(text)
+
+
+@dataclass(frozen=True)
+class MeasureOptions(MeasureRequest):
+    """A request, and how it is carried out: progress bar, tangents per pass (None: as fit)."""
+
+    progress: bool = False
+    chunk_size: int | None = None

@@ -7,17 +7,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from liederiv._version import __version__
 from liederiv.derivatives import get_scheme
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
-from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.metrics.registry import resolve_metrics
 from liederiv.model_zoo.images import load_images
-from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store_schema import MEASUREMENTS
 from liederiv.points import POINTS
@@ -30,7 +28,7 @@ _ONLY_SCORE = ("metrics",)
 
 
 @dataclass(frozen=True)
-class ScanSettings:
+class ScanSettings(MeasureRequest):
     """Settings that all models of a scan share; the flags of `liederiv score` under their names.
 
     Attributes:
@@ -63,26 +61,15 @@ class ScanSettings:
     measurements: tuple[str, ...] = ("score",)
     pretrained: bool = True
     calibrate: bool = False
-    images: str = "samples"
-    num_images: int = 16
     layers_images: int = 4
-    split: str | None = None
-    data_dir: Path | None = None
     img_size: int | None = None
     max_img_size: int | None = None
     crop_pct: float | None = None
     mean: str | None = None
     std: str | None = None
     interpolation: str | None = None
-    transforms: str = DEFAULT_TRANSFORMS
-    scheme: str = "bspline"
-    metrics: str = DEFAULT_METRICS
-    output_type: str = "auto"
-    unit: str = "pixel"
     device: str = "cpu"
     dtype: str = "float32"
-    batch_size: str = "auto"
-    seed: int = 0
     images_fingerprint: str = ""
 
     def check(self) -> None:
@@ -104,7 +91,7 @@ class ScanSettings:
         _check_transforms(self.transforms, self.unit)
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
-        _ = self.measure_options().images_per_pass
+        _ = self.images_per_pass
         options = self.model_options()
         options.check()
         _ = options.torch_dtype
@@ -131,8 +118,7 @@ class ScanSettings:
             batch_size: in place of the setting's, when memory has not sufficed; with 1, tangents
                 are taken one at a time too.
         """
-        names = {f.name for f in fields(MeasureOptions)} & {f.name for f in fields(self)}
-        values = {name: getattr(self, name) for name in names}
+        values = {f.name: getattr(self, f.name) for f in fields(MeasureRequest)}
         if batch_size is not None:
             values["batch_size"] = str(batch_size)
         chunk_size = 1 if batch_size == 1 else None
