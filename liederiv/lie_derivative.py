@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import UnknownLayoutError
-from liederiv.forward_mode import pushforward
+from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
 from liederiv.generators import Generator
 from liederiv.representations import OutputSpec, Resolved, declared
 
@@ -34,14 +34,19 @@ class LieDerivative:
         output: f(x).
         pushforward: J_f(x)·(X x) alone, like `value`.
         representation: how ρ was known, per output tensor.
-        engine: which engine differentiated (see `liederiv.forward_mode`).
+        verification: which engine differentiated, and how that was verified.
     """
 
     value: Any
     output: Any
     pushforward: Any
     representation: tuple[Resolved, ...]
-    engine: str
+    verification: Verification
+
+    @property
+    def engine(self) -> str:
+        """Which engine differentiated (see `liederiv.forward_mode.engines`)."""
+        return self.verification.engine
 
 
 def lie_derivative(
@@ -52,6 +57,7 @@ def lie_derivative(
     scheme: str | Scheme = "bspline",
     output: OutputSpec = "auto",
     chunk_size: int | None = None,
+    verify: bool = True,
 ) -> Any:
     """L_X f(x) for each generator X.
 
@@ -68,6 +74,8 @@ def lie_derivative(
             ``"vectors"``, ``"positions"``, a `Representation`, or a nested dict, list or
             tuple of these when f returns one.
         chunk_size: generators per forward-mode pass; None lets memory decide.
+        verify: compare with f and its differences on one item of x first, once per function and
+            size of input; False for who counts passes.
 
     Returns:
         Tensor [K, *f(x).shape] (or the structure of f(x) with such tensors), detached; per unit
@@ -76,7 +84,9 @@ def lie_derivative(
     Raises:
         ImageError: if x is neither a floating [B, C, H, W] tensor nor a `PointCloud`.
         UnknownLayoutError: if it is not known how the group acts on the output.
-        NotDifferentiableError: if f's output is not differentiable.
+        ModelError: if f is stochastic, in a training mode that matters, or if its rows are not
+            those of the items of x.
+        NotDifferentiableError: if no engine has the derivative of what f computes.
 
     Example:
         >>> import torch
@@ -86,7 +96,7 @@ def lie_derivative(
         tensor(True)
     """
     return lie_derivative_with_output(
-        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size
+        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size, verify=verify
     ).value
 
 
@@ -99,6 +109,7 @@ def lie_derivative_with_output(
     output: OutputSpec = "auto",
     chunk_size: int | None = None,
     engine: str | None = None,
+    verify: bool = True,
 ) -> LieDerivative:
     """`lie_derivative`, with the output, the pushforward and how they were obtained.
 
@@ -110,11 +121,16 @@ def lie_derivative_with_output(
         output: see `lie_derivative`.
         chunk_size: see `lie_derivative`.
         engine: insist on one engine of `liederiv.forward_mode.ENGINES`.
+        verify: see `lie_derivative`.
     """
     domain = domain_of(x)
     action = domain.action(generators, x, scheme)
     x = x.detach()
-    y, jv, used = pushforward(f, x, action.tangents(x), chunk_size=chunk_size, engine=engine)
+    with sound_numerics():
+        pushed = verified_pushforward(
+            f, x, action.tangents(x), action, chunk_size=chunk_size, engine=engine, verify=verify
+        )
+    y, jv = pushed.y, pushed.jv
     y_leaves, spec = tree_flatten(y)
     jv_leaves = tree_flatten(jv)[0]
     specs = _match(declared(f, output), len(y_leaves))
@@ -125,7 +141,7 @@ def lie_derivative_with_output(
         j - r.representation.act(action, leaf)
         for j, r, leaf in zip(jv_leaves, resolved, y_leaves, strict=True)
     ]
-    return LieDerivative(tree_unflatten(value, spec), y, jv, resolved, used)
+    return LieDerivative(tree_unflatten(value, spec), y, jv, resolved, pushed.verification)
 
 
 def _match(output: OutputSpec, count: int) -> list[OutputSpec]:

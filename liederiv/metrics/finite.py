@@ -19,6 +19,8 @@ from torch import Tensor
 from liederiv.channels import ChannelAction
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import watched
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
@@ -45,13 +47,15 @@ class GroupElement(Protocol):
 
 
 def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
-    """f(x) without gradients; x survives a model that works in place.
+    """f(x), detached; x survives a model that works in place, and the model what it keeps.
+
+    Gradients are on while f runs: force fields differentiate inside.
 
     Raises:
         ModelError: if the output is not one tensor with the batch in front.
     """
-    with torch.no_grad():
-        y = f(x.detach().clone())
+    with watched(f):
+        y = PlainFunction(f, ()).anything(x.detach())
     if not isinstance(y, Tensor):
         raise ModelError(
             f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it returns "

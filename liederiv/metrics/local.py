@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_map
 from liederiv.actions import Action
 from liederiv.domains import Comparisons, Domain, domain_of
 from liederiv.errors import ModelError
-from liederiv.forward_mode import pushforward
+from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
+from liederiv.forward_mode.models import ModePolicy
 from liederiv.representations import OutputSpec, Representation, Resolved, declared
 
 __all__ = [
@@ -91,7 +92,9 @@ class Linearised:
         others: the comparison directions, if asked for.
         others_jv: J_f(x)·v along those, [M, *y.shape]; empty without.
         resolved: how the group acts on y.
-        engine: which engine differentiated.
+        verification: which engine differentiated, and how that was verified.
+        errors: of finite differences: root mean square error per entry of J_f(x)·(X x), float64
+            [K]; None for engines that are exact to rounding.
     """
 
     y: Tensor
@@ -99,7 +102,8 @@ class Linearised:
     others: Comparisons | None
     others_jv: Tensor
     resolved: Resolved
-    engine: str
+    verification: Verification
+    errors: Tensor | None = None
 
 
 def linearise(
@@ -113,6 +117,8 @@ def linearise(
     seeds: Sequence[int] = (),
     chunk_size: int | None = None,
     engine: str | None = None,
+    verify: bool = True,
+    mode: ModePolicy = "compare",
 ) -> Linearised:
     """Pushforwards along the generators and the comparison directions; see `local_batch`.
 
@@ -121,16 +127,28 @@ def linearise(
         UnknownLayoutError: if it is not known how the group acts on it.
     """
     K, domain = len(action), domain_of(x)
-    tangents = moved = action.tangents(x)
-    others = None
-    if relative:
-        others = domain.comparisons(x, tangents, action, directions, seeds)
-        moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
-    y, jv, used = pushforward(f, x, moved, chunk_size=chunk_size, engine=engine)
+    with sound_numerics():
+        tangents = moved = action.tangents(x)
+        others = None
+        if relative:
+            others = domain.comparisons(x, tangents, action, directions, seeds)
+            moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
+        pushed = verified_pushforward(
+            f,
+            x,
+            moved,
+            action,
+            chunk_size=chunk_size,
+            engine=engine,
+            verify=verify,
+            mode=mode,
+        )
+    y, jv = pushed.y, pushed.jv
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
     resolved = domain.resolve(declared(f, output), y, action)
-    return Linearised(y, jv[:K], others, jv[K:], resolved, used)
+    errors = None if pushed.errors is None else pushed.errors[:K]
+    return Linearised(y, jv[:K], others, jv[K:], resolved, pushed.verification, errors)
 
 
 def local_batch(
@@ -145,7 +163,9 @@ def local_batch(
     seeds: Sequence[int] = (),
     chunk_size: int | None = None,
     engine: str | None = None,
-) -> tuple[dict[str, LocalBatch], Tensor, Resolved, str]:
+    verify: bool = True,
+    mode: ModePolicy = "compare",
+) -> tuple[dict[str, LocalBatch], Linearised]:
     """Lie derivatives and comparison directions of one batch, in one call of the engine.
 
     Args:
@@ -160,9 +180,11 @@ def local_batch(
         seeds: one per image or cloud, for the noise.
         chunk_size: tangents per forward-mode pass.
         engine: see `liederiv.forward_mode`.
+        verify: see `liederiv.forward_mode.verified_pushforward`.
+        mode: see there.
 
     Returns:
-        one `LocalBatch` per output type, f(x), its representation and the engine used.
+        one `LocalBatch` per output type, and what they were made of.
     """
     lin = linearise(
         f,
@@ -174,6 +196,8 @@ def local_batch(
         seeds=seeds,
         chunk_size=chunk_size,
         engine=engine,
+        verify=verify,
+        mode=mode,
     )
     domain, y, jv, rho = domain_of(x), lin.y, lin.jv, lin.resolved.representation
     out: dict[str, LocalBatch] = {}
@@ -195,7 +219,7 @@ def local_batch(
             domain.means(lie.abs(), action, rho).cpu(),
             **{name: v.cpu() for name, v in found.items()},
         )
-    return out, y, lin.resolved, lin.engine
+    return out, lin
 
 
 def class_axis(y: Tensor) -> int:

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_map
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of, draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
-from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode import forward_mode, verify_product
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import class_axis, lie_value
@@ -57,6 +57,7 @@ def equivariance_penalty(
     num_generators: int | None = 1,
     num_images: int | float | None = 0.5,
     rng: torch.Generator | None = None,
+    verify: bool = True,
 ) -> Tensor:
     """How far the model is from equivariant on these images, as a loss.
 
@@ -76,6 +77,8 @@ def equivariance_penalty(
         num_images: how many of the images are drawn, or which share of them (a float, rounded
             up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
+        verify: compare the derivative with differences of the model first, on two images, once per
+            model and size of image (``lie`` only); False for who counts passes.
 
     Returns:
         a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
@@ -83,7 +86,8 @@ def equivariance_penalty(
     Raises:
         LieDerivError: for arguments that are not understood, or where no gradient can flow (under
             ``no_grad``, or a model without trainable parameters).
-        NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode.
+        NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode,
+            or not rightly.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -111,6 +115,10 @@ def equivariance_penalty(
     limits = _amplitudes(amplitudes, known)
     parts = []
     with _without_side_effects(model), forward_mode():
+        if verify and method == "lie":
+            some = x[:2]
+            whole = domain.bind(known, some, scheme)
+            verify_product(model, some, whole, _product, "penalty")
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
             step = _Step(model, domain, action, x, output, output_type)
@@ -166,6 +174,19 @@ def multitask_loss(
     return loss(y, act_finite(rho, element, targets) if moves else targets)
 
 
+def _product(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[Any, Any]:
+    """f(x) and J_f(x)·v, as the penalty differentiates."""
+    try:
+        return jvp(f, (tree_map(torch.clone, x),), (v,))[:2]
+    except (NotImplementedError, RuntimeError) as error:
+        with torch.no_grad():
+            f(tree_map(torch.clone, x))  # an error of the model itself surfaces as such
+        raise NotDifferentiableError(
+            f"the model has no derivative in forward mode: {str(error).splitlines()[0][:200]}; use "
+            "method='finite'."
+        ) from error
+
+
 class _Step:
     """One generator on one batch."""
 
@@ -184,15 +205,7 @@ class _Step:
     def lie(self) -> Tensor:
         """E ‖L f‖² / dim."""
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
-        try:
-            y, jv = jvp(self.model, (self.x,), (direction,))[:2]
-        except (NotImplementedError, RuntimeError) as error:
-            with torch.no_grad():
-                self.model(self.x)  # an error of the model itself surfaces as such
-            raise NotDifferentiableError(
-                f"the model has no derivative along {self.action.generators[0].name}: "
-                f"{str(error).splitlines()[0][:200]}; use method='finite'."
-            ) from error
+        y, jv = _product(self.model, self.x, direction)
         rho, probabilities = self._representation(y)
         value = lie_value(rho, self.action, y, jv[None], probabilities=probabilities)
         return self._mean(value.square(), rho)

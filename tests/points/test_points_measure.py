@@ -222,7 +222,7 @@ def test_a_model_in_another_dtype_or_mode_is_refused():
 def test_clouds_whose_output_is_not_finite_are_named():
     cloud = PointCloud(torch.tensor([[1.0, 0, 0], [0.0, 0, 0]]), torch.tensor([0, 1]))
     f = Frozen(lambda c: 1 / c.pos[:, :1])
-    row = measure(f, cloud, "scale", "lee", self_check=False).get("lee", "scale")
+    row = measure(f, cloud, "scale", "lee", verify=False).get("lee", "scale")
     assert row.status == "failed"
     assert "1 of 2 clouds (first: number 1)" in row.reason
 
