@@ -20,6 +20,7 @@ from liederiv.errors import (
     ImageError,
     LieDerivError,
     ModelError,
+    NotDifferentiableError,
     PointCloudError,
 )
 from liederiv.floors import Floor, rounding_floor
@@ -40,7 +41,13 @@ from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.results import Measurement, Provenance, Score
-from liederiv.scoring import Bootstrap, finite_scores, local_scores, reference_score
+from liederiv.scoring import (
+    Bootstrap,
+    finite_scores,
+    local_scores,
+    missing_scores,
+    reference_score,
+)
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
 
@@ -197,6 +204,7 @@ class _Run:
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
+        self.no_derivative = ""
         self.resolved: Resolved | None = None
         self.verification: Verification | None = None
         self.dtype, self.device = x.dtype, x.device
@@ -212,30 +220,41 @@ class _Run:
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
         seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
-        if s.wants("lie", "comparison"):
-            with _noted(self.notes):
-                batch, lin = local_batch(
-                    s.model,
-                    x,
-                    self.action,
-                    output=s.output,
-                    output_types=self.output_types,
-                    relative=s.wants("comparison"),
-                    seeds=seeds,
-                    chunk_size=s.chunk_size or self.domain.chunk_size(x),
-                    engine=s.engine,
-                    verify=s.verify,
-                    mode="refuse",
-                )
-            first, self.resolved, self.verification = not self.local, lin.resolved, lin.verification
-            self._note_bad(batch, lin.y)
-            self.local.append(batch)
-            if first and s.verify and lin.y.isfinite().all():
-                self._find_floor(x[:1])
+        if s.wants("lie", "comparison") and not self.no_derivative:
+            try:
+                self._add_local(x, seeds)
+            except NotDifferentiableError as refusal:
+                # Metrics of finite transforms need no derivative; with nothing else it is an error.
+                if self.local or not s.wants("finite"):
+                    raise
+                self.no_derivative = str(refusal)
         if s.wants("reference"):
             self.reference.append(reference_relative_lee(x, seeds))
         self._add_finite(x, labels)
         self.count += len(x)
+
+    def _add_local(self, x: Any, seeds: Sequence[int]) -> None:
+        """Derivatives along the generators and the comparison directions."""
+        s = self.settings
+        with _noted(self.notes):
+            batch, lin = local_batch(
+                s.model,
+                x,
+                self.action,
+                output=s.output,
+                output_types=self.output_types,
+                relative=s.wants("comparison"),
+                seeds=seeds,
+                chunk_size=s.chunk_size or self.domain.chunk_size(x),
+                engine=s.engine,
+                verify=s.verify,
+                mode="refuse",
+            )
+        self.resolved, self.verification = lin.resolved, lin.verification
+        self._note_bad(batch, lin.y)
+        self.local.append(batch)
+        if len(self.local) == 1 and s.verify and lin.y.isfinite().all():
+            self._find_floor(x[:1])
 
     def _add_finite(self, x: Any, labels: Tensor | None) -> None:
         """Run the finite metrics; accuracy needs no asking where labels are known."""
@@ -301,6 +320,8 @@ class _Run:
             parts = [batch[kind] for batch in self.local]
             floor = self.floor.get(kind)
             rows += local_scores(parts, kind, generators, s.metrics, bootstrap, floor, failure)
+        if self.no_derivative:
+            rows += missing_scores(self.output_types, generators, s.metrics, self.no_derivative)
         if self.reference:
             values = torch.cat(self.reference)
             rows.append(reference_score(values, bootstrap, self.reference_transform))

@@ -26,6 +26,7 @@ __all__ = [
     "finite_scores",
     "local_scores",
     "make_score",
+    "missing_scores",
     "reference_score",
     "targets",
 ]
@@ -170,6 +171,22 @@ def local_scores(
             )
         )
     return rows
+
+
+def missing_scores(
+    outputs: Sequence[str],
+    generators: Sequence[Generator],
+    metrics: Sequence[Metric],
+    reason: str,
+) -> list[Score]:
+    """Rows of the local metrics of a model that has no derivative, with the reason."""
+    local = [m.name for m in metrics if m.kind in ("lie", "comparison")]
+    return [
+        Score(metric, name, output, None, None, None, unit, None, "not applicable", reason)
+        for output in outputs
+        for name, unit, _ in targets(generators)
+        for metric in local
+    ]
 
 
 def _needs(metric: Metric) -> str | None:

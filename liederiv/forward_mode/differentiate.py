@@ -324,6 +324,28 @@ def _first_line(error: BaseException) -> str:
     return lines[0][:300]
 
 
+def refuse_other_mode(function: PlainFunction, item: Any, value: Any) -> None:
+    """Raise `ModelError` if modules are in training mode and compute something else in eval mode.
+
+    Args:
+        function: with the modules behind it.
+        item: an input.
+        value: f(item), in the mode in which the modules are.
+    """
+    training = [m for root in function.roots for m in root.modules() if m.training]
+    if not training:
+        return
+    with evaluated(function.roots):
+        settled = function.leaves(item)
+    probe = Witness(function, item, item, value)
+    if not probe.is_rounding(probe.primal_gap(settled)):
+        raise ModelError(
+            f"the model is in training mode ({len(training)} modules, first: "
+            f"{type(training[0]).__name__}), where it computes something else than in eval mode; "
+            "call model.eval() first."
+        )
+
+
 class _Trial:
     """One batch with its witness: runs engines until one passes."""
 
@@ -338,6 +360,7 @@ class _Trial:
     ) -> None:
         self.f, self.x, self.action, self.mode = f, x, action, mode
         self.domain: Domain = domain_of(x)
+        self.separable = self.domain.separable(x)
         self.number, self.item, self.weights, direction = self._moving_item()
         with watched(f, mode) as found:
             value = PlainFunction(f, ())(self.item)
@@ -375,6 +398,8 @@ class _Trial:
         unchecked = list(finding.unchecked)
         if self.function.why_single and finding.derivative is not None:
             unchecked.append(f"float64 ({self.function.why_single})")
+        if not self.separable:
+            unchecked.append("rows (which belong to which cloud is not known)")
         if not self.roots:
             unchecked.append("mode and weights (no module was found behind the function)")
         wide = self.witness.precision == torch.float64
@@ -404,6 +429,9 @@ class _Trial:
 
     def _moving_item(self) -> tuple[int, Any, Tensor, Any]:
         """The first item that the generators move: its number, itself, ε_k/‖X_k x‖ and Σ."""
+        if not self.separable:
+            weights, direction = _combination(self.action, self.x)
+            return 0, self.x.detach(), weights, direction
         for number in range(len(self.x)):
             item = self.x[number : number + 1].detach()
             weights, direction = _combination(self.domain.rebind(self.action, item), item)
@@ -412,6 +440,8 @@ class _Trial:
         return number, item, weights, direction
 
     def _rows(self, leaf: Tensor, number: int, dim: int = 0) -> Tensor:
+        if not self.separable:
+            return leaf
         index = self.domain.rows_of(self.x, leaf.shape[dim], number).to(leaf.device)
         return leaf.index_select(dim, index)
 
@@ -454,21 +484,12 @@ class _Trial:
 
     def _check_mode(self, value: Any) -> None:
         """A model in training mode must compute what it does in eval mode."""
-        if self.mode != "compare" or not any(m.training for r in self.roots for m in r.modules()):
-            return
-        with evaluated(self.roots):
-            settled = self.function.leaves(self.item)
-        probe = Witness(self.function, self.item, self.item, value)
-        if not probe.is_rounding(probe.primal_gap(settled)):
-            training = [m for r in self.roots for m in r.modules() if m.training]
-            raise ModelError(
-                f"the model is in training mode ({len(training)} modules), where it computes "
-                "something else than in eval mode; call model.eval() first."
-            )
+        if self.mode in ("compare", "refuse"):
+            refuse_other_mode(self.function, self.item, value)
 
     def _refuse_mixing(self) -> None:
         """Raise `ModelError` if an item's rows depend on the other items."""
-        if len(self.x) == 1:
+        if len(self.x) == 1 or not self.separable:
             return
         together = self.function.leaves(self.x)
         gap = self.witness.primal_gap([self._rows(v, self.number) for v in together])
@@ -487,6 +508,8 @@ class _Trial:
         """Compare one more item alone with its rows; the number of items compared."""
         if len(self.x) == 1:
             return 1
+        if not self.separable:
+            return 0
         other = len(self.x) - 1 if self.number < len(self.x) - 1 else 0
         item = self.x[other : other + 1].detach()
         probe = Witness(self.function, item, item, self.function(item))

@@ -35,8 +35,9 @@ __all__ = [
 ]
 
 ModePolicy = Literal["refuse", "compare", "eval", "keep"]
-"""What to do about training mode: refuse it; accept it where it changes nothing; switch it off for
-the duration; leave it."""
+"""What to do about training mode: ``refuse`` it in the module that f is; ``compare`` (and both of
+these for modules behind f) accepts it where it changes nothing; ``eval`` switches it off for the
+duration; ``keep`` leaves it."""
 
 _INTERNAL = {
     *("_parameters", "_buffers", "_modules", "_backward_hooks", "_backward_pre_hooks"),
@@ -122,7 +123,7 @@ def watched(f: Callable[..., Any], mode: ModePolicy = "keep") -> Iterator[Watche
         the list that fills up: modules that no other module has called.
 
     Raises:
-        ModelError: for a module in training mode, if ``mode`` refuses that.
+        ModelError: for f in training mode, if ``mode`` refuses that.
     """
     found = Watched()
     inside: set[int] = set()
@@ -134,13 +135,13 @@ def watched(f: Callable[..., Any], mode: ModePolicy = "keep") -> Iterator[Watche
             below = _every([module])
             inside.update(id(m) for m in below)
             found.append(module)
-            if mode == "refuse":
-                refuse_training(module)
             found.states += stack.enter_context(as_it_was([module]))
             if mode == "eval":
                 stack.enter_context(_in_mode(below, training=False))
 
         for root in root_modules(f):
+            if mode == "refuse":
+                refuse_training(root)
             meet(root, None)
         handle = register_module_forward_pre_hook(meet)
         try:
@@ -245,10 +246,12 @@ _DEPTH = 3  # of containers in containers that are looked into
 
 def _insides(value: Any) -> list[Any] | None:
     """What a container holds; None for what is none."""
+    # Subclasses may forbid what their base allows.
     if isinstance(value, dict):
-        return list(value.values())
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return list(value)
+        return [*dict.values(value)]
+    for kind in (tuple, list, set, frozenset, deque):
+        if isinstance(value, kind):
+            return [*kind.__iter__(value)]
     own = getattr(value, "__dict__", None)
     opaque = isinstance(value, nn.Module | Tensor | type | ModuleType | FunctionType)
     return list(own.values()) if isinstance(own, dict) and not opaque else None

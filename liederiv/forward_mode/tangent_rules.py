@@ -97,8 +97,7 @@ class _BatchNorm(torch.autograd.Function):
             parts.append((-dmean * gain).view(ctx.shape))
         slopes = [] if dvar is None else [-0.5 * inverse.pow(2) * gain * dvar]
         slopes += [] if dw is None else [inverse * dw]
-        for slope in slopes:
-            parts.append((x - mean.view(ctx.shape)) * slope.view(ctx.shape))
+        parts += [(x - mean.view(ctx.shape)) * slope.view(ctx.shape) for slope in slopes]
         if db is not None:
             parts.append(db.view(ctx.shape))
         return sum(parts[1:], parts[0]).expand(x.shape)

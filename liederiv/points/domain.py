@@ -71,6 +71,11 @@ class PointDomain(Domain):
         """See `Domain.rows`."""
         return len(x), len(x.pos)
 
+    def separable(self, x: PointCloud) -> bool:
+        """See `Domain.separable`: clouds of one point each, in mixed order, have two readings."""
+        mixed = not torch.equal(x.batch, x.batch.sort().values)
+        return not (len(x) == len(x.pos) and mixed)
+
     def rows_of(self, x: PointCloud, count: int, number: int) -> Tensor:
         """See `Domain.rows_of`: the row of a cloud, or those of its points."""
         if count == len(x):
