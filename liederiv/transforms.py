@@ -100,9 +100,21 @@ class FiniteTransform:
         self.t = t.detach().to(device="cpu", dtype=torch.float64)
         self.is_spatial = not any(intensity)
 
-    def within(self, height: int, width: int) -> FiniteTransform:
-        """The same transform of a window around the image's centre, see `ImageAction.within`."""
-        return FiniteTransform(self.action.within(height, width), self.t)
+    @property
+    def height(self) -> float:
+        """Pixels of the input."""
+        return self.action.height
+
+    @property
+    def width(self) -> float:
+        """Pixels of the input."""
+        return self.action.width
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> FiniteTransform:
+        """The same transform of a window of the image, see `ImageAction.within`."""
+        return FiniteTransform(self.action.within(height, width, offset), self.t)
 
     @property
     def flow(self) -> Tensor:

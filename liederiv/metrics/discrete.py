@@ -13,17 +13,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from liederiv.actions import check_images
+from liederiv.actions import ImageAction, check_images
 from liederiv.channels import ChannelAction
 from liederiv.errors import LieDerivError
+from liederiv.grids import Placed
 from liederiv.metrics.finite import act_finite, evaluate
-from liederiv.representations import FeatureMap, OutputSpec, Representation, TokenGrid, resolve
+from liederiv.representations import OutputSpec, Representation
+from liederiv.resolution import resolve_output
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [
@@ -51,8 +53,8 @@ class LatticeTransform(ABC):
         width: pixels of the input.
     """
 
-    height: int
-    width: int
+    height: float
+    width: float
 
     @property
     @abstractmethod
@@ -66,6 +68,25 @@ class LatticeTransform(ABC):
         Raises:
             NotApplicableError: if g does not permute the pixels of such a map.
         """
+
+    @abstractmethod
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """Whether a window of the image, as of `within`, lies in itself after the transform."""
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> LatticeTransform:
+        """The same symmetry of a window, see `liederiv.actions.ImageAction.within`.
+
+        Raises:
+            NotApplicableError: if g moves the window.
+        """
+        if not self.keeps(height, width, offset):
+            raise NotApplicableError(
+                f"{self.name} moves the window of {height:g} × {width:g} pixels, {offset} off the "
+                "middle, that the output covers."
+            )
+        return replace(self, height=height, width=width)
 
     @abstractmethod
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
@@ -90,6 +111,10 @@ class QuarterTurn(LatticeTransform):
     def name(self) -> str:
         """See `LatticeTransform.name`."""
         return f"rot{90 * self.turns}"
+
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`."""
+        return not any(offset) and (self.turns % 2 == 0 or height == width)
 
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
@@ -120,6 +145,10 @@ class Flip(LatticeTransform):
         """See `LatticeTransform.name`."""
         return f"flip_{self.axis}"
 
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`."""
+        return offset["yx".index(self.axis)] == 0
+
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         return flip(z, self.axis)
@@ -144,6 +173,10 @@ class Roll(LatticeTransform):
         """See `LatticeTransform.name`."""
         return f"roll({self.dx}, {self.dy})"
 
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`: what leaves the image comes back, what leaves a part not."""
+        return (height, width) == (self.height, self.width)
+
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         h, w = z.shape[-2:]
@@ -153,7 +186,7 @@ class Roll(LatticeTransform):
                 f"({self.dx * w / self.width:g}, {self.dy * h / self.height:g}) of its pixels, "
                 "which are not whole numbers."
             )
-        return roll(z, self.dx * w // self.width, self.dy * h // self.height)
+        return roll(z, round(self.dx * w / self.width), round(self.dy * h / self.height))
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
@@ -223,7 +256,8 @@ def discrete_checks(
     check_images(x)
     H, W = x.shape[-2:]
     y = evaluate(f, x)
-    representation = resolve(output, y, (H, W)).representation
+    action = ImageAction((), H, W)
+    representation = resolve_output(f, x, output, y, action).representation
     if transforms is None:
         transforms = lattice_transforms(H, W, sorted({1, _stride(representation, y, H, W)}))
     norms = y.reshape(len(x), -1).double().square().sum(1)
@@ -249,10 +283,8 @@ def discrete_checks(
 
 def _stride(representation: Representation, y: Tensor, height: int, width: int) -> int:
     """Pixels of the input per pixel of the output; 1 where that is no whole number, or no map."""
-    if isinstance(representation, TokenGrid):
-        h, w = representation.grid
-    elif isinstance(representation, FeatureMap):
-        h, w = y.shape[1:3] if representation.layout == "NHWC" else y.shape[2:]
-    else:
+    if not isinstance(representation, Placed):
         return 1
-    return height // h if height * w == width * h and height % h == 0 else 1
+    h, w = representation.places(y)
+    H, W = representation.extent or (height, width)
+    return int(H // h) if H * w == W * h and H % h == 0 else 1

@@ -27,12 +27,27 @@ __all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
 class GroupElement(Protocol):
     """A finite transform g, bound to an image size.
 
+    Attributes:
+        height: pixels of the input.
+        width: pixels of the input.
+
     `liederiv.transforms.FiniteTransform` and `liederiv.metrics.discrete.LatticeTransform` are such.
     Point clouds have `liederiv.points.PointTransform`, which moves what point clouds have.
     """
 
+    @property
+    def height(self) -> float: ...
+
+    @property
+    def width(self) -> float: ...
+
     def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> GroupElement:
+        """The same transform of a window of the image, see `liederiv.actions.ImageAction`."""
 
     def on_map(self, z: Tensor) -> Tensor:
         """Move maps of scalars [B, C, h, w] at any resolution."""
@@ -95,23 +110,21 @@ def _(representation: Invariant, element: GroupElement, y: Tensor) -> Tensor:
 
 @act_finite.register
 def _(representation: FeatureMap, element: GroupElement, y: Tensor) -> Tensor:
-    representation.check(y)
-    last = representation.layout == "NHWC"
-    z = y.movedim(-1, 1) if last else y
+    element = representation.window(element, representation.places(y))
+    z = representation.to_maps(y)
     out = element.on_map(z)
     if representation.channels is not None:
         M = element.on_channels(representation.channels, z.shape[1]).to(out)
         out = (M @ out.flatten(2)).view_as(out)
-    return out.movedim(1, -1) if last else out
+    return representation.from_maps(out)
 
 
 @act_finite.register
 def _(representation: TokenGrid, element: GroupElement, y: Tensor) -> Tensor:
-    representation.check(y)
-    prefix, grid = representation.prefix, representation.grid
-    tokens = y.mT if representation.layout == "NLC" else y
-    moved = element.on_map(tokens[..., prefix:].unflatten(2, grid)).flatten(2)
-    out = torch.cat([tokens[..., :prefix], moved], 2)
+    element = representation.window(element, representation.places(y))
+    tokens, patches = y.mT if representation.layout == "NLC" else y, representation.patches
+    moved = element.on_map(tokens[..., patches].unflatten(2, representation.grid)).flatten(2)
+    out = torch.cat([tokens[..., : patches.start], moved, tokens[..., patches.stop :]], 2)
     return out.mT if representation.layout == "NLC" else out
 
 
@@ -144,15 +157,18 @@ def valid(representation: Representation, element: Any, y: Tensor, margin: float
 
 @valid.register
 def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
-    last = representation.layout == "NHWC"
-    h, w = y.shape[1:3] if last else y.shape[2:]
-    inside = element.valid(h, w, margin).to(y.device)
-    return inside.movedim(1, -1) if last else inside
+    h, w = representation.places(y)
+    element = representation.window(element, (h, w))
+    return representation.from_maps(element.valid(h, w, margin).to(y.device))
 
 
 @valid.register
 def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
+    element = representation.window(element, representation.grid)
     patches = element.valid(*representation.grid, margin).flatten(2)
-    prefix = torch.ones(len(patches), 1, representation.prefix, dtype=torch.bool)
-    inside = torch.cat([prefix, patches], 2).to(y.device)
+    before, behind = (
+        torch.ones(len(patches), 1, n, dtype=torch.bool)
+        for n in (representation.prefix, representation.suffix)
+    )
+    inside = torch.cat([before, patches, behind], 2).to(y.device)
     return inside.mT if representation.layout == "NLC" else inside

@@ -186,9 +186,8 @@ class LocalEquivarianceError(Metric):
         if self.output_type != "auto":
             return self.output_type
         with torch.no_grad(), forward_mode():
-            return (
-                "probs" if is_classifier(domain, model(tree_map(torch.clone, x[:1]))) else "output"
-            )
+            y = model(tree_map(torch.clone, x[:1]))
+        return "probs" if is_classifier(domain, y, model) else "output"
 
     def _measured(
         self, domain: Domain, model: Callable[[Any], Tensor], x: Any, kind: str

@@ -121,9 +121,6 @@ def test_custom_representation():
         ((2, 512, 7, 7), FeatureMap("NCHW")),
         ((2, 7, 7, 512), FeatureMap("NHWC")),
         ((2, 21, 224, 224), FeatureMap("NCHW")),
-        ((2, 197, 384), TokenGrid((14, 14), 1)),
-        ((2, 198, 384), TokenGrid((14, 14), 2)),
-        ((2, 196, 384), TokenGrid((14, 14))),
         ((2, 2048, 1, 1), FeatureMap("NCHW")),
     ],
 )
@@ -138,7 +135,13 @@ def test_unambiguous_shapes_are_recognised(shape, want):
         (2, 7, 7, 7),  # NCHW or NHWC
         (2, 3, 197, 197),  # attention maps
         (2, 512, 7, 14),  # another aspect ratio
-        (2, 384, 196),  # tokens last: must be declared
+        (2, 197, 384),  # tokens, if the model declares a grid of patches
+        (2, 196, 384),
+        (2, 384, 196),  # tokens last
+        (2, 224, 224),  # a map without channels
+        (2, 256, 256),  # the same of another image, or 16 × 16 tokens
+        (2, 100, 4),  # boxes
+        (2, 4, 4),  # matrices
         (2, 100, 256),  # object queries
         (2, 64, 512),  # latents: 8 × 8 would be patches of 28
         (2, 3, 4, 5, 6),
