@@ -73,4 +73,3 @@ class OutputReader:
     def probabilities(self, y: Tensor) -> Tensor | None:
         """The class probabilities in float64, if y is the softmax of one row of logits."""
         return y.detach().double() if self._low_rank else None
-

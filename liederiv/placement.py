@@ -25,7 +25,7 @@ from liederiv.forward_mode import forward_mode
 __all__ = ["Spots", "misplacement", "paint"]
 
 _PLACES = ((0.125, 0.125), (0.125, 0.875), (0.5, 0.5), (0.875, 0.125), (0.875, 0.875))
-_SPEED = (0.35, 1.3)  # how far the change moves when the spot does; large fields shorten it
+_SPEED = (0.35, 1.15)  # how far the change moves when the spot does; large fields shorten it
 _ACROSS = 0.3  # how far it may move along the other axis, as a share of that
 _NEAR = 0.3  # half the side of the square around the spot that holds …
 _SHARE = 0.6  # … at least this share of the change
@@ -49,7 +49,7 @@ class Spots:
         total = self.changes.sum((1, 2))
         for s, (v, u) in enumerate(self.places.tolist()):
             if not total[s] > _SEEN * total.max():
-                return f"a spot at {_percent(v, u)} of the image does not show in it"
+                return f"a spot at {_percent(v, u)} of the image changes nothing in it"
         own = self.changes - self.changes.amin(0)
         if not (own.sum((1, 2)) > 1e-6 * total).all():
             return "it changes alike wherever the image does"
@@ -58,8 +58,8 @@ class Spots:
         for s, (place, found) in enumerate(zip(self.places, seen, strict=True)):
             if self._near(own[s], place) < _SHARE:
                 return (
-                    f"a spot at {_percent(*place.tolist())} of the image shows around "
-                    f"{_percent(*found.tolist())} of it"
+                    f"a spot at {_percent(*place.tolist())} of the image changes places in it "
+                    f"that are elsewhere or far apart, around {_percent(*found.tolist())}"
                 )
         return self._speeds(seen)
 
@@ -138,9 +138,7 @@ def _middles(n: int) -> Tensor:
 def _centres(shares: Tensor) -> Tensor:
     """Centres of mass of [S, h, w], each of sum 1, as shares of height and width: [S, 2]."""
     rows, columns = shares.sum(2), shares.sum(1)
-    return torch.stack(
-        [rows @ _middles(rows.shape[1]), columns @ _middles(columns.shape[1])], 1
-    )
+    return torch.stack([rows @ _middles(rows.shape[1]), columns @ _middles(columns.shape[1])], 1)
 
 
 def _percent(v: float, u: float) -> str:

@@ -244,4 +244,3 @@ def assumed_classes(model: object, y: Tensor) -> str:
         "model does not declare what it is (num_classes); if it is something else, pass "
         "output_type='output'"
     )
-
