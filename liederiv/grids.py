@@ -7,10 +7,10 @@ for one of them, unless it is said what it covers (`Placed`):
   cover the middle: ``FeatureMap(extent=(56, 56))``;
 * the crop ``y[..., :28, :28]`` of that covers its upper left: ``extent=(28, 28),
   offset=(-14, -14)``;
-* strided layers may sample off the middle: a 3 × 3 convolution of stride 2 and padding 1 on an even
-  size has its places on pixels 0, 2, 4, …, half a pixel up and left of the middle of every two
-  (``offset=(-0.5, -0.5)``); TensorFlow's ``SAME`` pads behind, so that they are on pixels 1, 3, 5, …
-  (``offset=(0.5, 0.5)``).
+* strided layers may sample off the middle: a 3 × 3 convolution of stride 2 and padding 1 on an
+  even size has its places on pixels 0, 2, 4, …, half a pixel up and left of the middle of every
+  two (``offset=(-0.5, -0.5)``); TensorFlow's ``SAME`` pads behind, so that they are on pixels
+  1, 3, 5, … (``offset=(0.5, 0.5)``).
 
 Extents decide how fast the output must move; offsets matter where the motion depends on the place
 (rotations, scalings), not for translations. At the border of what is covered a derivative needs

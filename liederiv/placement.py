@@ -1,10 +1,10 @@
 r"""Does a map show the image where it should? Seen by painting spots on the image.
 
 The shape of a map does not say where its pixels look: 32 × 32 pixels of a 64 × 64 image may be
-every second place, the middle or a corner of the image, attention between 32 queries, or a map that
-stands on its side. A spot painted on the image tells them apart: with f(x + spot) − f(x) squared and
-summed over channels, a map of the whole image changes around the spot's own place, as a share of
-height and width; a crop changes twice as far from the middle, or not at all.
+every second place, the middle or a corner of the image, attention between 32 queries, or a map
+that stands on its side. A spot painted on the image tells them apart: with f(x + spot) − f(x)
+squared and summed over channels, a map of the whole image changes around the spot's own place, as
+a share of height and width; a crop changes twice as far from the middle, or not at all.
 
 Five spots (the corners of the middle three quarters, and the middle) and x itself take six forward
 passes of one image. What all spots change alike (a pooled branch) is left out. A map whose pixels

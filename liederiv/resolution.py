@@ -1,4 +1,4 @@
-"""How the group acts on what a model returns: declared, recognised and seen to be so, or refused."""
+"""How the group acts on what a model returns: declared, or recognised and seen, or refused."""
 
 from __future__ import annotations
 

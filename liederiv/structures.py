@@ -166,7 +166,7 @@ def _by_key(y: Any) -> bool:
 
 
 def _items(y: Any) -> dict[Any, Any] | None:
-    """The parts of a mapping, dataclass, list or tuple by key or position; None of anything else."""
+    """The parts of a mapping, dataclass, list or tuple by key or position; else None."""
     if isinstance(y, Mapping):
         return dict(y.items())
     if dataclasses.is_dataclass(y) and not isinstance(y, type):

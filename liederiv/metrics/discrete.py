@@ -174,7 +174,7 @@ class Roll(LatticeTransform):
         return f"roll({self.dx}, {self.dy})"
 
     def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
-        """See `LatticeTransform.keeps`: what leaves the image comes back, what leaves a part not."""
+        """See `LatticeTransform.keeps`; what leaves a part of the image does not come back."""
         return (height, width) == (self.height, self.width)
 
     def on_map(self, z: Tensor) -> Tensor:

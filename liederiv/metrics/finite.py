@@ -27,19 +27,17 @@ __all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
 class GroupElement(Protocol):
     """A finite transform g, bound to an image size.
 
-    Attributes:
-        height: pixels of the input.
-        width: pixels of the input.
-
     `liederiv.transforms.FiniteTransform` and `liederiv.metrics.discrete.LatticeTransform` are such.
     Point clouds have `liederiv.points.PointTransform`, which moves what point clouds have.
     """
 
     @property
-    def height(self) -> float: ...
+    def height(self) -> float:
+        """Pixels of the input."""
 
     @property
-    def width(self) -> float: ...
+    def width(self) -> float:
+        """Pixels of the input."""
 
     def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
