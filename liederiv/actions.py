@@ -147,6 +147,16 @@ class ImageAction(Action):
             ]
         )
 
+    @property
+    def affine(self) -> Tensor:
+        """The fields as [A | b] in pixels, float64 [K, 2, 3]; 0 for intensities."""
+        half = self._half_widths(self.height, self.width).tolist()
+        none = torch.zeros(2, 3, dtype=torch.float64)
+        fields = [
+            g.affine(*half) if isinstance(g, SpatialGenerator) else none for g in self.generators
+        ]
+        return torch.stack(fields) if fields else none.new_zeros(0, 2, 3)
+
     def normalised(self, index: int) -> Tensor:
         """Velocity field of one spatial generator as [A | b], 2 × 3, in p ∈ [−1, 1]²."""
         g = self.generators[index]

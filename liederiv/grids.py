@@ -20,7 +20,7 @@ whole map has not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -59,6 +59,16 @@ class Placed(Representation):
         if self.extent is not None and not min(self.extent) > 0:
             raise UnknownLayoutError(f"extent={self.extent} must be two positive sizes in pixels.")
 
+    def __repr__(self) -> str:
+        """Without where it lies and the tokens behind, unless they are declared."""
+        named: Any = self
+        shown = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(named)
+            if f.name not in ("extent", "offset", "suffix") or getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
     def places(self, y: Tensor) -> tuple[int, int]:
         """Rows and columns of the grid of an output.
 
@@ -93,7 +103,7 @@ class Placed(Representation):
         return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FeatureMap(Placed):
     """A map over the image at its own resolution.
 
@@ -162,7 +172,7 @@ class FeatureMap(Placed):
         return out
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenGrid(Placed):
     """Patch tokens in row-major order between tokens (class, register) that are invariant.
 

@@ -8,7 +8,8 @@ a share of height and width; a crop changes twice as far from the middle, or not
 
 Five spots (the corners of the middle three quarters, and the middle) and x itself take six forward
 passes of one image. What all spots change alike (a pooled branch) is left out. A map whose pixels
-see everything equally cannot be told from none, and is not confirmed.
+see everything equally cannot be told from none, and is not confirmed. A mirrored map is one of the
+whole image, and moves the wrong way: that is its error, and measured.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Spots:
         own = self.changes - self.changes.amin(0)
         if not (own.sum((1, 2)) > 1e-6 * total).all():
             return "it changes alike wherever the image does"
-        own = own / own.sum((1, 2), keepdim=True)
+        own = self._upright(own / own.sum((1, 2), keepdim=True))
         seen = _centres(own)
         for s, (place, found) in enumerate(zip(self.places, seen, strict=True)):
             if self._near(own[s], place) < _SHARE:
@@ -62,6 +63,16 @@ class Spots:
                     f"that are elsewhere or far apart, around {_percent(*found.tolist())}"
                 )
         return self._speeds(seen)
+
+    def _slopes(self, seen: Tensor) -> Tensor:
+        """How far the change moves, for the spot's motion down and to the right: [2, 2]."""
+        spot = self.places - 0.5
+        return (spot.mT @ (seen - seen.mean(0))) / spot.square().sum(0)[:, None]
+
+    def _upright(self, changes: Tensor) -> Tensor:
+        """Changes of a map that is not mirrored; a mirrored one covers the image all the same."""
+        along = self._slopes(_centres(changes)).diagonal()
+        return changes.flip([1 + axis for axis in range(2) if along[axis] < 0])
 
     def _near(self, change: Tensor, place: Tensor) -> float:
         """Share of a change in a square around its place."""
@@ -72,8 +83,7 @@ class Spots:
 
     def _speeds(self, seen: Tensor) -> str:
         """Compare how the change moves with how the spot does."""
-        spot = self.places - 0.5
-        slopes = (spot.mT @ (seen - seen.mean(0))) / spot.square().sum(0)[:, None]
+        slopes = self._slopes(seen)
         for axis, name in enumerate(("down", "to the right")):
             if self.changes.shape[1 + axis] == 1:
                 continue
@@ -98,7 +108,10 @@ def paint(f: Callable[[Any], Any], x: Tensor, to_maps: Callable[[Any], Tensor]) 
         the changes; None if the map is not finite, which is said with the result.
     """
     with torch.enable_grad(), forward_mode():  # a model may differentiate inside
-        before = to_maps(f(x[:1].clone())).detach().double()
+        before = to_maps(f(x[:1].clone())).detach()
+        coarse = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
+        eps = max(64 * torch.finfo(x.dtype).eps, 2 * coarse)  # of sums inside, of what comes out
+        before = before.double()
         places, changes = [], []
         for v, u in _PLACES:
             painted, place = _painted(x[:1], v, u)
@@ -107,7 +120,7 @@ def paint(f: Callable[[Any], Any], x: Tensor, to_maps: Callable[[Any], Tensor]) 
             changes.append((after - before)[0].square().sum(0))
     if not all(bool(c.isfinite().all()) for c in changes):
         return None
-    noise = 64 * torch.finfo(x.dtype).eps * before[0].abs()
+    noise = eps * before[0].abs()
     floor = noise.square().sum(0)
     kept = [(c - floor).clamp_min(0).cpu() for c in changes]
     return Spots(torch.tensor(places, dtype=torch.float64), torch.stack(kept))

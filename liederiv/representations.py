@@ -17,10 +17,12 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from liederiv.base_representation import Custom, Invariant, Representation
+from liederiv.coordinates import Coordinates
 from liederiv.errors import UnknownLayoutError
 from liederiv.grids import FeatureMap, Placed, TokenGrid
 
 __all__ = [
+    "Coordinates",
     "Custom",
     "FeatureMap",
     "Hints",

@@ -125,6 +125,17 @@ class FiniteTransform:
             algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, fields)
         return torch.linalg.matrix_exp(algebra)[:, :2]
 
+    @property
+    def points(self) -> Tensor:
+        """Where what is at a point goes, φ⁻¹, as [A | b] in pixels from the middle: [B or 1, 2, 3].
+
+        (T x)(q) = x(φ(q)) has at φ⁻¹(q) what x has at q.
+        """
+        fields = self.action.affine
+        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
+        algebra[:, :2] = torch.einsum("bk,kij->bij", -self.t, fields)
+        return torch.linalg.matrix_exp(algebra)[:, :2]
+
     def on_input(self, x: Tensor) -> Tensor:
         """T x for images x [B, C, H, W] of the size that the action is bound to."""
         if x.shape[-2:] != (self.action.height, self.action.width):

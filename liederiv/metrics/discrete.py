@@ -88,6 +88,15 @@ class LatticeTransform(ABC):
             )
         return replace(self, height=height, width=width)
 
+    @property
+    @abstractmethod
+    def points(self) -> Tensor:
+        """Where what is at a point goes, as [A | b] in pixels from the middle: float64 [1, 2, 3].
+
+        Raises:
+            NotApplicableError: if that is not one place.
+        """
+
     @abstractmethod
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """The matrix that multiplies the channels, float64 [1, C, C]."""
@@ -126,6 +135,16 @@ class QuarterTurn(LatticeTransform):
             )
         return rot90(z, self.turns)
 
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        if self.turns % 2 and self.height != self.width:
+            raise NotApplicableError(
+                f"{self.name} needs square images, not {self.height} × {self.width}."
+            )
+        x, y = [(1, 0), (0, -1), (-1, 0), (0, 1)][self.turns % 4]  # where the axis x points then
+        return torch.tensor([[[x, -y, 0], [y, x, 0]]], dtype=torch.float64)
+
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
         rotation = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]], dtype=torch.float64)
@@ -152,6 +171,12 @@ class Flip(LatticeTransform):
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         return flip(z, self.axis)
+
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        x, y = (-1, 1) if self.axis == "x" else (1, -1)
+        return torch.tensor([[[x, 0, 0], [0, y, 0]]], dtype=torch.float64)
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
@@ -187,6 +212,14 @@ class Roll(LatticeTransform):
                 "which are not whole numbers."
             )
         return roll(z, round(self.dx * w / self.width), round(self.dy * h / self.height))
+
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        raise NotApplicableError(
+            f"{self.name} brings back at one side what leaves at the other; coordinates do not say "
+            "what is there."
+        )
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from liederiv.channels import ChannelAction
+from liederiv.coordinates import Coordinates
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
@@ -38,6 +39,10 @@ class GroupElement(Protocol):
     @property
     def width(self) -> float:
         """Pixels of the input."""
+
+    @property
+    def points(self) -> Tensor:
+        """Where what is at a point goes, [A | b] in pixels from the middle, [B or 1, 2, 3]."""
 
     def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
@@ -124,6 +129,11 @@ def _(representation: TokenGrid, element: GroupElement, y: Tensor) -> Tensor:
     moved = element.on_map(tokens[..., patches].unflatten(2, representation.grid)).flatten(2)
     out = torch.cat([tokens[..., : patches.start], moved, tokens[..., patches.stop :]], 2)
     return out.mT if representation.layout == "NLC" else out
+
+
+@act_finite.register
+def _(representation: Coordinates, element: GroupElement, y: Tensor) -> Tensor:
+    return representation.move(element.points, y, element.height, element.width)
 
 
 @act_finite.register

@@ -64,6 +64,8 @@ MAPS = {
     "pooled to 8": nn.AvgPool2d(8),
     "pooled to 2": nn.AvgPool2d(32),
     "last": lambda z: z.movedim(1, -1),
+    "mirrored": lambda z: z.flip(-1),
+    "upside down": lambda z: z.flip(-1, -2),
 }
 NOT_MAPS = {
     "the middle": lambda z: z[..., 16:48, 16:48],
@@ -71,8 +73,6 @@ NOT_MAPS = {
     "three quarters at stride 3": lambda z: z[..., 8:56:3, 8:56:3],
     "a corner": lambda z: z[..., :32, :32],
     "on its side": lambda z: z.mT,
-    "mirrored": lambda z: z.flip(-1),
-    "upside down": lambda z: z.flip(-1, -2),
     "one large unpadded layer": unpadded(33),
     "a large unpadded box": lambda z: F.conv2d(z, torch.ones(3, 1, 33, 33), groups=3),
     "many unpadded layers": many_unpadded(),
@@ -116,7 +116,7 @@ def test_the_message_says_what_was_seen_and_what_to_declare():
 
 def test_declared_maps_are_taken_at_their_word():
     x = images("noise")
-    assert lie_derivative(NOT_MAPS["mirrored"], x, "translation_y", output="NCHW").norm() < 1e-3
+    assert lie_derivative(NOT_MAPS["on its side"], x, "translation", output="NCHW").norm() > 1
 
 
 def test_values_without_positions_need_no_look():
