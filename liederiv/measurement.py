@@ -30,6 +30,7 @@ from liederiv.generators import Generator
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
     LocalBatch,
+    assumed_classes,
     class_axis,
     is_classifier,
     lie_value,
@@ -40,6 +41,7 @@ from liederiv.metrics.registry import Metric, resolve_metrics
 from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
+from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.scoring import (
     Bootstrap,
@@ -213,7 +215,15 @@ class _Run:
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-        self.output_types = _output_types(settings.output_types, is_classifier(self.domain, y))
+        classifier = is_classifier(self.domain, y, settings.model)
+        self.output_types = _output_types(settings.output_types, classifier)
+        if classifier and "auto" in settings.output_types:
+            self.notes += filter(None, [assumed_classes(settings.model, y)])
+        one = self.domain.rebind(self.action, x[:1])
+        self.known = resolve_output(settings.model, x[:1], settings.output, y, one)
+        self.axis: int | None = None  # of the classes, where there are such
+        if "probs" in self.output_types:
+            self.axis = class_axis(y, self.known.representation)
 
     def add(self, x: Any, labels: Tensor | None) -> None:
         """Measure one batch."""
@@ -241,7 +251,7 @@ class _Run:
                 s.model,
                 x,
                 self.action,
-                output=s.output,
+                output=self.known,
                 output_types=self.output_types,
                 relative=s.wants("comparison"),
                 seeds=seeds,
@@ -259,13 +269,13 @@ class _Run:
     def _add_finite(self, x: Any, labels: Tensor | None) -> None:
         """Run the finite metrics; accuracy needs no asking where labels are known."""
         s = self.settings
-        classifier = "probs" in self.output_types
+        classifier = self.axis is not None
         names = [m.name for m in s.metrics if m.kind == "finite"]
         if labels is not None and classifier and "accuracy" not in names:
             names.append("accuracy")
-        f = _Probabilities(s.model) if classifier else s.model
+        f = s.model if self.axis is None else _Probabilities(s.model, self.axis)
         for name in names:
-            context = FiniteContext(f, classifier, s.output, s.scheme, self.streams[name], labels)
+            context = FiniteContext(f, classifier, self.known, s.scheme, self.streams[name], labels)
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
@@ -298,7 +308,7 @@ class _Run:
     def _lie_values(self, x: Any, y: Tensor, jv: Tensor) -> dict[str, Tensor]:
         """L f per output type, [K, 1 or points, …], from f(x) and its pushforwards."""
         action = self.domain.rebind(self.action, x)
-        rho = self.domain.resolve(self.settings.output, y, action).representation
+        rho = self.known.representation
         return {
             kind: lie_value(rho, action, y, jv, probabilities=kind == "probs")
             for kind in self.output_types
@@ -354,10 +364,10 @@ class _Probabilities:
     """A classifier's output after the softmax over its classes."""
 
     model: Callable[[Any], Tensor]
+    axis: int
 
     def __call__(self, x: Any) -> Tensor:
-        y = self.model(x)
-        return y.softmax(class_axis(y))
+        return self.model(x).softmax(self.axis)
 
 
 def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:

@@ -26,12 +26,14 @@ from liederiv.domains import Comparisons, Domain, domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
 from liederiv.forward_mode.models import ModePolicy
-from liederiv.representations import OutputSpec, Representation, Resolved, declared
+from liederiv.representations import OutputSpec, Representation, Resolved, hints_of
+from liederiv.resolution import resolve_output
 
 __all__ = [
     "NOT_ONE_TENSOR",
     "Linearised",
     "LocalBatch",
+    "assumed_classes",
     "class_axis",
     "is_classifier",
     "lie_value",
@@ -78,7 +80,7 @@ def lie_value(
 ) -> Tensor:
     """L f = J X x − X_out f from the output y, for y itself or for its softmax: [K, *y.shape]."""
     if probabilities:
-        y, jv = softmax_pushforward(y, jv, class_axis(y))
+        y, jv = softmax_pushforward(y, jv, class_axis(y, rho))
     return jv - rho.act(action, y)
 
 
@@ -146,7 +148,7 @@ def linearise(
     y, jv = pushed.y, pushed.jv
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-    resolved = domain.resolve(declared(f, output), y, action)
+    resolved = resolve_output(f, x, output, y, action)
     errors = None if pushed.errors is None else pushed.errors[:K]
     return Linearised(y, jv[:K], others, jv[K:], resolved, pushed.verification, errors)
 
@@ -203,16 +205,11 @@ def local_batch(
     out: dict[str, LocalBatch] = {}
     for kind in output_types:
         probs = kind == "probs"
-        if probs and not rho.may_be_classes:
-            raise ModelError(
-                f"output_type='probs' needs scores of classes, but the output is {rho}; measure "
-                "output_type='output'."
-            )
         lie = lie_value(rho, action, y, jv, probabilities=probs).double()
         found = {}
         if lin.others is not None:
             other = lin.others_jv
-            other = softmax_pushforward(y, other, class_axis(y))[1] if probs else other
+            other = softmax_pushforward(y, other, class_axis(y, rho))[1] if probs else other
             found = lin.others.read(domain.means(other.double().square(), action, rho))
         out[kind] = LocalBatch(
             domain.means(lie.square(), action, rho).cpu(),
@@ -222,11 +219,52 @@ def local_batch(
     return out, lin
 
 
-def class_axis(y: Tensor) -> int:
-    """The axis of the classes: 1 of a dense [B, n, h, w], the last of [B, n] and [B, tokens, n]."""
-    return 1 if y.ndim == 4 else -1
+def class_axis(y: Tensor, rho: Representation) -> int:
+    """The axis of an output on which the scores of classes stand.
+
+    Raises:
+        ModelError: if there are none to normalise by a softmax: entries that turn or move, a single
+            logit per item, or no axis of classes at all.
+    """
+    axis = rho.class_axis(y.ndim)
+    if axis is None:
+        raise ModelError(
+            f"output_type='probs' needs scores of classes, but the output of shape "
+            f"{list(y.shape)} is {rho}; measure output_type='output'."
+        )
+    if y.shape[axis] < 2:
+        raise ModelError(
+            f"output_type='probs' needs scores of two classes or more, but the output has shape "
+            f"{list(y.shape)}: the softmax of one logit is 1; measure output_type='output', or a "
+            "model that ends in a sigmoid."
+        )
+    return axis
 
 
-def is_classifier(domain: Domain, y: Any) -> bool:
-    """Whether an output is taken for scores of classes where nobody says what it is."""
-    return domain.probabilities and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
+def is_classifier(domain: Domain, y: Any, model: object = None) -> bool:
+    """Whether an output is taken for scores of classes where nobody says what it is.
+
+    Args:
+        domain: kind of input.
+        y: output for one item.
+        model: whose output it is; one that declares no classes (``num_classes`` = 0) has none.
+    """
+    if not (domain.probabilities and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1):
+        return False
+    return hints_of(model).classes != 0
+
+
+def assumed_classes(model: object, y: Tensor) -> str:
+    """What to say of an output [B, n] that is taken for scores of classes; empty if it is declared.
+
+    Args:
+        model: may declare its number of classes by an attribute ``num_classes``.
+        y: its output.
+    """
+    if hints_of(model).classes == y.shape[1]:
+        return ""
+    return (
+        f"the output [B, {y.shape[1]}] was taken for scores of {y.shape[1]} classes, since the "
+        "model does not declare what it is (num_classes); if it is something else, pass "
+        "output_type='output'"
+    )

@@ -192,7 +192,7 @@ class LocalEquivarianceError(Metric):
             return self.output_type
         with watched(model, "eval"):
             y = PlainFunction(model, ()).anything(x[:1])
-        return "probs" if is_classifier(domain, y) else "output"
+        return "probs" if is_classifier(domain, y, model) else "output"
 
     def _measured(
         self, domain: Domain, model: Callable[[Any], Tensor], x: Any, kind: str

@@ -35,8 +35,9 @@ from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import forward_mode, verify_product
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
-from liederiv.metrics.local import class_axis, lie_value
-from liederiv.representations import OutputSpec, declared
+from liederiv.metrics.local import class_axis, is_classifier, lie_value
+from liederiv.representations import OutputSpec
+from liederiv.resolution import resolve_output
 
 __all__ = ["equivariance_penalty", "multitask_loss"]
 
@@ -169,7 +170,7 @@ def multitask_loss(
     y = model(element.on_input(images.detach()))
     if not isinstance(y, Tensor):
         raise ModelError("multitask_loss needs a model that returns one tensor.")
-    rho = domain.resolve(declared(model, output), y, action).representation
+    rho = resolve_output(model, images, output, y, action).representation
     moves = targets.is_floating_point() and targets.shape == y.shape
     return loss(y, act_finite(rho, element, targets) if moves else targets)
 
@@ -206,8 +207,8 @@ class _Step:
         """E ‖L f‖² / dim."""
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
         y, jv = _product(self.model, self.x, direction)
-        rho, probabilities = self._representation(y)
-        value = lie_value(rho, self.action, y, jv[None], probabilities=probabilities)
+        rho, axis = self._representation(y)
+        value = lie_value(rho, self.action, y, jv[None], probabilities=axis is not None)
         return self._mean(value.square(), rho)
 
     def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
@@ -215,27 +216,22 @@ class _Step:
         (t,) = draw_coordinates(len(self.x), [limit], num_samples=1, rng=rng)
         element = self.domain.transform(self.action, t)
         y, moved = self.model(self.x), self.model(element.on_input(self.x))
-        rho, probabilities = self._representation(y)
-        if probabilities:
-            axis = class_axis(y)
+        rho, axis = self._representation(y)
+        if axis is not None:
             y, moved = y.softmax(axis), moved.softmax(axis)
         return self._mean((moved - act_finite(rho, element, y)).square()[None], rho)
 
-    def _representation(self, y: Any) -> tuple[Any, bool]:
+    def _representation(self, y: Any) -> tuple[Any, int | None]:
         if not isinstance(y, Tensor):
             raise ModelError(
                 f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it "
                 "returns the tensor that is to become equivariant."
             )
-        rho = self.domain.resolve(declared(self.model, self.output), y, self.action).representation
-        classes = self.domain.probabilities and y.ndim == 2 and y.shape[1] > 1
+        found = resolve_output(self.model, self.x, self.output, y, self.action)
+        rho = found.representation
+        classes = is_classifier(self.domain, y, self.model)
         probs = self.output_type == "probs" or (self.output_type == "auto" and classes)
-        if probs and not rho.may_be_classes:
-            raise LieDerivError(
-                f"output_type='probs' needs scores of classes, but the output is {rho}; "
-                "use output_type='output'."
-            )
-        return rho, probs
+        return rho, class_axis(y, rho) if probs else None
 
     def _mean(self, squares: Tensor, rho: Any) -> Tensor:
         value = self.domain.means(squares, self.action, rho).mean()
