@@ -35,7 +35,7 @@ from liederiv.metrics.local import (
 )
 from liederiv.metrics.reference import reference_relative_lee, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
+from liederiv.metrics.suite import FiniteContext, Piece, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.results import Measurement, Provenance, Score
@@ -191,7 +191,6 @@ class _Run:
         self.reference: list[Tensor] = []
         self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
         self.runners = runners(x)
-        self.streams = {name: Streams(settings.seed) for name in self.runners}
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
@@ -212,7 +211,7 @@ class _Run:
         """Measure one batch."""
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
-        seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
+        seeds = self.domain.seeds(x, s.seed)
         if s.wants("lie", "comparison"):
             with _noted(self.notes):
                 batch, y, self.resolved, self.engine = local_batch(
@@ -242,7 +241,7 @@ class _Run:
             names.append("accuracy")
         f = _Probabilities(s.model) if classifier else s.model
         for name in names:
-            context = FiniteContext(f, classifier, s.output, s.scheme, self.streams[name], labels)
+            context = FiniteContext(f, classifier, s.output, s.scheme, s.seed, labels)
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:

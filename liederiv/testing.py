@@ -207,7 +207,7 @@ def _measure(
     action = domain.action(generators, x, scheme)
     if self_check and y.isfinite().all():  # what is not finite is said with the result
         _check(f, x, action)
-    seeds = [seed * 1_000_003 + i for i in range(len(x))]
+    seeds = domain.seeds(x, seed)
     lin = linearise(f, x, action, output=output, directions=directions, seeds=seeds)
     return _Measured(f, x, action, output, lin)
 

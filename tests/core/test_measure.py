@@ -72,7 +72,7 @@ def test_same_spectrum_noise_keeps_spectrum_and_colour():
     from liederiv.metrics.directions import same_spectrum, seeded_noise
 
     x = band_limited((2, 3, 12, 16))
-    out = same_spectrum(x[None], seeded_noise(x, [0, 1]))[0]
+    out = same_spectrum(x[None], seeded_noise(x, [0, 1])[0])[0]
     assert torch.allclose(torch.fft.fft2(out).abs(), torch.fft.fft2(x).abs(), atol=1e-9)
     gram = torch.einsum("bchw,bdhw->bcd", x, x)
     assert torch.allclose(torch.einsum("bchw,bdhw->bcd", out, out), gram, atol=1e-9)

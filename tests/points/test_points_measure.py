@@ -135,13 +135,12 @@ def test_sampled_errors_see_what_the_derivative_holds_fixed():
 def test_sampled_error_of_a_given_size():
     """E |w·t|² for t uniform in ±h along x is w_x² h²/3 per point."""
     f, cloud = Frozen(lambda c: cloud_mean(c.pos @ W.T, c)), clouds((4, 2))
-    rng = torch.Generator().manual_seed(0)
-    found = equivariance_error(f, cloud, "translation_x", rng=rng, half_range=0.3, num_samples=400)
+    found = equivariance_error(f, cloud, "translation_x", half_range=0.3, num_samples=400)
     want = float(W[:, 0].square().mean()) * 0.09 / 3
     assert found.per_image.tolist() == pytest.approx([want] * 2, rel=0.15)
     assert found.transform == "translation_x, ±0.3 length"
     with pytest.raises(LieDerivError, match="sampled one group at a time"):
-        equivariance_error(f, cloud, "all", rng=rng)
+        equivariance_error(f, cloud, "all")
 
 
 def test_discrete_checks_see_handedness_order_and_batch():
@@ -164,7 +163,8 @@ def test_permutation_takes_edges_along():
         edge_index=torch.tensor([[0, 1, 3], [1, 2, 4]]), edge_scalars={"bond": torch.ones(3, 1)}
     )
     moved, order = permute_within_clouds(with_edges, seed=1)
-    assert not torch.equal(order, torch.arange(5))
+    assert (order != torch.arange(5)).all(), "no point stays where it is"
+    assert order[:3].sort().values.tolist() == [0, 1, 2]
     for old, new in zip(with_edges.edge_index, moved.edge_index, strict=True):
         assert torch.equal(with_edges.pos[old], moved.pos[new])
 
