@@ -45,7 +45,7 @@ class Comparisons:
         tangents: M of them, like the input with a leading axis.
         read: turns the squared responses ‖J v‖²/dim [M, B] into those of the comparisons by name:
             ``noise`` [K, B], ``spectrum`` [K, B], ``blur`` [B]; those that make no sense on this
-            kind of input are missing.
+            kind of input are missing. And ``moves`` [K, B]: whether the tangents are not zero.
     """
 
     tangents: Any
@@ -190,6 +190,13 @@ class ImageDomain(Domain):
                 f"{type(x).__name__}."
             )
         check_images(x, argument)
+        fine = x.isfinite().flatten(1).all(1)
+        if not fine.all():
+            wrong = (~fine).nonzero().flatten().tolist()
+            raise ImageError(
+                f"{argument} has NaN or infinite pixels in {len(wrong)} of {len(x)} images (first: "
+                f"number {wrong[0]}); repair or leave out those images."
+            )
 
     def catalogue(self, x: Tensor) -> Catalogue:
         """See `Domain.catalogue`."""
@@ -232,6 +239,7 @@ class ImageDomain(Domain):
 
         def read(responses: Tensor) -> dict[str, Tensor]:
             return {
+                "moves": norms > 0,
                 "noise": responses[:directions].mean(0) * norms,
                 "spectrum": responses[directions : directions + K],
                 "blur": responses[-1],

@@ -33,7 +33,7 @@ from liederiv.metrics.local import (
     lie_value,
     local_batch,
 )
-from liederiv.metrics.reference import reference_relative_lee, reference_transform
+from liederiv.metrics.reference import reference_batch, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
 from liederiv.metrics.suite import FiniteContext, Piece, runners
 from liederiv.points import PointCloud
@@ -188,7 +188,7 @@ class _Run:
         self.domain: Domain = domain_of(x)
         self.count = 0
         self.local: list[dict[str, LocalBatch]] = []
-        self.reference: list[Tensor] = []
+        self.reference: list[LocalBatch] = []
         self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
         self.runners = runners(x)
         self.bad: list[int] = []
@@ -228,7 +228,7 @@ class _Run:
             self._note_bad(batch, y)
             self.local.append(batch)
         if s.wants("reference"):
-            self.reference.append(reference_relative_lee(x, seeds))
+            self.reference.append(reference_batch(x, seeds))
         self._add_finite(x, labels)
         self.count += len(x)
 
@@ -317,8 +317,7 @@ class _Run:
             floor = self.floor.get(kind)
             rows += local_scores(parts, kind, generators, s.metrics, bootstrap, floor, failure)
         if self.reference:
-            values = torch.cat(self.reference)
-            rows.append(reference_score(values, bootstrap, self.reference_transform))
+            rows.append(reference_score(self.reference, bootstrap, self.reference_transform))
         kind = "probs" if "probs" in self.output_types else self.output_types[0]
         for batches in self.finite.values():
             rows += finite_scores(batches, kind, bootstrap)

@@ -114,8 +114,11 @@ class PointDomain(Domain):
             blocks = [n * (sizes / _cloud_norms(n[None], x))[:, x.batch] for n in noise]
             return torch.stack(blocks, 1).flatten(0, 1)
 
+        fields = tree_flatten(tangents)[0]
+        moves = torch.stack([_cloud_norms(v, x).flatten(2)[..., 0] > 0 for v in fields]).any(0)
+
         def read(responses: Tensor) -> dict[str, Tensor]:
-            return {"noise": responses.unflatten(0, (K, R)).mean(1)}
+            return {"moves": moves, "noise": responses.unflatten(0, (K, R)).mean(1)}
 
         return Comparisons(tree_map(like, tangents, *noises), read)
 
