@@ -121,12 +121,12 @@ def attribute(
         measured = _choose(plan, modules)
         setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size)
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
-        images = []
+        images, seeds = [], domain.seeds(x, seed)
         for b in tqdm(range(len(x)), "attributing", unit=domain.item, disable=hidden):
             one = x[b : b + 1]
-            found = _measure(setting, turns, one, seed + b)
+            found = _measure(setting, turns, one, seeds[b])
             if one.dtype == torch.float32 and float(found.closure.max()) > _CLOSURE:
-                found = _in_double(setting, turns, one, seed + b, found)
+                found = _in_double(setting, turns, one, seeds[b], found)
             images.append(found)
     return _assemble(setting, images, action, output, seed)
 
