@@ -125,7 +125,8 @@ def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contri
         moved = layout.act(action, tensors[i]) if layout.spatial else None
         residuals.append(fit_residual(layout, tensors[i]))
         action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
-        lies[i] = (lies[i] if moved is None else lies[i].sub_(moved)).flatten(1)
+        # Never in place: what came out of the network may share its memory with other slots.
+        lies[i] = (lies[i] if moved is None else lies[i] - moved).flatten(1)
         tensors[i] = tensors[i].new_zeros(())
     lie_norms = [_norms(v) for v in lies]
     probes = choose_probes(
@@ -193,16 +194,21 @@ def _contract(
         g_x = torch.cat([_stack(column, v) for column, v in starts], 1)
         pulled[:, part] = moving.double() @ g_x.double().mT
         size += g_x.double().square().sum()
-        seen: dict[tuple[int, ...], Tensor] = {}
+        seen: dict[tuple[Any, ...], Tensor] = {}
         for edge, column in zip(edges, columns[len(leaves) :], strict=True):
-            if column[0] is None:
+            if all(g is None for g in column):
                 continue
-            key = (edge.slot, *[g.data_ptr() for g in column])
+            key = (edge.slot, *[_memory(g) for g in column])
             if key not in seen:  # autograd hands one tensor to several edges
                 gradients = _stack(column, out)
                 seen[key] = (lies[edge.slot] @ gradients.mT).double()
             inner[edge.call, :, part] += edge.sign * seen[key]
     return inner, pulled, size.sqrt() * _norms(moving).double()
+
+
+def _memory(g: Tensor | None) -> tuple[Any, ...]:
+    """Which numbers a gradient holds, in which order: two views may begin at one address."""
+    return () if g is None else (g.data_ptr(), g.stride(), g.is_neg(), g.is_conj())
 
 
 def _stack(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
