@@ -190,9 +190,9 @@ class _Draws:
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
             coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
-            (h, w), extent = coarse.grid, coarse.extent
-            covered = size if extent is None else torch.tensor(extent[::-1], dtype=torch.float64)
-            shifts = self._whole(w, h) * covered / torch.tensor([w, h])
+            h, w = coarse.grid
+            dy, dx = coarse.spacing(self.translation)
+            shifts = self._whole(w, h) * torch.tensor([dx, dy], dtype=torch.float64)
         return [FiniteTransform(self.translation, t[None]) for t in shifts]
 
     def _whole(self, w: int, h: int) -> Tensor:
@@ -274,7 +274,9 @@ def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:
 
 
 def _seen_from(layout: Layout, t: FiniteTransform) -> FiniteTransform:
-    return t if layout.extent is None else t.within(*layout.extent)
+    action = layout.window(t.action)
+    assert isinstance(action, ImageAction)
+    return FiniteTransform(action, t.t)
 
 
 def _inside(t: FiniteTransform, z: Tensor, layout: Layout, margin: float) -> Tensor:
