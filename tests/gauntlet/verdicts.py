@@ -1,0 +1,141 @@
+"""What an entry point made of a network: right, refused, needlessly refused, wrong, or changed."""
+
+from __future__ import annotations
+
+import math
+import traceback
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liederiv import LieDerivError
+
+from .awkward import Awkward
+from .truth import Truth, split, truth_of
+from .untouched import Snapshot
+
+RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED = "right", "refused", "needless", "wrong", "changed"
+FAILURES = (NEEDLESS, WRONG, CHANGED)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one entry point did with one network."""
+
+    network: str
+    entry: str
+    verdict: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.network} · {self.entry}: {self.verdict} ({self.detail})"
+
+
+class NoNumber(Exception):
+    """The entry point gave no number (NaN, a status other than measured) without an error."""
+
+
+class WrongNumber(Exception):
+    """The entry point gave a number that is not right; the message says which."""
+
+
+def close(got: float, want: float, tolerance: float, floor: float) -> bool:
+    """Whether a squared norm is right; the tolerance is of the norm."""
+    return abs(math.sqrt(max(got, 0)) - math.sqrt(want)) <= tolerance * math.sqrt(want) + math.sqrt(
+        floor
+    )
+
+
+def judge_scores(
+    net: Awkward, truth: Truth, got: dict[str, float], *, factor: dict[str, float] | None = None
+) -> None:
+    """Compare LEE by generator (times ``factor``) with the truth.
+
+    Raises:
+        NoNumber: if a value is not finite.
+        WrongNumber: if one is not right.
+    """
+    want, floor = truth.lee(), truth.floor()
+    if not all(math.isfinite(v) for v in got.values()):
+        raise NoNumber("not finite")
+    for name, value in got.items():
+        scale = (factor or {}).get(name, 1.0)
+        expected, zero = want[name] * scale, floor[name] * scale
+        if not math.isfinite(expected) or not close(value, expected, net.tolerance, zero + net.zero * scale):
+            raise WrongNumber(f"{name}: {value:.4g} instead of {expected:.4g}")
+
+
+def judge_arrays(net: Awkward, truth: Truth, got: dict[str, Any], x: Any) -> None:
+    """Compare L f leaf by leaf, item by item and generator by generator."""
+    for leaf, per_item in truth.lie.items():
+        if leaf not in got:
+            raise WrongNumber(f"no leaf {leaf!r}")
+        if not got[leaf].isfinite().all():
+            raise NoNumber("not finite")
+        rows = sum(v.shape[1] for v in per_item)
+        if got[leaf].shape[:2] != (len(truth.names), rows):
+            raise WrongNumber(f"leaf {leaf!r} has shape {list(got[leaf].shape)}")
+        for i, want in enumerate(per_item):
+            _judge_item(net, truth, leaf, i, split(got[leaf].double(), x, i, want.shape[1]))
+
+
+def _judge_item(net: Awkward, truth: Truth, leaf: str, i: int, found: Tensor) -> None:
+    want, entries = truth.lie[leaf][i], truth.lie[leaf][i][0].numel()
+    zero = torch.sqrt(1e-9 * entries * (truth.noise[leaf][i] ** 2 + truth.acted[leaf][i] ** 2))
+    for k, name in enumerate(truth.names):
+        gap, size = float((found[k] - want[k]).norm()), float(want[k].norm())
+        if not gap <= net.tolerance * size + float(zero[k]) + (net.zero * entries) ** 0.5:
+            raise WrongNumber(
+                f"{name} of item {i}, leaf {leaf!r}: off by {gap:.3g} of {size:.3g} "
+                f"(|L| = {float(found[k].norm()):.3g})"
+            )
+
+
+def try_entry(net: Awkward, entry: str, call: Any) -> Verdict:
+    """Run one entry point on one network and judge what comes of it."""
+    x = net.images()
+    subject = net.subject()  # may switch the mode: before the snapshot
+    before = Snapshot.of(net, x)
+    verdict, detail = _outcome(net, subject, entry, call, x)
+    changes = before.changes(net, x)
+    if changes and verdict in (RIGHT, REFUSED):
+        verdict, detail = CHANGED, f"{verdict}, but changed: {', '.join(changes[:3])}"
+    return Verdict(type(net).__name__, entry, verdict, detail)
+
+
+def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple[str, str]:
+    right = net.right_at.get(entry, net.right)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call(net, subject, x)
+    except WrongNumber as error:
+        return WRONG, str(error)
+    except (LieDerivError, NoNumber) as error:
+        said = next((w for w in net.forbidden if w in str(error)), None)
+        if said:
+            return WRONG, f"refused for a wrong reason, {said!r}: {str(error)[:120]}"
+        needless = entry in net.needed and right == "number"
+        return (NEEDLESS if needless else REFUSED), str(error)[:160]
+    except Exception as error:  # anything that is no LieDerivError is a raw error
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        at = f"{where.filename.rsplit('/', 1)[-1]}:{where.lineno}"
+        return WRONG, f"raised {type(error).__name__} at {at}: {str(error)[:120]}"
+    if right == "refusal":
+        return WRONG, "a number where none is right"
+    return RIGHT, ""
+
+
+def check_truth(cls: type[Awkward]) -> None:
+    """Assert that the truth itself can be trusted."""
+    error = truth_of(cls).error
+    assert error < cls.tolerance / 10, f"the truth of {cls.__name__} is uncertain: {error:.1e}"
+
+
+def failures(verdicts: Iterable[Verdict]) -> list[str]:
+    """Those that must not be."""
+    return [str(v) for v in verdicts if v.verdict in FAILURES]
