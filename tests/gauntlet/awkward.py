@@ -53,6 +53,7 @@ class Awkward(nn.Module):
         zero: squared norm that counts as zero whatever the sensitivity is.
         fresh: the truth calls an untouched copy each time, since a call changes the network.
         forbidden: words that no refusal may contain, because they would be a false diagnosis.
+        crashes: run in a process of its own, since torch may kill it.
         slow: left to ``make test-all``.
     """
 
@@ -70,6 +71,7 @@ class Awkward(nn.Module):
     zero: ClassVar[float] = 0.0
     fresh: ClassVar[bool] = False
     forbidden: ClassVar[tuple[str, ...]] = ()
+    crashes: ClassVar[bool] = False
     slow: ClassVar[bool] = False
     images: ClassVar[Callable[[], Any]] = staticmethod(photographs)
 

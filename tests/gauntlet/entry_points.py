@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from multiprocessing import get_context
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from liederiv.testing import assert_equivariant
 from .awkward import Awkward
 from .fields import names_of
 from .truth import leaves, penalty_of, truth_of
-from .verdicts import NoNumber, Verdict, WrongNumber, judge_arrays, judge_scores, try_entry
+from .verdicts import WRONG, NoNumber, Verdict, WrongNumber, judge_arrays, judge_scores, try_entry
 
 RTOL = 1e-3
 
@@ -179,11 +180,29 @@ ONE_BY_ONE = {"measure one by one": _one_by_one}
 
 def run_gauntlet(cls: type[Awkward]) -> list[Verdict]:
     """All entry points on one network, one after another on the same object, as a user would."""
-    net, found = cls.build(), []
+    if not cls.crashes:
+        return _run(cls)
+    truth_of(cls)  # for all children
+    queue = get_context("fork").SimpleQueue()
+    found: list[Verdict] = []
+    for entry in _calls(cls):
+        child = get_context("fork").Process(target=lambda e: queue.put(_run(cls, e)), args=(entry,))
+        child.start()
+        child.join()
+        crashed = [Verdict(cls.__name__, entry, WRONG, f"the process died: {child.exitcode}")]
+        found += queue.get() if child.exitcode == 0 else crashed
+    return found
+
+
+def _calls(cls: type[Awkward]) -> dict[str, Callable[[Awkward, Any, Any], None]]:
     calls = ENTRY_POINTS | (ONE_BY_ONE if cls.one_by_one else {})
-    for entry, call in calls.items():
-        if entry in cls.skip:
-            continue
-        net = cls.build() if cls.fresh else net
-        found.append(try_entry(net, entry, call))
+    return {entry: call for entry, call in calls.items() if entry not in cls.skip}
+
+
+def _run(cls: type[Awkward], only: str = "") -> list[Verdict]:
+    net, found = cls.build(), []
+    for entry, call in _calls(cls).items():
+        if only in ("", entry):
+            net = cls.build() if cls.fresh else net
+            found.append(try_entry(net, entry, call))
     return found

@@ -203,7 +203,23 @@ class TrainingInAListOfModules(_Plain):
         self.hidden = [nn.Sequential(nn.BatchNorm2d(6), nn.Dropout(0.4))]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.hidden[0].to(x.dtype)(self.c(x)).tanh())
+        return self.head(self.hidden[0](self.c(x)).tanh())
+
+
+class MovesItsModulesInForward(Small):
+    """`to(x)` at each call, as code for several devices does; torch dies of it in forward mode."""
+
+    crashes = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = [nn.Conv2d(6, 6, 1), nn.BatchNorm2d(6).eval()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.c(x)
+        for m in self.hidden:
+            h = m.to(x.device, x.dtype)(h)
+        return self.head(h.tanh())
 
 
 class HoldsALock(_Plain):
