@@ -48,6 +48,17 @@ class Truth:
         s = torch.stack([a**2 + b**2 for a, b in zip(self.noise[leaf], self.acted[leaf], strict=True)])
         return dict(zip(self.names, (1e-9 * s.mean(0)).tolist(), strict=True))
 
+    def totals(self, *, floor: bool = False) -> dict[str, float]:
+        """Mean over items of ‖L f‖² over all leaves, by generator; or what counts as zero there."""
+        found = dict.fromkeys(self.names, 0.0)
+        for leaf, items in self.lie.items():
+            size = sum(v[0].numel() for v in items) / len(items)
+            zero = self.floor(leaf)
+            for k, name in enumerate(self.names):
+                norm = sum(float(v[k].square().sum()) for v in items) / len(items)
+                found[name] += size * zero[name] if floor else norm
+        return found
+
     def relative(self, leaf: str = "") -> float:
         """The error that `assert_equivariant` judges, of the worst generator."""
         lie = torch.stack([v.flatten(1).square().mean(1).sqrt() for v in self.lie[leaf]])

@@ -83,10 +83,11 @@ class Snapshot:
             _process(),
         )
 
-    def changes(self, net: nn.Module, x: Any) -> list[str]:
-        """What is different now, in words."""
+    def changes(self, net: nn.Module, x: Any, *, grows: bool = False) -> list[str]:
+        """What is different now, in words; new tensors are none where the network ``grows``."""
         found = self._tensors("state", self.state, dict(net.state_dict()))
         found += self._tensors("attribute", self.attributes, _attributes(net))
+        found = [f for f in found if not (grows and f.endswith("is new"))]
         for what, before, now in (
             ("mode", self.modes, {k: m.training for k, m in net.named_modules()}),
             ("requires_grad", self.wants, {k: p.requires_grad for k, p in net.named_parameters()}),

@@ -20,6 +20,7 @@ from .untouched import Snapshot
 
 RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED = "right", "refused", "needless", "wrong", "changed"
 FAILURES = (NEEDLESS, WRONG, CHANGED)
+ONE_BY_ONE = "measure one by one"
 
 
 @dataclass(frozen=True)
@@ -51,22 +52,20 @@ def close(got: float, want: float, tolerance: float, floor: float) -> bool:
 
 
 def judge_scores(
-    net: Awkward, truth: Truth, got: dict[str, float], *, factor: dict[str, float] | None = None
+    net: Awkward, want: dict[str, float], floor: dict[str, float], got: dict[str, float]
 ) -> None:
-    """Compare LEE by generator (times ``factor``) with the truth.
+    """Compare squared norms by generator with the truth.
 
     Raises:
         NoNumber: if a value is not finite.
         WrongNumber: if one is not right.
     """
-    want, floor = truth.lee(), truth.floor()
     if not all(math.isfinite(v) for v in got.values()):
         raise NoNumber("not finite")
     for name, value in got.items():
-        scale = (factor or {}).get(name, 1.0)
-        expected, zero = want[name] * scale, floor[name] * scale
-        if not math.isfinite(expected) or not close(value, expected, net.tolerance, zero + net.zero * scale):
-            raise WrongNumber(f"{name}: {value:.4g} instead of {expected:.4g}")
+        zero = floor[name] + net.zero
+        if not math.isfinite(want[name]) or not close(value, want[name], net.tolerance, zero):
+            raise WrongNumber(f"{name}: {value:.4g} instead of {want[name]:.4g}")
 
 
 def judge_arrays(net: Awkward, truth: Truth, got: dict[str, Any], x: Any) -> None:
@@ -101,14 +100,14 @@ def try_entry(net: Awkward, entry: str, call: Any) -> Verdict:
     subject = net.subject()  # may switch the mode: before the snapshot
     before = Snapshot.of(net, x)
     verdict, detail = _outcome(net, subject, entry, call, x)
-    changes = before.changes(net, x)
+    changes = before.changes(net, x, grows=net.fresh)
     if changes and verdict in (RIGHT, REFUSED):
         verdict, detail = CHANGED, f"{verdict}, but changed: {', '.join(changes[:3])}"
     return Verdict(type(net).__name__, entry, verdict, detail)
 
 
 def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple[str, str]:
-    right = net.right_at.get(entry, net.right)
+    right = expected(net, entry)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,12 +121,32 @@ def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple
         needless = entry in net.needed and right == "number"
         return (NEEDLESS if needless else REFUSED), str(error)[:160]
     except Exception as error:  # anything that is no LieDerivError is a raw error
+        if _fails_by_itself(net, subject, x, type(error)):
+            return REFUSED, f"the network's own {type(error).__name__}"
         where = traceback.extract_tb(error.__traceback__)[-1]
         at = f"{where.filename.rsplit('/', 1)[-1]}:{where.lineno}"
         return WRONG, f"raised {type(error).__name__} at {at}: {str(error)[:120]}"
     if right == "refusal":
         return WRONG, "a number where none is right"
     return RIGHT, ""
+
+
+def expected(net: Awkward, entry: str) -> str:
+    """Whether a number or a refusal is right."""
+    alone = "number" if entry == ONE_BY_ONE else net.right
+    return net.right_at.get(entry, alone)
+
+
+def _fails_by_itself(net: Awkward, subject: Any, x: Any, kind: type[Exception]) -> bool:
+    """Whether the caller's own call raises that error too."""
+    try:
+        with torch.random.fork_rng(devices=[]), net.ambient():
+            subject(x.clone())
+    except kind:
+        return True
+    except Exception:  # another one
+        return False
+    return False
 
 
 def check_truth(cls: type[Awkward]) -> None:

@@ -135,6 +135,8 @@ class AlmostInvariantButCut(ExactlyInvariant):
 class InvariantOnlyBecauseCut(ExactlyInvariant):
     """Looks invariant through autograd; the truth is not zero."""
 
+    needed = frozenset()
+
     def forward(self, x: Tensor) -> Tensor:
         return self.c(x).mean((2, 3)) + pooled(self.c(x)).detach()
 
@@ -266,6 +268,7 @@ class Vanishing(Small):
     """Fourteen layers without residuals: derivatives of 1e-7, and they are meant."""
 
     step = 1e-3
+    skip = frozenset({"penalty"})  # differences of it drown
     forbidden = _NO_DETACH
 
     def __init__(self) -> None:
