@@ -254,7 +254,7 @@ class _Run:
             "lee,relative_spectrum",
             scheme=self.scheme,
             output_type=self.output,
-            self_check=False,
+            verify=False,
             resamples=1,
         )
         lee, relative = (

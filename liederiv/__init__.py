@@ -25,7 +25,14 @@ from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolv
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
 from liederiv.measurement import measure
 from liederiv.points import PointCloud
-from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
+from liederiv.representations import (
+    Coordinates,
+    Custom,
+    FeatureMap,
+    Invariant,
+    Representation,
+    TokenGrid,
+)
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
@@ -36,6 +43,7 @@ __all__ = [
     "GENERATORS",
     "GROUPS",
     "SCHEMES",
+    "Coordinates",
     "CovectorChannels",
     "Custom",
     "FeatureMap",

@@ -82,8 +82,8 @@ class ImageAction(Action):
     def __init__(
         self,
         generators: Sequence[Generator],
-        height: int,
-        width: int,
+        height: float,
+        width: float,
         scheme: str | Scheme = "bspline",
     ) -> None:
         self.generators = tuple(generators)
@@ -96,7 +96,7 @@ class ImageAction(Action):
         self.height, self.width = height, width
         self.scheme = get_scheme(scheme)
         self._fields: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = {}
-        self._windows: dict[tuple[int, int], ImageAction] = {}
+        self._windows: dict[tuple[float, ...], ImageAction] = {}
 
     @property
     def scheme_name(self) -> str:
@@ -107,8 +107,10 @@ class ImageAction(Action):
         """See `Action.take`."""
         return ImageAction(self.generators[which], self.height, self.width, self.scheme)
 
-    def within(self, height: int, width: int) -> ImageAction:
-        """The same generators on a window around the image's centre.
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> ImageAction:
+        """The same generators on a window of the image.
 
         Convolutions without padding leave maps that do not cover the image: `on_map` of the window
         moves them, at any resolution, exactly along.
@@ -117,16 +119,20 @@ class ImageAction(Action):
             height: of the window, in pixels of the image; larger than the image's where strided
                 layers have rounded up.
             width: the same.
+            offset: of the window's middle from the image's, down and to the right, in pixels.
         """
-        if (height, width) not in self._windows:
+        key = (height, width, *offset)
+        if key not in self._windows:
             half = self._half_widths(self.height, self.width).tolist()
             generators = [
-                g.in_pixels(*half) if isinstance(g, SpatialGenerator) else g
+                g.in_pixels(*half).seen_from(offset[1], offset[0])
+                if isinstance(g, SpatialGenerator)
+                else g
                 for g in self.generators
             ]
             window = ImageAction(generators, height, width, self.scheme)
-            self._windows[height, width] = window
-        return self._windows[height, width]
+            self._windows[key] = window
+        return self._windows[key]
 
     @property
     def linear(self) -> Tensor:
@@ -140,6 +146,16 @@ class ImageAction(Action):
                 for g in self.generators
             ]
         )
+
+    @property
+    def affine(self) -> Tensor:
+        """The fields as [A | b] in pixels, float64 [K, 2, 3]; 0 for intensities."""
+        half = self._half_widths(self.height, self.width).tolist()
+        none = torch.zeros(2, 3, dtype=torch.float64)
+        fields = [
+            g.affine(*half) if isinstance(g, SpatialGenerator) else none for g in self.generators
+        ]
+        return torch.stack(fields) if fields else none.new_zeros(0, 2, 3)
 
     def normalised(self, index: int) -> Tensor:
         """Velocity field of one spatial generator as [A | b], 2 × 3, in p ∈ [−1, 1]²."""
@@ -205,6 +221,6 @@ class ImageAction(Action):
                 out[k] = g.tangent(x)
         return out
 
-    def _half_widths(self, h: int, w: int) -> Tensor:
+    def _half_widths(self, h: float, w: float) -> Tensor:
         halves = [self.scheme.half_width(w), self.scheme.half_width(h)]
         return torch.tensor([v or 1.0 for v in halves], dtype=torch.float64)

@@ -79,15 +79,34 @@ class CovectorChannels(ChannelAction):
 class Irreps(ChannelAction):
     """Channels are irreducible representations of SO(2), as in steerable networks.
 
+    A field of order m > 0 is two channels (c, s) that turn by the angle mθ, from the first towards
+    the second, when the image turns by θ in the sense that turns the axis x towards the axis y.
+    Which sense that is depends on where y points, so ``y`` says it. Order 1 is a vector (x, y). A
+    negative order turns the other way: it is (c, −s) of the positive one, and
+    ``Irreps((−m,), y="down")`` is ``Irreps((m,), y="up")``.
+
     Attributes:
         orders: rotation order m of each field in channel order. Order 0 takes one channel, any
-            other order two (cos, sin components, rotating by the angle mθ); order 1 is a vector.
+            other order two.
+        y: where the axis y of the fields' components points. ``down`` as pixels are counted, and as
+            `VectorChannels` has it: (∂x, ∂y) of an image is of order 1. ``up`` as in e2cnn and
+            escnn, whose irreps turn counterclockwise on the screen: declare
+            ``[gspace.irrep(0), gspace.irrep(1)]`` as ``Irreps((0, 1), y="up")``.
 
-    Defined for translations, rotations and scalings (which leave such fields' channels alone);
-    shears, stretches and hyperbolic rotations are refused.
+    A mirror image is no rotation, and irreps of SO(2) do not say what it does to them. Defined for
+    translations, rotations and scalings (which leave such fields' channels alone); shears,
+    stretches and hyperbolic rotations are refused.
     """
 
     orders: tuple[int, ...]
+    y: Literal["down", "up"] = "down"
+
+    def __post_init__(self) -> None:
+        if self.y not in ("down", "up"):
+            raise UnknownLayoutError(
+                f"Irreps(y={self.y!r}) must be 'down' (as pixels are counted) or 'up' (as in e2cnn "
+                "and escnn)."
+            )
 
     def matrices(self, linear: Tensor, channels: int) -> Tensor:
         """See `ChannelAction.matrices`."""
@@ -106,6 +125,7 @@ class Irreps(ChannelAction):
                 "output=Irreps(…) of SO(2) does not say how shears, stretches or hyperbolic "
                 "rotations act; measure translation, rotation and scale, or pass a Custom output."
             )
+        rate = rate if self.y == "down" else -rate
         out = linear.new_zeros(len(linear), channels, channels)
         c = 0
         for m in self.orders:

@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
 from liederiv.actions import Action
 from liederiv.domains import domain_of
-from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
-from liederiv.forward_mode import forward_mode, pushforward
+from liederiv.errors import ModelError
+from liederiv.forward_mode import ForwardModeWarning, verified_pushforward
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import ModePolicy, plain_model, watched
 
 __all__ = [
     "DerivativeCheck",
     "check_derivative",
     "check_placement",
-    "difference_error",
     "double_copy",
     "preflight",
-    "refuse_cut_derivative",
 ]
-
-_STEPS = (1e-5, 1e-7)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> Any:
-    """Check that f can be measured at x: mode, device, dtype, determinism, finite output.
+def preflight(
+    f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3, mode: ModePolicy = "refuse"
+) -> Any:
+    """Check that f can be measured at x: mode, device, dtype, determinism.
+
+    The modules are found behind functions too. Gradients are on, as models that differentiate
+    inside need them, and what two passes leave in the modules is put back.
 
     Args:
         f: model or function.
         x: images [B, C, H, W] or point clouds; two forward passes are made on the first one.
         tolerance: largest relative difference between two passes that rounding may explain.
+        mode: what to do about modules in training mode.
 
     Returns:
-        f(x[:1]).
+        f(x[:1]), detached.
 
     Raises:
         ModelError: naming what is wrong and what to do about it.
     """
     domain = domain_of(x)
     domain.check(x, f"{domain.item}s")
+    f = plain_model(f)
     if isinstance(f, nn.Module):
-        _check_mode(f)
         check_placement(f, x, domain.item)
-    one = x[:1]
-    with torch.no_grad(), forward_mode():
-        state = torch.get_rng_state()
-        first = f(one.clone())
-        second = f(one.clone())
-        torch.set_rng_state(state)
+    one = x[:1].detach()
+    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+        first, second = (_once(f, one, mode) for _ in range(2))
     for a, b in zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=True):
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.isfinite().all():
             continue  # what is wrong with these is said with the result
@@ -71,13 +71,9 @@ def preflight(f: Callable[[Any], Any], x: Any, *, tolerance: float = 1e-3) -> An
     return first
 
 
-def _check_mode(model: nn.Module) -> None:
-    training = [name or "the model" for name, m in model.named_modules() if m.training]
-    if training:
-        raise ModelError(
-            f"the model is in training mode ({len(training)} modules, first: {training[0]}); "
-            "call model.eval() first, since batch norm and dropout differ in training."
-        )
+def _once(f: Callable[[Any], Any], x: Any, mode: ModePolicy) -> Any:
+    with watched(f, mode):
+        return PlainFunction(f, ()).anything(x)
 
 
 def check_placement(model: nn.Module, x: Any, item: str) -> None:
@@ -110,16 +106,18 @@ def double_copy(f: F) -> F:
 
 @dataclass(frozen=True)
 class DerivativeCheck:
-    """Agreement of forward-mode derivatives with central finite differences, in float64.
+    """Agreement of a model's derivatives with central differences.
 
     Attributes:
-        errors: relative error ‖J v − Δf/2h‖/‖J v‖ per generator name, at the best step and
-            beyond what rounding explains.
+        errors: relative error ‖J v − Δf/2h‖/‖J v‖ per generator name; NaN where it could not be
+            found.
         engine: which engine differentiated.
+        precision: of the differences, ``float64`` or ``float32``.
     """
 
     errors: dict[str, float]
     engine: str
+    precision: str
 
     @property
     def worst(self) -> float:
@@ -127,85 +125,24 @@ class DerivativeCheck:
         return max(self.errors.values())
 
 
-def check_derivative(
-    f: Callable[[Any], Any],
-    x: Any,
-    action: Action,
-    *,
-    steps: Sequence[float] = _STEPS,
-) -> DerivativeCheck:
-    """Compare J_f(x)·(X x) with (f(x + h X x) − f(x − h X x)) / 2h in float64.
+def check_derivative(f: Callable[[Any], Any], x: Any, action: Action) -> DerivativeCheck:
+    """Let the witness compare J_f(x)·(X x) with central differences, generator by generator.
 
     Args:
-        f: the model in float64 (see `double_copy`).
-        x: float64 images [B, C, H, W] or point clouds.
+        f: the model.
+        x: one image [1, C, H, W] or point cloud.
         action: the generators, bound to x.
-        steps: see `difference_error`.
 
     Raises:
-        LieDerivError: if the output is not one tensor.
+        LieDerivError: if no engine has the derivative of what f computes.
     """
-    tangents = action.tangents(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        y, jv, engine = pushforward(f, x, tangents)
-    if not isinstance(y, Tensor):
-        raise LieDerivError("the model must return one tensor to be checked; wrap it.")
-    errors = {
-        g.name: difference_error(f, x, tree_map(lambda leaf, k=k: leaf[k], tangents), jv[k], steps)
-        for k, g in enumerate(action.generators)
-    }
-    return DerivativeCheck(errors, engine)
-
-
-def difference_error(
-    f: Callable[[Any], Any], x: Any, v: Any, derivative: Tensor, steps: Sequence[float] = _STEPS
-) -> float:
-    """Relative error of a derivative J_f(x)·v against a central finite difference.
-
-    Args:
-        f: the model in float64.
-        x: float64 images [B, C, H, W] or point clouds.
-        v: a tangent of x.
-        derivative: what is to be checked, like f(x).
-        steps: sizes of h ‖v‖ relative to ‖x‖; the best counts. A large step crosses kinks of the
-            network, a small one suffers from rounding; a wrong derivative fits none.
-    """
-    speed = _norm(v)
-    if not speed:  # a flat image: nothing moves
-        return math.inf if derivative.any() else 0.0
-    unit = (_norm(x) or 1.0) / speed
-    with torch.no_grad(), forward_mode():
-        return min(_relative_error(f, x, v, derivative, step * unit) for step in steps)
-
-
-def refuse_cut_derivative(error: float, generator: str) -> None:
-    """Raise `NotDifferentiableError` if a derivative has nothing to do with the function.
-
-    Args:
-        error: of `check_derivative`.
-        generator: along which it was found.
-    """
-    if error > 0.999:
-        raise NotDifferentiableError(
-            f"the model's derivative along {generator} disagrees entirely with a finite difference "
-            f"(relative error {error:.2f}): a detach, no_grad or rounding inside the model "
-            "cuts it; remove it, or measure sampled metrics instead."
-        )
-
-
-def _norm(x: Any) -> float:
-    """Norm over all tensors of an input."""
-    return math.sqrt(sum(float(v.double().square().sum()) for v in tree_flatten(x)[0]))
-
-
-def _relative_error(f: Callable[[Any], Any], x: Any, v: Any, derivative: Tensor, h: float) -> float:
-    """‖J v − Δf/2h‖ relative to the larger of the two, beyond what rounding of f explains."""
-    up, down = (f(tree_map(lambda a, b, s=s: a + s * b, x, v)) for s in (h, -h))
-    difference = (up - down) / (2 * h)
-    rounding = 64 * torch.finfo(x.dtype).eps * up.norm() / h
-    gap = ((derivative - difference).norm() - rounding).clamp_min(0)
-    scale = torch.maximum(derivative.norm(), difference.norm())
-    if not gap.isfinite():
-        return math.inf
-    return float(gap / scale) if gap > 0 else 0.0
+    errors, engines, precision = {}, [], ""
+    for k, g in enumerate(action.generators):
+        one = action.take(slice(k, k + 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ForwardModeWarning)
+            found = verified_pushforward(f, x, one.tangents(x), one).verification
+        errors[g.name] = float("nan") if found.derivative is None else found.derivative
+        engines.append(found.engine)
+        precision = found.precision or precision
+    return DerivativeCheck(errors, ", ".join(dict.fromkeys(engines)), precision)

@@ -50,7 +50,7 @@ class Scheme(ABC):
     boundary: str
     align_corners: bool = False
 
-    def half_width(self, n: int) -> float:
+    def half_width(self, n: float) -> float:
         """Pixels per unit of the normalised coordinate p ∈ [−1, 1] on an axis of n pixels."""
         return (n - 1) / 2 if self.align_corners else n / 2
 

@@ -99,6 +99,14 @@ class Domain(ABC):
     def rows(self, x: Any) -> tuple[int, ...]:
         """How many rows an output may have."""
 
+    def separable(self, x: Any) -> bool:
+        """Whether the rows of an output can be told apart by item."""
+        return True
+
+    def rows_of(self, x: Any, count: int, number: int) -> Tensor:
+        """Which of ``count`` rows of an output (one of `rows`) belong to one item: int64 [n]."""
+        return torch.tensor([number])
+
     @abstractmethod
     def sums(self, values: Tensor, action: Any, representation: Any) -> Tensor:
         """Sum over the entries of an output that belong to each item.

@@ -86,6 +86,12 @@ class SpatialGenerator(Generator):
         x, y = self.affine(half_width, half_height)[:, 2].tolist()
         return replace(self, shift=(x, y), shift_unit="pixel")
 
+    def seen_from(self, x: float, y: float) -> SpatialGenerator:
+        """The same field, its shift in pixels, with q counted from the point (x, y)."""
+        (xx, xy), (yx, yy) = self.linear
+        shift = (self.shift[0] + xx * x + xy * y, self.shift[1] + yx * x + yy * y)
+        return replace(self, shift=shift)
+
 
 @dataclass(frozen=True)
 class IntensityGenerator(Generator):

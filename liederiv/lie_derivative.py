@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
-from liederiv.errors import UnknownLayoutError
-from liederiv.forward_mode import pushforward
+from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
 from liederiv.generators import Generator
 from liederiv.representations import OutputSpec, Resolved, declared
+from liederiv.resolution import resolve_output
+from liederiv.structures import Measured, Part, is_structured, match_outputs
 
 __all__ = ["LieDerivative", "lie_derivative", "lie_derivative_with_output"]
 
@@ -33,15 +35,20 @@ class LieDerivative:
         value: L f, like the output with a leading axis of K generators.
         output: f(x).
         pushforward: J_f(x)·(X x) alone, like `value`.
-        representation: how ρ was known, per output tensor.
-        engine: which engine differentiated (see `liederiv.forward_mode`).
+        representation: how ρ was known, per output tensor that is measured.
+        verification: which engine differentiated, and how that was verified.
     """
 
     value: Any
     output: Any
     pushforward: Any
     representation: tuple[Resolved, ...]
-    engine: str
+    verification: Verification
+
+    @property
+    def engine(self) -> str:
+        """Which engine differentiated (see `liederiv.forward_mode.engines`)."""
+        return self.verification.engine
 
 
 def lie_derivative(
@@ -52,6 +59,7 @@ def lie_derivative(
     scheme: str | Scheme = "bspline",
     output: OutputSpec = "auto",
     chunk_size: int | None = None,
+    verify: bool = True,
 ) -> Any:
     """L_X f(x) for each generator X.
 
@@ -64,19 +72,24 @@ def lie_derivative(
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
         output: representation ρ on the output: ``"auto"`` is what f declares by an attribute
             ``output_representation``, or what is unambiguous (nothing is, for point clouds);
-            ``"invariant"``, ``"NCHW"``, ``"NHWC"``, for point clouds ``"scalars"``,
-            ``"vectors"``, ``"positions"``, a `Representation`, or a nested dict, list or
-            tuple of these when f returns one.
+            ``"invariant"``, ``"NCHW"``, ``"NHWC"``, ``"NHW"``, for point clouds ``"scalars"``,
+            ``"vectors"``, ``"positions"``, a `Representation`; where f returns several tensors, a
+            dict of these by its keys (a list or tuple by its positions), None for what is not to
+            be measured. See `liederiv.representations.OutputSpec`.
         chunk_size: generators per forward-mode pass; None lets memory decide.
+        verify: compare with f and its differences on one item of x first, once per function and
+            size of input; False for who counts passes.
 
     Returns:
-        Tensor [K, *f(x).shape] (or the structure of f(x) with such tensors), detached; per unit
-        of each generator's parameter.
+        Tensor [K, *f(x).shape] (or the structure of f(x) with such tensors, None where nothing is
+        measured), detached; per unit of each generator's parameter.
 
     Raises:
         ImageError: if x is neither a floating [B, C, H, W] tensor nor a `PointCloud`.
         UnknownLayoutError: if it is not known how the group acts on the output.
-        NotDifferentiableError: if f's output is not differentiable.
+        ModelError: if f is stochastic, in a training mode that matters, or if its rows are not
+            those of the items of x.
+        NotDifferentiableError: if no engine has the derivative of what f computes.
 
     Example:
         >>> import torch
@@ -86,7 +99,7 @@ def lie_derivative(
         tensor(True)
     """
     return lie_derivative_with_output(
-        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size
+        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size, verify=verify
     ).value
 
 
@@ -99,6 +112,7 @@ def lie_derivative_with_output(
     output: OutputSpec = "auto",
     chunk_size: int | None = None,
     engine: str | None = None,
+    verify: bool = True,
 ) -> LieDerivative:
     """`lie_derivative`, with the output, the pushforward and how they were obtained.
 
@@ -110,32 +124,37 @@ def lie_derivative_with_output(
         output: see `lie_derivative`.
         chunk_size: see `lie_derivative`.
         engine: insist on one engine of `liederiv.forward_mode.ENGINES`.
+        verify: see `lie_derivative`.
     """
     domain = domain_of(x)
     action = domain.action(generators, x, scheme)
     x = x.detach()
-    y, jv, used = pushforward(f, x, action.tangents(x), chunk_size=chunk_size, engine=engine)
-    y_leaves, spec = tree_flatten(y)
-    jv_leaves = tree_flatten(jv)[0]
-    specs = _match(declared(f, output), len(y_leaves))
-    resolved = tuple(
-        domain.resolve(s, leaf, action) for s, leaf in zip(specs, y_leaves, strict=True)
-    )
-    value = [
-        j - r.representation.act(action, leaf)
-        for j, r, leaf in zip(jv_leaves, resolved, y_leaves, strict=True)
-    ]
-    return LieDerivative(tree_unflatten(value, spec), y, jv, resolved, used)
-
-
-def _match(output: OutputSpec, count: int) -> list[OutputSpec]:
-    """One output specification per tensor of the output; a single one serves all."""
-    leaves = (
-        tree_flatten(output)[0] if isinstance(output, dict | list | tuple) else [output] * count
-    )
-    if len(leaves) != count:
-        raise UnknownLayoutError(
-            f"output lists {len(leaves)} representations, but the model returns {count} tensors; "
-            "give one for each, in the same structure."
+    output = declared(f, output)
+    g = Measured(f, output) if is_structured(output) else f
+    with sound_numerics():
+        done = verified_pushforward(
+            g, x, action.tangents(x), action, chunk_size=chunk_size, engine=engine, verify=verify
         )
-    return leaves
+    y, jv = done.y, done.jv
+    specs, rebuild = _structure(g, output, y)
+    value, resolved = [], []
+    for i, (spec, leaf, j) in enumerate(zip(specs, *map(_leaves, (y, jv)), strict=True)):
+        alone = f if isinstance(y, Tensor) else Part(f, output, i)
+        resolved.append(resolve_output(alone, x, spec, leaf, action))
+        value.append(j - resolved[-1].representation.act(action, leaf))
+    out, pushed = rebuild(_leaves(y)), rebuild(_leaves(jv))
+    return LieDerivative(rebuild(value), out, pushed, tuple(resolved), done.verification)
+
+
+def _structure(
+    g: Callable[[Any], Any], output: OutputSpec, y: Any
+) -> tuple[list[OutputSpec], Callable[[list[Any]], Any]]:
+    """The declaration of each tensor of y, and what makes the model's structure of such a list."""
+    if isinstance(g, Measured):
+        return g.parts.specs, g.parts.rebuild
+    tree = tree_flatten(y)[1]
+    return match_outputs(output, y).specs, lambda values: tree_unflatten(values, tree)
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    return tree_flatten(tree)[0]

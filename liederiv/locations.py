@@ -7,11 +7,23 @@ from collections.abc import Sequence
 from liederiv.actions import Action
 from liederiv.points.action import PointAction
 from liederiv.points.representations import Fiber, PointRepresentation, Positions, Vectors
-from liederiv.representations import FeatureMap, Representation, TokenGrid
+from liederiv.representations import Coordinates, FeatureMap, Representation, TokenGrid
 
 __all__ = ["in_words"]
 
-_MAP_AXES = {"NCHW": ("channel", "row", "column"), "NHWC": ("row", "column", "channel")}
+_MAP_AXES = {
+    "NCHW": ("channel", "row", "column"),
+    "NHWC": ("row", "column", "channel"),
+    "NHW": ("row", "column"),
+}
+_ENTRIES = {
+    "xy": ("x", "y"),
+    "yx": ("y", "x"),
+    "xyxy": ("left", "top", "right", "bottom"),
+    "yxyx": ("top", "left", "bottom", "right"),
+    "xywh": ("left", "top", "width", "height"),
+    "cxcywh": ("x of the middle", "y of the middle", "width", "height"),
+}
 
 
 def in_words(
@@ -45,12 +57,32 @@ def _of_image(rest: list[int], representation: Representation) -> list[str]:
         axes = _MAP_AXES[representation.layout]
         return [f"{axis} {i}" for axis, i in zip(axes, rest, strict=True)]
     if isinstance(representation, TokenGrid):
-        token, channel = rest if representation.layout == "NLC" else reversed(rest)
-        patch = token - representation.prefix
-        row, column = divmod(patch, representation.grid[1])
-        where = f"row {row}, column {column} of the patches" if patch >= 0 else "a prefix token"
-        return [f"token {token} ({where})", f"channel {channel}"]
+        return _of_tokens(rest, representation)
+    if isinstance(representation, Coordinates):
+        return _of_coordinates(rest, representation)
     return [f"entry {', '.join(str(i) for i in rest)}"] if rest else []
+
+
+def _of_tokens(rest: list[int], representation: TokenGrid) -> list[str]:
+    """The token and the channel."""
+    token, channel = rest if representation.layout == "NLC" else reversed(rest)
+    patches = representation.patches
+    row, column = divmod(token - patches.start, representation.grid[1])
+    where = f"row {row}, column {column} of the patches"
+    if token < patches.start:
+        where = "a prefix token"
+    elif token >= patches.stop:
+        where = "a suffix token"
+    return [f"token {token} ({where})", f"channel {channel}"]
+
+
+def _of_coordinates(rest: list[int], representation: Coordinates) -> list[str]:
+    """The point or box, and which of its numbers."""
+    number, entry = divmod(rest[-1], representation.entries)
+    what = "point" if representation.entries == 2 else "box"
+    place = [*rest[:-1], number] if number or len(rest) == 1 else rest[:-1]
+    name = _ENTRIES[representation.form][entry]
+    return [f"{what} {', '.join(str(i) for i in place)}", name]
 
 
 def _row(row: int, rows: int, representation: Representation, action: PointAction) -> str:

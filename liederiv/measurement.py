@@ -11,23 +11,26 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from liederiv.checks import difference_error, double_copy, preflight, refuse_cut_derivative
+from liederiv.checks import preflight
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import (
     ImageError,
     LieDerivError,
     ModelError,
+    NotDifferentiableError,
     PointCloudError,
 )
-from liederiv.forward_mode import ForwardModeWarning, pushforward
+from liederiv.floors import Floor, rounding_floor
+from liederiv.forward_mode import ForwardModeWarning, Verification
+from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.generators import Generator
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
     LocalBatch,
+    assumed_classes,
     class_axis,
     is_classifier,
     lie_value,
@@ -38,8 +41,15 @@ from liederiv.metrics.registry import Metric, resolve_metrics
 from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
+from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
-from liederiv.scoring import Bootstrap, Floor, finite_scores, local_scores, reference_score
+from liederiv.scoring import (
+    Bootstrap,
+    finite_scores,
+    local_scores,
+    missing_scores,
+    reference_score,
+)
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
 
@@ -66,7 +76,7 @@ def measure(
     clusters: Sequence[Any] | None = None,
     image_names: Sequence[str] = (),
     provenance: Provenance | None = None,
-    self_check: bool = True,
+    verify: bool = True,
     progress: bool = False,
 ) -> Measurement:
     """Score how equivariant a model is.
@@ -94,8 +104,8 @@ def measure(
             one photograph); the bootstrap then draws whole clusters.
         image_names: per image or cloud.
         provenance: what is known about model and images; completed here.
-        self_check: compare one derivative with a finite difference in float64, and measure the
-            rounding floor, on the first image.
+        verify: let the witness of `liederiv.forward_mode` judge the first batch, and measure the
+            rounding floor, on one image; False for who counts passes.
         progress: show a progress bar.
 
     Returns:
@@ -103,9 +113,10 @@ def measure(
 
     Raises:
         ImageError: for unusable or no images (PointCloudError for clouds).
-        ModelError: for a model in training mode, a stochastic one, or one on another device.
+        ModelError: for a model in training mode, a stochastic one, one on another device, or one
+            whose rows depend on each other (unless batch_size is 1).
         UnknownLayoutError: if it is not known how the group acts on the output.
-        NotDifferentiableError: if no derivative reaches the output.
+        NotDifferentiableError: if no engine has the derivative of what the model computes.
 
     Example:
         >>> pool, flat = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
@@ -127,7 +138,7 @@ def measure(
         chunk_size=chunk_size,
         engine=engine,
         seed=seed,
-        self_check=self_check,
+        verify=verify,
     )
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
@@ -173,7 +184,7 @@ class _Settings:
     chunk_size: int | None
     engine: str | None
     seed: int
-    self_check: bool
+    verify: bool
 
     def wants(self, *kinds: str) -> bool:
         """Whether a metric of one of these kinds was asked for."""
@@ -195,54 +206,76 @@ class _Run:
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
+        self.no_derivative = ""
         self.resolved: Resolved | None = None
-        self.engine = ""
+        self.verification: Verification | None = None
         self.dtype, self.device = x.dtype, x.device
         self.reference_transform = reference_transform(x)
         self.action = self.domain.action(settings.transforms, x, settings.scheme, settings.unit)
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-        self.output_types = _output_types(settings.output_types, is_classifier(self.domain, y))
-        local = settings.wants("lie", "comparison")
-        if settings.self_check and local and y.is_floating_point() and y.isfinite().all():
-            self._check_and_floor(x[:1])
+        classifier = is_classifier(self.domain, y, settings.model)
+        self.output_types = _output_types(settings.output_types, classifier)
+        if classifier and "auto" in settings.output_types:
+            self.notes += filter(None, [assumed_classes(settings.model, y)])
+        one = self.domain.rebind(self.action, x[:1])
+        self.known = resolve_output(settings.model, x[:1], settings.output, y, one)
+        self.axis: int | None = None  # of the classes, where there are such
+        if "probs" in self.output_types:
+            self.axis = class_axis(y, self.known.representation)
 
     def add(self, x: Any, labels: Tensor | None) -> None:
         """Measure one batch."""
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
         seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
-        if s.wants("lie", "comparison"):
-            with _noted(self.notes):
-                batch, y, self.resolved, self.engine = local_batch(
-                    s.model,
-                    x,
-                    self.action,
-                    output=s.output,
-                    output_types=self.output_types,
-                    relative=s.wants("comparison"),
-                    seeds=seeds,
-                    chunk_size=s.chunk_size or self.domain.chunk_size(x),
-                    engine=s.engine,
-                )
-            self._note_bad(batch, y)
-            self.local.append(batch)
+        if s.wants("lie", "comparison") and not self.no_derivative:
+            try:
+                self._add_local(x, seeds)
+            except NotDifferentiableError as refusal:
+                # Metrics of finite transforms need no derivative; with nothing else it is an error.
+                if self.local or not s.wants("finite"):
+                    raise
+                self.no_derivative = str(refusal)
         if s.wants("reference"):
             self.reference.append(reference_relative_lee(x, seeds))
         self._add_finite(x, labels)
         self.count += len(x)
 
+    def _add_local(self, x: Any, seeds: Sequence[int]) -> None:
+        """Derivatives along the generators and the comparison directions."""
+        s = self.settings
+        with _noted(self.notes):
+            batch, lin = local_batch(
+                s.model,
+                x,
+                self.action,
+                output=self.known,
+                output_types=self.output_types,
+                relative=s.wants("comparison"),
+                seeds=seeds,
+                chunk_size=s.chunk_size or self.domain.chunk_size(x),
+                engine=s.engine,
+                verify=s.verify,
+                mode="refuse",
+            )
+        self.resolved, self.verification = lin.resolved, lin.verification
+        self._note_bad(batch, lin.y)
+        self.local.append(batch)
+        if len(self.local) == 1 and s.verify and lin.y.isfinite().all():
+            self._find_floor(x[:1])
+
     def _add_finite(self, x: Any, labels: Tensor | None) -> None:
         """Run the finite metrics; accuracy needs no asking where labels are known."""
         s = self.settings
-        classifier = "probs" in self.output_types
+        classifier = self.axis is not None
         names = [m.name for m in s.metrics if m.kind == "finite"]
         if labels is not None and classifier and "accuracy" not in names:
             names.append("accuracy")
-        f = _Probabilities(s.model) if classifier else s.model
+        f = s.model if self.axis is None else _Probabilities(s.model, self.axis)
         for name in names:
-            context = FiniteContext(f, classifier, s.output, s.scheme, self.streams[name], labels)
+            context = FiniteContext(f, classifier, self.known, s.scheme, self.streams[name], labels)
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
@@ -254,48 +287,28 @@ class _Run:
             fine &= local.lie.isfinite().all(0)
         self.bad += (self.count + (~fine).nonzero().flatten()).tolist()
 
-    def _check_and_floor(self, x: Any) -> None:
-        """Derivative against finite difference, and float32 against float64, on one image."""
-        model, wide = self.settings.model, x.double()
+    def _find_floor(self, x: Any) -> None:
+        """What rounding contributes, on one image; a note where it cannot be known."""
+        assert self.verification is not None
+        chunk = auto_chunk(x, len(self.action), self.settings.chunk_size)
+        used, model = self.verification.engine, self.settings.model
         try:
-            model64 = double_copy(model)
-            tangents, y, jv = self._pushed(model64, wide)
-            first = tree_map(lambda leaf: leaf[0], tangents)
-            error = difference_error(model64, wide, first, jv[0])
-        except LieDerivError:
-            raise
-        except Exception as failure:
-            reason = (str(failure).splitlines() or [type(failure).__name__])[0][:120]
-            self.notes.append(f"the model does not run in float64, so no floor: {reason}")
+            found = rounding_floor(model, x, self.action, self._lie_values, used, chunk)
+        except (*RECOVERABLE, LieDerivError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+            self.notes.append(f"the rounding floor is unknown: {reason}")
             return
-        self._judge(error)
-        if x.dtype == torch.float64:
-            return
-        double = self._lie_values(wide, y, jv)
-        single = self._lie_values(x, *self._pushed(model, x)[1:])
-        self.floor = {k: Floor.between(single[k], double[k]) for k in single}
-
-    def _judge(self, error: float) -> None:
-        """Say what a disagreement between derivative and finite difference means."""
-        name = self.action.generators[0].name
-        refuse_cut_derivative(error, name)
-        if error > 0.05:
+        self.floor, why_single = found
+        if why_single:
             self.notes.append(
-                f"derivative and finite difference along {name} differ by {error:.0%}; part of "
-                "the model may be detached: run `liederiv check`."
+                f"the model does not run in float64 ({why_single}), so the floor holds only how "
+                "far scores move when the input moves by its rounding."
             )
-
-    def _pushed(self, model: Any, x: Any) -> tuple[Any, Tensor, Tensor]:
-        """The K tangents X x, f(x) and the products J_f(x)·(X x)."""
-        s, tangents = self.settings, self.domain.rebind(self.action, x).tangents(x)
-        with _noted(self.notes):
-            y, jv, _ = pushforward(model, x, tangents, chunk_size=s.chunk_size, engine=s.engine)
-        return tangents, y, jv
 
     def _lie_values(self, x: Any, y: Tensor, jv: Tensor) -> dict[str, Tensor]:
         """L f per output type, [K, 1 or points, …], from f(x) and its pushforwards."""
         action = self.domain.rebind(self.action, x)
-        rho = self.domain.resolve(self.settings.output, y, action).representation
+        rho = self.known.representation
         return {
             kind: lie_value(rho, action, y, jv, probabilities=kind == "probs")
             for kind in self.output_types
@@ -317,6 +330,8 @@ class _Run:
             parts = [batch[kind] for batch in self.local]
             floor = self.floor.get(kind)
             rows += local_scores(parts, kind, generators, s.metrics, bootstrap, floor, failure)
+        if self.no_derivative:
+            rows += missing_scores(self.output_types, generators, s.metrics, self.no_derivative)
         if self.reference:
             values = torch.cat(self.reference)
             rows.append(reference_score(values, bootstrap, self.reference_transform))
@@ -335,7 +350,8 @@ class _Run:
             inputs=f"{self.domain.item}s",
             scheme=self.action.scheme_name,
             representation=f"{rho.representation} ({rho.status})" if rho else "",
-            engine=self.engine,
+            engine=self.verification.engine if self.verification else "",
+            verification=str(self.verification) if self.verification else "",
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             seed=self.settings.seed,
@@ -348,10 +364,10 @@ class _Probabilities:
     """A classifier's output after the softmax over its classes."""
 
     model: Callable[[Any], Tensor]
+    axis: int
 
     def __call__(self, x: Any) -> Tensor:
-        y = self.model(x)
-        return y.softmax(class_axis(y))
+        return self.model(x).softmax(self.axis)
 
 
 def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:

@@ -10,219 +10,148 @@ otherwise.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from liederiv.actions import Action, ImageAction
-from liederiv.channels import ChannelAction
+from liederiv.base_representation import Custom, Invariant, Representation
+from liederiv.coordinates import Coordinates
 from liederiv.errors import UnknownLayoutError
+from liederiv.grids import FeatureMap, Placed, TokenGrid
 
 __all__ = [
+    "Coordinates",
     "Custom",
     "FeatureMap",
+    "Hints",
     "Invariant",
     "OutputSpec",
     "Representation",
     "Resolved",
     "TokenGrid",
     "declared",
+    "hints_of",
     "recognise",
     "resolve",
 ]
 
 
-class Representation(ABC):
-    """How generators act on one output tensor.
-
-    Attributes:
-        may_be_classes: whether the entries may be scores of classes, so that a softmax makes sense.
-    """
-
-    may_be_classes: ClassVar[bool] = True
-
-    @abstractmethod
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """X_out y.
-
-        Args:
-            action: the K generators, bound to the input.
-            y: output tensor, batch first.
-
-        Returns:
-            [K, *y.shape].
-
-        Raises:
-            UnknownLayoutError: if y cannot have this representation.
-        """
-
-
-def _on_images(action: Action, representation: Representation) -> ImageAction:
-    """The action, if it is one on images."""
-    if not isinstance(action, ImageAction):
-        raise UnknownLayoutError(
-            f"output={representation} is a map over an image, but the input is none; declare how "
-            "the output of point clouds transforms: 'scalars', 'vectors' or 'positions'."
-        )
-    return action
-
-
-@dataclass(frozen=True)
-class Invariant(Representation):
-    """The trivial representation: class scores, probabilities, pooled features. X_out = 0."""
-
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        return y.new_zeros(()).expand(len(action), *y.shape)
-
-
-@dataclass(frozen=True)
-class FeatureMap(Representation):
-    """A map that covers the input's area at its own resolution.
-
-    Attributes:
-        layout: ``NCHW`` or ``NHWC`` (as in ConvNeXt's or Swin's inner layers).
-        channels: how the group acts on the channels; None for scalars.
-    """
-
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    channels: ChannelAction | None = None
-
-    def check(self, y: Tensor) -> None:
-        """Raise `UnknownLayoutError` unless y can be such a map."""
-        if y.ndim != 4:
-            raise UnknownLayoutError(
-                f"output=FeatureMap({self.layout}) needs a tensor of 4 axes, not {list(y.shape)}."
-            )
-
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        self.check(y)
-        action = _on_images(action, self)
-        last = self.layout == "NHWC"
-        out = action.on_map(y, channels_last=last)
-        if self.channels is not None:
-            C = y.shape[-1] if last else y.shape[1]
-            M = self.channels.matrices(action.linear, C).to(y)
-            out = out + torch.einsum("kdc,bhwc->kbhwd" if last else "kdc,bchw->kbdhw", M, y)
-        return out
-
-
-@dataclass(frozen=True)
-class TokenGrid(Representation):
-    """Patch tokens in row-major order, after prefix tokens (class, register) that are invariant.
-
-    Attributes:
-        grid: rows and columns of patches.
-        prefix: number of prefix tokens in front.
-        layout: ``NLC`` [B, tokens, C] or ``NCL`` [B, C, tokens].
-    """
-
-    grid: tuple[int, int]
-    prefix: int = 0
-    layout: Literal["NLC", "NCL"] = "NLC"
-
-    def check(self, y: Tensor) -> None:
-        """Raise `UnknownLayoutError` unless y has the declared number of tokens."""
-        h, w = self.grid
-        tokens = y if self.layout == "NLC" else y.mT
-        if y.ndim != 3 or tokens.shape[1] != h * w + self.prefix:
-            raise UnknownLayoutError(
-                f"output=TokenGrid(grid={self.grid}, prefix={self.prefix}) describes "
-                f"{h * w + self.prefix} tokens in layout {self.layout}, but the output has shape "
-                f"{list(y.shape)}; declare the patch grid and the number of prefix tokens."
-            )
-
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        self.check(y)
-        action = _on_images(action, self)
-        tokens = y if self.layout == "NLC" else y.mT
-        patches = tokens[:, self.prefix :].unflatten(1, self.grid)
-        moved = action.on_map(patches, channels_last=True).flatten(2, 3)
-        out = tokens.new_zeros(len(action), *tokens.shape)
-        out[:, :, self.prefix :] = moved
-        return out if self.layout == "NLC" else out.mT
-
-
-@dataclass(frozen=True)
-class Custom(Representation):
-    """A representation given by the user.
-
-    Attributes:
-        function: ``(action, y) -> [K, *y.shape]``, the generators applied to the output.
-        finite: ``(element, y) -> [*y.shape]``, a finite transform applied to the output (see
-            `liederiv.metrics.finite.GroupElement`); None if finite metrics are not wanted.
-    """
-
-    function: Callable[[Any, Tensor], Tensor]
-    finite: Callable[[Any, Tensor], Tensor] | None = None
-
-    def act(self, action: Action, y: Tensor) -> Tensor:
-        """See `Representation.act`."""
-        out = self.function(action, y)
-        if out.shape != (len(action), *y.shape):
-            raise UnknownLayoutError(
-                f"output=Custom(…) returned shape {list(out.shape)}; expected one generator "
-                f"after another, {[len(action), *y.shape]}."
-            )
-        return out
-
-
 OutputSpec = Any
-"""``"auto"``, a name (``invariant``, ``NCHW``, ``NHWC``; for point clouds ``scalars``, ``vectors``,
-``positions``), a `Representation`, or a dict, list or tuple of those in the structure of the
-model's output. ``"auto"`` is what the model declares by an attribute ``output_representation``, and
-else what is unambiguous."""
+"""How the group acts on a model's output, as the user gives it:
+
+* ``"auto"``: what the model declares by an attribute ``output_representation``, and else what is
+  unambiguous (see `recognise`; nothing is, for point clouds);
+* a name: ``"invariant"``; for images ``"NCHW"``, ``"NHWC"`` or ``"NHW"``, maps over the whole
+  image; for point clouds ``"scalars"``, ``"vectors"`` or ``"positions"``;
+* a `Representation`, such as ``TokenGrid((14, 14), prefix=1)``, ``FeatureMap(extent=(56, 56))`` or
+  ``Coordinates()``;
+* a dict of those by the keys of the model's output, a list or tuple by its positions, nested as the
+  output is (see `liederiv.structures`). None stands for a part that is not measured.
+"""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a model says about its output without an attribute ``output_representation``.
+
+    Attributes:
+        tokens: the grid of patches and the other tokens of timm's transformers.
+        channels: of those tokens.
+        classes: how many classes it has scores for; 0 where it says that it has none.
+    """
+
+    tokens: TokenGrid | None = None
+    channels: int | None = None
+    classes: int | None = None
+
+    def __str__(self) -> str:
+        return "auto"
 
 
 def declared(f: object, output: OutputSpec) -> OutputSpec:
     """What the model f declares about its output, where the caller leaves it to ``"auto"``."""
-    if isinstance(output, str) and output == "auto":
-        return getattr(f, "output_representation", output)
-    return output
+    if not isinstance(output, str) or output != "auto":
+        return output
+    said = getattr(f, "output_representation", None)
+    if said is not None:
+        return said
+    hints = hints_of(f)
+    return output if hints == Hints() else hints
 
 
-_NAMED: Mapping[str, Representation] = {
+def hints_of(f: object) -> Hints:
+    """What a module says of itself; nothing for any other function."""
+    if not isinstance(f, nn.Module):
+        return Hints()
+    grid = getattr(getattr(f, "patch_embed", None), "grid_size", None)
+    names = ("num_prefix_tokens", "num_features", "num_classes")
+    prefix, channels, classes = (_whole(getattr(f, name, None)) for name in names)
+    tokens = None
+    if isinstance(grid, tuple | list) and len(grid) == 2 and prefix is not None:
+        h, w = (_whole(n) for n in grid)
+        tokens = TokenGrid((h, w), prefix) if h and w else None
+    return Hints(tokens, channels, classes)
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+
+
+NAMED: Mapping[str, Representation] = {
     "invariant": Invariant(),
     "NCHW": FeatureMap("NCHW"),
     "NHWC": FeatureMap("NHWC"),
+    "NHW": FeatureMap("NHW"),
 }
-
-
-_PATCH_SIZES = (4, 8, 14, 16, 32)
+"""Representations of images' outputs by name."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A representation and how it came to be known: ``declared`` or ``recognised``."""
+    """A representation and how it came to be known.
+
+    Attributes:
+        representation: ρ.
+        status: ``declared`` by the caller or the model's ``output_representation``; ``declared by
+            the model`` by what timm's models say of themselves; ``recognised`` by its shape.
+    """
 
     representation: Representation
-    status: Literal["declared", "recognised"]
+    status: Literal["declared", "declared by the model", "recognised"]
 
 
 def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resolved:
     """Decide how the group acts on an output tensor.
 
+    A map that is recognised has the shape of one; whether it shows the image where it should is for
+    `liederiv.resolution` to see.
+
     Args:
-        output: see `OutputSpec`; for one tensor.
+        output: see `OutputSpec`; for one tensor. A `Resolved` is passed through.
         y: the output, batch first.
         image_size: height and width of the input in pixels.
 
     Raises:
-        UnknownLayoutError: if it is neither declared nor unambiguous.
+        UnknownLayoutError: if it is neither declared nor unambiguous, or declared as a map of the
+            whole image that it cannot be.
     """
+    if isinstance(output, Resolved):
+        return output
+    if isinstance(output, str) and output in NAMED:
+        output = NAMED[output]
     if isinstance(output, Representation):
+        _check_cover(output, y, image_size)
         return Resolved(output, "declared")
-    if isinstance(output, str) and output in _NAMED:
-        return Resolved(_NAMED[output], "declared")
-    if output != "auto":
+    if isinstance(output, Hints):
+        if output.tokens is not None and _has_tokens(output, y, image_size):
+            return Resolved(output.tokens, "declared by the model")
+        if output.classes and tuple(y.shape[1:]) == (output.classes,):
+            return Resolved(Invariant(), "declared by the model")
+    elif output != "auto":
         raise UnknownLayoutError(
-            f"output={output!r} is not understood; pass 'auto', one of {', '.join(_NAMED)}, "
+            f"output={output!r} is not understood; pass 'auto', one of {', '.join(NAMED)}, "
             "or a Representation such as TokenGrid(grid=(14, 14), prefix=1)."
         )
     found = recognise(tuple(y.shape), image_size)
@@ -231,7 +160,32 @@ def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resol
     what = " or ".join(str(r) for r in found) if found else "none that is known"
     raise UnknownLayoutError(
         f"the representation of the output of shape {list(y.shape)} is unknown (it fits {what}); "
-        "declare it: output='invariant', output='NCHW', output=TokenGrid(grid=(h, w), prefix=n), …"
+        f"declare it: output='invariant', {_remedies(y.ndim)}."
+    )
+
+
+def _remedies(ndim: int) -> str:
+    """Declarations that a tensor of so many axes may need."""
+    if ndim == 3:
+        return (
+            "output='NHW' for a map without channels, output=TokenGrid(grid=(h, w), prefix=n) for "
+            "patch tokens, output=Coordinates(…) for places in the image, …"
+        )
+    return "output='NCHW', output=FeatureMap(extent=(height, width)) for a part of the image, …"
+
+
+def _check_cover(output: Representation, y: Tensor, image_size: tuple[int, int]) -> None:
+    """Refuse a map of the whole image whose pixels cannot be spread evenly over it."""
+    if not isinstance(output, Placed) or not output.whole:
+        return
+    grid = output.places(y)
+    if all(n and (N % n == 0 or n % N == 0) for n, N in zip(grid, image_size, strict=True)):
+        return
+    h, w = grid
+    raise UnknownLayoutError(
+        f"output={output} covers the whole image, but its {h} × {w} places do not divide "
+        f"{image_size[0]} × {image_size[1]} pixels; say what they cover: extent=(s·{h}, s·{w}) for "
+        "places s pixels apart."
     )
 
 
@@ -240,8 +194,8 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
 
     Args:
         shape: of an output, batch first. [B] and [B, n] have no spatial axes and are invariant.
-            Maps must divide the image by one whole number on both axes; tokens must be last but
-            one, as many as square patches of a customary size (`_PATCH_SIZES`) plus at most two.
+            Maps have four axes and divide the image by one whole number on both axes. Three axes
+            fit too much (patch tokens, queries, matrices, maps without channels) to be recognised.
         image_size: height and width of the input in pixels.
     """
     if len(shape) <= 2:
@@ -252,11 +206,6 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
             found.append(FeatureMap("NCHW"))
         if _is_grid(shape[1:3], image_size):
             found.append(FeatureMap("NHWC"))
-    if len(shape) == 3:
-        for prefix in (0, 1, 2):
-            grid = _token_grid(shape[1] - prefix, image_size)
-            if grid is not None:
-                found.append(TokenGrid(grid, prefix))
     return found
 
 
@@ -266,10 +215,13 @@ def _is_grid(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
     return h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
 
 
-def _token_grid(tokens: int, image_size: tuple[int, int]) -> tuple[int, int] | None:
-    """The grid of that many square patches of a customary size, if there is one."""
-    H, W = image_size
-    for patch in _PATCH_SIZES:
-        if H % patch == 0 and W % patch == 0 and (H // patch) * (W // patch) == tokens > 1:
-            return H // patch, W // patch
-    return None
+def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[int, int]) -> bool:
+    """Whether the output has the tokens that the model speaks of, and can be nothing else.
+
+    The number of tokens must differ from that of the channels: [B, n, n] may be a map or a matrix.
+    """
+    if hints.tokens is None or y.ndim != 3 or not _is_grid(hints.tokens.grid, image_size):
+        return False
+    (h, w), prefix = hints.tokens.grid, hints.tokens.prefix
+    known = y.shape[2] in (hints.channels, hints.classes)
+    return known and y.shape[1] == h * w + prefix != y.shape[2]

@@ -103,6 +103,7 @@ class Provenance:
         scheme: interpolation scheme.
         representation: how the output transforms, and whether that was declared or recognised.
         engine: how derivatives were computed.
+        verification: how they were verified on this model, and what could not be.
         dtype: of the computation.
         device: of the computation.
         seed: of everything random.
@@ -121,6 +122,7 @@ class Provenance:
     scheme: str = ""
     representation: str = ""
     engine: str = ""
+    verification: str = ""
     dtype: str = ""
     device: str = ""
     seed: int = 0

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from liederiv.bootstrap import bootstrap_ratio
+from liederiv.floors import Floor
 from liederiv.generators import Generator
 from liederiv.metrics.local import LocalBatch
 from liederiv.metrics.registry import Metric
@@ -22,10 +23,10 @@ from liederiv.results import Score
 
 __all__ = [
     "Bootstrap",
-    "Floor",
     "finite_scores",
     "local_scores",
     "make_score",
+    "missing_scores",
     "reference_score",
     "targets",
 ]
@@ -48,25 +49,6 @@ class Bootstrap:
         return bootstrap_ratio(
             top, bottom, resamples=self.resamples, seed=self.seed, clusters=self.clusters
         )
-
-
-@dataclass(frozen=True)
-class Floor:
-    """What float32 rounding contributes, from one image: [K] per generator.
-
-    Attributes:
-        lee: ‖L₃₂ − L₆₄‖²/dim.
-        mean_abs: mean |L₃₂ − L₆₄|.
-    """
-
-    lee: NDArray[np.float64]
-    mean_abs: NDArray[np.float64]
-
-    @staticmethod
-    def between(single: Tensor, double: Tensor) -> Floor:
-        """Compare Lie derivatives [K, 1, …] computed in float32 and in float64."""
-        gap = (single.double() - double).flatten(1)
-        return Floor(gap.square().mean(1).cpu().numpy(), gap.abs().mean(1).cpu().numpy())
 
 
 def targets(generators: Sequence[Generator]) -> list[tuple[str, str, list[int]]]:
@@ -189,6 +171,22 @@ def local_scores(
             )
         )
     return rows
+
+
+def missing_scores(
+    outputs: Sequence[str],
+    generators: Sequence[Generator],
+    metrics: Sequence[Metric],
+    reason: str,
+) -> list[Score]:
+    """Rows of the local metrics of a model that has no derivative, with the reason."""
+    local = [m.name for m in metrics if m.kind in ("lie", "comparison")]
+    return [
+        Score(metric, name, output, None, None, None, unit, None, "not applicable", reason)
+        for output in outputs
+        for name, unit, _ in targets(generators)
+        for metric in local
+    ]
 
 
 def _needs(metric: Metric) -> str | None:

@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from liederiv.actions import Action
-from liederiv.checks import check_derivative, double_copy, preflight, refuse_cut_derivative
+from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
-from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
+from liederiv.errors import LieDerivError, ModelError
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import watched
 from liederiv.generators import Generator
 from liederiv.locations import in_words
 from liederiv.metrics.local import NOT_ONE_TENSOR, Linearised, linearise
@@ -69,7 +71,7 @@ def assert_equivariant(
     rtol: float | None = None,
     directions: int = 8,
     seed: int = 0,
-    self_check: bool = True,
+    verify: bool = True,
 ) -> None:
     """Assert that f is equivariant at x.
 
@@ -84,8 +86,8 @@ def assert_equivariant(
         rtol: largest relative error; None takes that of `RTOL` for the coarser dtype of x and f(x).
         directions: of noise that f's sensitivity is found from.
         seed: of the noise.
-        self_check: compare one derivative with a finite difference first, so that a ``detach``
-            inside f does not pass for invariance (where f runs in float64).
+        verify: compare with f and its differences on one item first, so that a ``detach`` inside f
+            does not pass for invariance; False for who counts passes.
 
     Raises:
         AssertionError: naming each generator that breaks the tolerance, its error, what rounding
@@ -102,7 +104,7 @@ def assert_equivariant(
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
-    measured = _measure(f, x, generators, output, scheme, directions, seed, self_check)
+    measured = _measure(f, x, generators, output, scheme, directions, seed, verify)
     dtypes = {x.dtype, measured.lin.y.dtype}
     tolerance = max(RTOL.get(d, 0.0) for d in dtypes) if rtol is None else rtol
     errors = measured.errors()
@@ -120,10 +122,10 @@ def equivariance_errors(
     scheme: str | Scheme = "fourier",
     directions: int = 8,
     seed: int = 0,
-    self_check: bool = True,
+    verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
-    return _measure(f, x, generators, output, scheme, directions, seed, self_check).errors()
+    return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,11 @@ class _Measured:
         try:
             domain, x = domain_of(self.x), self.x.double()
             action = domain.rebind(self.action, x)
-            lin = linearise(double_copy(self.f), x, action, output=self.output, relative=False)
+            with watched(self.f) as roots:
+                PlainFunction(self.f, ()).anything(self.x)
+            with PlainFunction(self.f, roots).double() as wide:
+                how = {"output": self.output, "relative": False, "verify": False}
+                lin = linearise(wide, x, action, engine=self.lin.verification.engine, **how)
             gap = self.lie.double() - _Measured(self.f, x, action, self.output, lin).lie
         except Exception:  # a model may fail in float64 in any way
             return "rounding floor unknown: the model does not run in float64"
@@ -196,7 +202,7 @@ def _measure(
     scheme: str | Scheme,
     directions: int,
     seed: int,
-    self_check: bool,
+    verify: bool,
 ) -> _Measured:
     if directions < 1:
         raise LieDerivError(f"directions={directions} must be at least 1.")
@@ -205,29 +211,18 @@ def _measure(
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
     action = domain.action(generators, x, scheme)
-    if self_check and y.isfinite().all():  # what is not finite is said with the result
-        _check(f, x, action)
     seeds = [seed * 1_000_003 + i for i in range(len(x))]
-    lin = linearise(f, x, action, output=output, directions=directions, seeds=seeds)
+    lin = linearise(
+        f,
+        x,
+        action,
+        output=output,
+        directions=directions,
+        seeds=seeds,
+        verify=verify,
+        mode="refuse",
+    )
     return _Measured(f, x, action, output, lin)
-
-
-def _check(f: Callable[[Any], Tensor], x: Any, action: Action) -> None:
-    """Refuse a function whose derivative is cut; a test on it would say nothing."""
-    domain, one = domain_of(x), x[:1].double()
-    try:
-        found = check_derivative(double_copy(f), one, domain.rebind(action, one)).errors
-    except LieDerivError:
-        raise
-    except Exception:  # it does not run in float64, or not on one item
-        return
-    name = max(found, key=lambda key: found[key])
-    refuse_cut_derivative(found[name], name)
-    if found[name] > 0.05:
-        raise NotDifferentiableError(
-            f"derivative and finite difference along {name} differ by {found[name]:.0%}: part of f "
-            "may be detached; remove the detach, or pass self_check=False if it is meant."
-        )
 
 
 def _message(

@@ -100,9 +100,21 @@ class FiniteTransform:
         self.t = t.detach().to(device="cpu", dtype=torch.float64)
         self.is_spatial = not any(intensity)
 
-    def within(self, height: int, width: int) -> FiniteTransform:
-        """The same transform of a window around the image's centre, see `ImageAction.within`."""
-        return FiniteTransform(self.action.within(height, width), self.t)
+    @property
+    def height(self) -> float:
+        """Pixels of the input."""
+        return self.action.height
+
+    @property
+    def width(self) -> float:
+        """Pixels of the input."""
+        return self.action.width
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> FiniteTransform:
+        """The same transform of a window of the image, see `ImageAction.within`."""
+        return FiniteTransform(self.action.within(height, width, offset), self.t)
 
     @property
     def flow(self) -> Tensor:
@@ -111,6 +123,17 @@ class FiniteTransform:
         if self.is_spatial:
             fields = torch.stack([self.action.normalised(k) for k in range(len(self.action))])
             algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, fields)
+        return torch.linalg.matrix_exp(algebra)[:, :2]
+
+    @property
+    def points(self) -> Tensor:
+        """Where what is at a point goes, φ⁻¹, as [A | b] in pixels from the middle: [B or 1, 2, 3].
+
+        (T x)(q) = x(φ(q)) has at φ⁻¹(q) what x has at q.
+        """
+        fields = self.action.affine
+        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
+        algebra[:, :2] = torch.einsum("bk,kij->bij", -self.t, fields)
         return torch.linalg.matrix_exp(algebra)[:, :2]
 
     def on_input(self, x: Tensor) -> Tensor:

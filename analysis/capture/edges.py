@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from liederiv.analysis.capture.calls import Plan, Walk
 from liederiv.analysis.capture.hooks import module_hooks
-from liederiv.gradient_rules import gradient_rules
+from liederiv.forward_mode.gradient_rules import gradient_rules
 
 __all__ = ["Edge", "record_edges"]
 

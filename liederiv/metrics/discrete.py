@@ -13,17 +13,19 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from liederiv.actions import check_images
+from liederiv.actions import ImageAction, check_images
 from liederiv.channels import ChannelAction
 from liederiv.errors import LieDerivError
+from liederiv.grids import Placed
 from liederiv.metrics.finite import act_finite, evaluate
-from liederiv.representations import FeatureMap, OutputSpec, Representation, TokenGrid, resolve
+from liederiv.representations import OutputSpec, Representation
+from liederiv.resolution import resolve_output
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [
@@ -51,8 +53,8 @@ class LatticeTransform(ABC):
         width: pixels of the input.
     """
 
-    height: int
-    width: int
+    height: float
+    width: float
 
     @property
     @abstractmethod
@@ -65,6 +67,34 @@ class LatticeTransform(ABC):
 
         Raises:
             NotApplicableError: if g does not permute the pixels of such a map.
+        """
+
+    @abstractmethod
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """Whether a window of the image, as of `within`, lies in itself after the transform."""
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> LatticeTransform:
+        """The same symmetry of a window, see `liederiv.actions.ImageAction.within`.
+
+        Raises:
+            NotApplicableError: if g moves the window.
+        """
+        if not self.keeps(height, width, offset):
+            raise NotApplicableError(
+                f"{self.name} moves the window of {height:g} × {width:g} pixels, {offset} off the "
+                "middle, that the output covers."
+            )
+        return replace(self, height=height, width=width)
+
+    @property
+    @abstractmethod
+    def points(self) -> Tensor:
+        """Where what is at a point goes, as [A | b] in pixels from the middle: float64 [1, 2, 3].
+
+        Raises:
+            NotApplicableError: if that is not one place.
         """
 
     @abstractmethod
@@ -91,6 +121,10 @@ class QuarterTurn(LatticeTransform):
         """See `LatticeTransform.name`."""
         return f"rot{90 * self.turns}"
 
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`."""
+        return not any(offset) and (self.turns % 2 == 0 or height == width)
+
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         h, w = z.shape[-2:]
@@ -100,6 +134,16 @@ class QuarterTurn(LatticeTransform):
                 f"and {h} × {w}."
             )
         return rot90(z, self.turns)
+
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        if self.turns % 2 and self.height != self.width:
+            raise NotApplicableError(
+                f"{self.name} needs square images, not {self.height} × {self.width}."
+            )
+        x, y = [(1, 0), (0, -1), (-1, 0), (0, 1)][self.turns % 4]  # where the axis x points then
+        return torch.tensor([[[x, -y, 0], [y, x, 0]]], dtype=torch.float64)
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
@@ -120,9 +164,19 @@ class Flip(LatticeTransform):
         """See `LatticeTransform.name`."""
         return f"flip_{self.axis}"
 
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`."""
+        return offset["yx".index(self.axis)] == 0
+
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         return flip(z, self.axis)
+
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        x, y = (-1, 1) if self.axis == "x" else (1, -1)
+        return torch.tensor([[[x, 0, 0], [0, y, 0]]], dtype=torch.float64)
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
@@ -144,6 +198,10 @@ class Roll(LatticeTransform):
         """See `LatticeTransform.name`."""
         return f"roll({self.dx}, {self.dy})"
 
+    def keeps(self, height: float, width: float, offset: tuple[float, float]) -> bool:
+        """See `LatticeTransform.keeps`; what leaves a part of the image does not come back."""
+        return (height, width) == (self.height, self.width)
+
     def on_map(self, z: Tensor) -> Tensor:
         """See `LatticeTransform.on_map`."""
         h, w = z.shape[-2:]
@@ -153,7 +211,15 @@ class Roll(LatticeTransform):
                 f"({self.dx * w / self.width:g}, {self.dy * h / self.height:g}) of its pixels, "
                 "which are not whole numbers."
             )
-        return roll(z, self.dx * w // self.width, self.dy * h // self.height)
+        return roll(z, round(self.dx * w / self.width), round(self.dy * h / self.height))
+
+    @property
+    def points(self) -> Tensor:
+        """See `LatticeTransform.points`."""
+        raise NotApplicableError(
+            f"{self.name} brings back at one side what leaves at the other; coordinates do not say "
+            "what is there."
+        )
 
     def on_channels(self, channels: ChannelAction, count: int) -> Tensor:
         """See `LatticeTransform.on_channels`."""
@@ -223,7 +289,8 @@ def discrete_checks(
     check_images(x)
     H, W = x.shape[-2:]
     y = evaluate(f, x)
-    representation = resolve(output, y, (H, W)).representation
+    action = ImageAction((), H, W)
+    representation = resolve_output(f, x, output, y, action).representation
     if transforms is None:
         transforms = lattice_transforms(H, W, sorted({1, _stride(representation, y, H, W)}))
     norms = y.reshape(len(x), -1).double().square().sum(1)
@@ -249,10 +316,8 @@ def discrete_checks(
 
 def _stride(representation: Representation, y: Tensor, height: int, width: int) -> int:
     """Pixels of the input per pixel of the output; 1 where that is no whole number, or no map."""
-    if isinstance(representation, TokenGrid):
-        h, w = representation.grid
-    elif isinstance(representation, FeatureMap):
-        h, w = y.shape[1:3] if representation.layout == "NHWC" else y.shape[2:]
-    else:
+    if not isinstance(representation, Placed):
         return 1
-    return height // h if height * w == width * h and height % h == 0 else 1
+    h, w = representation.places(y)
+    H, W = representation.extent or (height, width)
+    return int(H // h) if H * w == W * h and H % h == 0 else 1

@@ -17,8 +17,11 @@ import torch
 from torch import Tensor
 
 from liederiv.channels import ChannelAction
+from liederiv.coordinates import Coordinates
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import watched
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
@@ -31,8 +34,25 @@ class GroupElement(Protocol):
     Point clouds have `liederiv.points.PointTransform`, which moves what point clouds have.
     """
 
+    @property
+    def height(self) -> float:
+        """Pixels of the input."""
+
+    @property
+    def width(self) -> float:
+        """Pixels of the input."""
+
+    @property
+    def points(self) -> Tensor:
+        """Where what is at a point goes, [A | b] in pixels from the middle, [B or 1, 2, 3]."""
+
     def on_input(self, x: Tensor) -> Tensor:
         """Move images [B, C, H, W]."""
+
+    def within(
+        self, height: float, width: float, offset: tuple[float, float] = (0.0, 0.0)
+    ) -> GroupElement:
+        """The same transform of a window of the image, see `liederiv.actions.ImageAction`."""
 
     def on_map(self, z: Tensor) -> Tensor:
         """Move maps of scalars [B, C, h, w] at any resolution."""
@@ -45,13 +65,15 @@ class GroupElement(Protocol):
 
 
 def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
-    """f(x) without gradients; x survives a model that works in place.
+    """f(x), detached; x survives a model that works in place, and the model what it keeps.
+
+    Gradients are on while f runs: force fields differentiate inside.
 
     Raises:
         ModelError: if the output is not one tensor with the batch in front.
     """
-    with torch.no_grad():
-        y = f(x.detach().clone())
+    with watched(f):
+        y = PlainFunction(f, ()).anything(x.detach())
     if not isinstance(y, Tensor):
         raise ModelError(
             f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it returns "
@@ -95,24 +117,27 @@ def _(representation: Invariant, element: GroupElement, y: Tensor) -> Tensor:
 
 @act_finite.register
 def _(representation: FeatureMap, element: GroupElement, y: Tensor) -> Tensor:
-    representation.check(y)
-    last = representation.layout == "NHWC"
-    z = y.movedim(-1, 1) if last else y
+    element = representation.window(element, representation.places(y))
+    z = representation.to_maps(y)
     out = element.on_map(z)
     if representation.channels is not None:
         M = element.on_channels(representation.channels, z.shape[1]).to(out)
         out = (M @ out.flatten(2)).view_as(out)
-    return out.movedim(1, -1) if last else out
+    return representation.from_maps(out)
 
 
 @act_finite.register
 def _(representation: TokenGrid, element: GroupElement, y: Tensor) -> Tensor:
-    representation.check(y)
-    prefix, grid = representation.prefix, representation.grid
-    tokens = y.mT if representation.layout == "NLC" else y
-    moved = element.on_map(tokens[..., prefix:].unflatten(2, grid)).flatten(2)
-    out = torch.cat([tokens[..., :prefix], moved], 2)
+    element = representation.window(element, representation.places(y))
+    tokens, patches = y.mT if representation.layout == "NLC" else y, representation.patches
+    moved = element.on_map(tokens[..., patches].unflatten(2, representation.grid)).flatten(2)
+    out = torch.cat([tokens[..., : patches.start], moved, tokens[..., patches.stop :]], 2)
     return out.mT if representation.layout == "NLC" else out
+
+
+@act_finite.register
+def _(representation: Coordinates, element: GroupElement, y: Tensor) -> Tensor:
+    return representation.move(element.points, y, element.height, element.width)
 
 
 @act_finite.register
@@ -144,15 +169,18 @@ def valid(representation: Representation, element: Any, y: Tensor, margin: float
 
 @valid.register
 def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
-    last = representation.layout == "NHWC"
-    h, w = y.shape[1:3] if last else y.shape[2:]
-    inside = element.valid(h, w, margin).to(y.device)
-    return inside.movedim(1, -1) if last else inside
+    h, w = representation.places(y)
+    element = representation.window(element, (h, w))
+    return representation.from_maps(element.valid(h, w, margin).to(y.device))
 
 
 @valid.register
 def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
+    element = representation.window(element, representation.grid)
     patches = element.valid(*representation.grid, margin).flatten(2)
-    prefix = torch.ones(len(patches), 1, representation.prefix, dtype=torch.bool)
-    inside = torch.cat([prefix, patches], 2).to(y.device)
+    before, behind = (
+        torch.ones(len(patches), 1, n, dtype=torch.bool)
+        for n in (representation.prefix, representation.suffix)
+    )
+    inside = torch.cat([before, patches, behind], 2).to(y.device)
     return inside.mT if representation.layout == "NLC" else inside

@@ -24,13 +24,16 @@ from torch.utils._pytree import tree_map
 from liederiv.actions import Action
 from liederiv.domains import Comparisons, Domain, domain_of
 from liederiv.errors import ModelError
-from liederiv.forward_mode import pushforward
-from liederiv.representations import OutputSpec, Representation, Resolved, declared
+from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
+from liederiv.forward_mode.models import ModePolicy
+from liederiv.representations import OutputSpec, Representation, Resolved, hints_of
+from liederiv.resolution import resolve_output
 
 __all__ = [
     "NOT_ONE_TENSOR",
     "Linearised",
     "LocalBatch",
+    "assumed_classes",
     "class_axis",
     "is_classifier",
     "lie_value",
@@ -77,7 +80,7 @@ def lie_value(
 ) -> Tensor:
     """L f = J X x − X_out f from the output y, for y itself or for its softmax: [K, *y.shape]."""
     if probabilities:
-        y, jv = softmax_pushforward(y, jv, class_axis(y))
+        y, jv = softmax_pushforward(y, jv, class_axis(y, rho))
     return jv - rho.act(action, y)
 
 
@@ -91,7 +94,9 @@ class Linearised:
         others: the comparison directions, if asked for.
         others_jv: J_f(x)·v along those, [M, *y.shape]; empty without.
         resolved: how the group acts on y.
-        engine: which engine differentiated.
+        verification: which engine differentiated, and how that was verified.
+        errors: of finite differences: root mean square error per entry of J_f(x)·(X x), float64
+            [K]; None for engines that are exact to rounding.
     """
 
     y: Tensor
@@ -99,7 +104,8 @@ class Linearised:
     others: Comparisons | None
     others_jv: Tensor
     resolved: Resolved
-    engine: str
+    verification: Verification
+    errors: Tensor | None = None
 
 
 def linearise(
@@ -113,6 +119,8 @@ def linearise(
     seeds: Sequence[int] = (),
     chunk_size: int | None = None,
     engine: str | None = None,
+    verify: bool = True,
+    mode: ModePolicy = "compare",
 ) -> Linearised:
     """Pushforwards along the generators and the comparison directions; see `local_batch`.
 
@@ -121,16 +129,28 @@ def linearise(
         UnknownLayoutError: if it is not known how the group acts on it.
     """
     K, domain = len(action), domain_of(x)
-    tangents = moved = action.tangents(x)
-    others = None
-    if relative:
-        others = domain.comparisons(x, tangents, action, directions, seeds)
-        moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
-    y, jv, used = pushforward(f, x, moved, chunk_size=chunk_size, engine=engine)
+    with sound_numerics():
+        tangents = moved = action.tangents(x)
+        others = None
+        if relative:
+            others = domain.comparisons(x, tangents, action, directions, seeds)
+            moved = tree_map(lambda *parts: torch.cat(parts), tangents, others.tangents)
+        pushed = verified_pushforward(
+            f,
+            x,
+            moved,
+            action,
+            chunk_size=chunk_size,
+            engine=engine,
+            verify=verify,
+            mode=mode,
+        )
+    y, jv = pushed.y, pushed.jv
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
-    resolved = domain.resolve(declared(f, output), y, action)
-    return Linearised(y, jv[:K], others, jv[K:], resolved, used)
+    resolved = resolve_output(f, x, output, y, action)
+    errors = None if pushed.errors is None else pushed.errors[:K]
+    return Linearised(y, jv[:K], others, jv[K:], resolved, pushed.verification, errors)
 
 
 def local_batch(
@@ -145,7 +165,9 @@ def local_batch(
     seeds: Sequence[int] = (),
     chunk_size: int | None = None,
     engine: str | None = None,
-) -> tuple[dict[str, LocalBatch], Tensor, Resolved, str]:
+    verify: bool = True,
+    mode: ModePolicy = "compare",
+) -> tuple[dict[str, LocalBatch], Linearised]:
     """Lie derivatives and comparison directions of one batch, in one call of the engine.
 
     Args:
@@ -160,9 +182,11 @@ def local_batch(
         seeds: one per image or cloud, for the noise.
         chunk_size: tangents per forward-mode pass.
         engine: see `liederiv.forward_mode`.
+        verify: see `liederiv.forward_mode.verified_pushforward`.
+        mode: see there.
 
     Returns:
-        one `LocalBatch` per output type, f(x), its representation and the engine used.
+        one `LocalBatch` per output type, and what they were made of.
     """
     lin = linearise(
         f,
@@ -174,35 +198,73 @@ def local_batch(
         seeds=seeds,
         chunk_size=chunk_size,
         engine=engine,
+        verify=verify,
+        mode=mode,
     )
     domain, y, jv, rho = domain_of(x), lin.y, lin.jv, lin.resolved.representation
     out: dict[str, LocalBatch] = {}
     for kind in output_types:
         probs = kind == "probs"
-        if probs and not rho.may_be_classes:
-            raise ModelError(
-                f"output_type='probs' needs scores of classes, but the output is {rho}; measure "
-                "output_type='output'."
-            )
         lie = lie_value(rho, action, y, jv, probabilities=probs).double()
         found = {}
         if lin.others is not None:
             other = lin.others_jv
-            other = softmax_pushforward(y, other, class_axis(y))[1] if probs else other
+            other = softmax_pushforward(y, other, class_axis(y, rho))[1] if probs else other
             found = lin.others.read(domain.means(other.double().square(), action, rho))
         out[kind] = LocalBatch(
             domain.means(lie.square(), action, rho).cpu(),
             domain.means(lie.abs(), action, rho).cpu(),
             **{name: v.cpu() for name, v in found.items()},
         )
-    return out, y, lin.resolved, lin.engine
+    return out, lin
 
 
-def class_axis(y: Tensor) -> int:
-    """The axis of the classes: 1 of a dense [B, n, h, w], the last of [B, n] and [B, tokens, n]."""
-    return 1 if y.ndim == 4 else -1
+def class_axis(y: Tensor, rho: Representation) -> int:
+    """The axis of an output on which the scores of classes stand.
+
+    Raises:
+        ModelError: if there are none to normalise by a softmax: entries that turn or move, a single
+            logit per item, or no axis of classes at all.
+    """
+    axis = rho.class_axis(y.ndim)
+    if axis is None:
+        raise ModelError(
+            f"output_type='probs' needs scores of classes, but the output of shape "
+            f"{list(y.shape)} is {rho}; measure output_type='output'."
+        )
+    if y.shape[axis] < 2:
+        raise ModelError(
+            f"output_type='probs' needs scores of two classes or more, but the output has shape "
+            f"{list(y.shape)}: the softmax of one logit is 1; measure output_type='output', or a "
+            "model that ends in a sigmoid."
+        )
+    return axis
 
 
-def is_classifier(domain: Domain, y: Any) -> bool:
-    """Whether an output is taken for scores of classes where nobody says what it is."""
-    return domain.probabilities and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1
+def is_classifier(domain: Domain, y: Any, model: object = None) -> bool:
+    """Whether an output is taken for scores of classes where nobody says what it is.
+
+    Args:
+        domain: kind of input.
+        y: output for one item.
+        model: whose output it is; one that declares no classes (``num_classes`` = 0) has none.
+    """
+    if not (domain.probabilities and isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] > 1):
+        return False
+    return hints_of(model).classes != 0
+
+
+def assumed_classes(model: object, y: Tensor) -> str:
+    """What to say of an output [B, n] that is taken for scores of classes; empty if it is declared.
+
+    Args:
+        model: may declare its number of classes by an attribute ``num_classes``.
+        y: its output.
+    """
+    if hints_of(model).classes == y.shape[1]:
+        return ""
+    return (
+        f"the output [B, {y.shape[1]}] was taken for scores of {y.shape[1]} classes, since the "
+        "model does not declare what it is (num_classes); if it is something else, pass "
+        "output_type='output'"
+    )

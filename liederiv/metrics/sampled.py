@@ -25,7 +25,8 @@ from liederiv.domains import domain_of, draw_coordinates
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite, evaluate, valid
-from liederiv.representations import OutputSpec, declared
+from liederiv.representations import OutputSpec
+from liederiv.resolution import resolve_output
 
 __all__ = [
     "SampledMetric",
@@ -134,7 +135,7 @@ def mean_square_errors(
     y = evaluate(f, x)
     domain = domain_of(x)
     action = domain.bind((), x, "bspline")
-    rho = domain.resolve(declared(f, output), y, action).representation
+    rho = resolve_output(f, x, output, y, action).representation
     total = torch.zeros(len(x), dtype=torch.float64, device=y.device)
     count = torch.zeros_like(total)
     for element in elements:

@@ -71,6 +71,17 @@ class PointDomain(Domain):
         """See `Domain.rows`."""
         return len(x), len(x.pos)
 
+    def separable(self, x: PointCloud) -> bool:
+        """See `Domain.separable`: clouds of one point each, in mixed order, have two readings."""
+        mixed = not torch.equal(x.batch, x.batch.sort().values)
+        return not (len(x) == len(x.pos) and mixed)
+
+    def rows_of(self, x: PointCloud, count: int, number: int) -> Tensor:
+        """See `Domain.rows_of`: the row of a cloud, or those of its points."""
+        if count == len(x):
+            return torch.tensor([number])
+        return (x.batch == number).nonzero().flatten().cpu()
+
     def sums(self, values: Tensor, action: PointAction, representation: Any) -> Tensor:
         """See `Domain.sums`: an output per point counts for the point's cloud."""
         level = getattr(representation, "level", None)

@@ -21,7 +21,14 @@ from liederiv.actions import Action
 from liederiv.errors import UnknownLayoutError
 from liederiv.points.action import PointAction
 from liederiv.points.harmonics import FiberGrid
-from liederiv.representations import Custom, Invariant, OutputSpec, Representation, Resolved
+from liederiv.representations import (
+    Custom,
+    Hints,
+    Invariant,
+    OutputSpec,
+    Representation,
+    Resolved,
+)
 
 __all__ = [
     "NAMED",
@@ -216,6 +223,10 @@ def resolve_points(output: OutputSpec, y: Tensor, action: PointAction) -> Resolv
     Raises:
         UnknownLayoutError: if nothing is declared, or the tensor cannot be what is declared.
     """
+    if isinstance(output, Resolved):
+        return output
+    if isinstance(output, Hints):
+        output = "auto"  # what timm's models say of themselves says nothing about points
     if isinstance(output, str) and output in NAMED:
         output = NAMED[output]
     if isinstance(output, Invariant):

@@ -179,7 +179,7 @@ def evaluate(model: nn.Module, digits: Digits, *, num_images: int = 200) -> dict
     x = digits.test_x
     scores = measure(
         model, x[:num_images], TRANSFORMS, "lee,relative", output_type="probs",
-        batch_size=50, self_check=False, resamples=1,
+        batch_size=50, verify=False, resamples=1,
     )  # fmt: skip
     return {
         "accuracy": accuracy(x),

@@ -14,14 +14,15 @@ from liederiv.checks import check_placement
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import plain_model, watched
 from liederiv.generators import Generator
 from liederiv.measurement import DEFAULT_TRANSFORMS, OUTPUT_TYPES
 from liederiv.metrics.local import is_classifier, local_batch
 from liederiv.representations import OutputSpec
 from liederiv.row_names import row_names
 from liederiv.scoring import targets
-from liederiv.training.untouched import plain_model, untouched
+from liederiv.training.untouched import untouched
 
 __all__ = ["LocalEquivarianceError"]
 
@@ -52,6 +53,8 @@ class LocalEquivarianceError(Metric):
         batch_size: images or clouds per pass; None chooses by memory.
         chunk_size: tangents per pass; None chooses by memory.
         engine: see `liederiv.forward_mode`.
+        verify: compare with the model and its differences on one image first, once per model and
+            size of image; False for who counts passes.
         kwargs: see `torchmetrics.Metric`.
 
     Raises:
@@ -84,6 +87,7 @@ class LocalEquivarianceError(Metric):
         batch_size: int | None = None,
         chunk_size: int | None = None,
         engine: str | None = None,
+        verify: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,7 +103,7 @@ class LocalEquivarianceError(Metric):
         self.scheme = get_scheme(scheme)
         self.output, self.output_type, self.unit = output, output_type, unit
         self.images_per_update, self.batch_size = images_per_update, batch_size
-        self.chunk_size, self.engine = chunk_size, engine
+        self.chunk_size, self.engine, self.verify = chunk_size, engine, verify
         # All processes have the same states, also one that never sees an input.
         self.names = row_names(self.transforms, unit)
         for name in self.names:
@@ -116,9 +120,10 @@ class LocalEquivarianceError(Metric):
 
         Raises:
             ImageError: for unusable images (PointCloudError for clouds).
-            ModelError: for a model on another device or of another dtype.
+            ModelError: for a model on another device or of another dtype, a stochastic one, or one
+                whose rows depend on each other (unless batch_size is 1).
             UnknownLayoutError: if it is not known how the group acts on the output.
-            NotDifferentiableError: if no derivative reaches the output.
+            NotDifferentiableError: if no engine has the derivative of what the model computes.
         """
         domain = domain_of(images)
         domain.check(images, "images")
@@ -185,10 +190,9 @@ class LocalEquivarianceError(Metric):
         """The output type, decided by the output for one image where it is left open."""
         if self.output_type != "auto":
             return self.output_type
-        with torch.no_grad(), forward_mode():
-            return (
-                "probs" if is_classifier(domain, model(tree_map(torch.clone, x[:1]))) else "output"
-            )
+        with watched(model, "eval"):
+            y = PlainFunction(model, ()).anything(x[:1])
+        return "probs" if is_classifier(domain, y, model) else "output"
 
     def _measured(
         self, domain: Domain, model: Callable[[Any], Tensor], x: Any, kind: str
@@ -204,6 +208,8 @@ class LocalEquivarianceError(Metric):
             relative=False,
             chunk_size=self.chunk_size or domain.chunk_size(x),
             engine=self.engine,
+            verify=self.verify,
+            mode="eval",
         )
         lie = batch[kind].lie
         return {name: lie[index].mean(0) for name, _, index in targets(action.generators)}

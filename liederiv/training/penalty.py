@@ -32,11 +32,12 @@ from torch.utils._pytree import tree_map
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of, draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
-from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode import forward_mode, verify_product
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
-from liederiv.metrics.local import class_axis, lie_value
-from liederiv.representations import OutputSpec, declared
+from liederiv.metrics.local import class_axis, is_classifier, lie_value
+from liederiv.representations import OutputSpec
+from liederiv.resolution import resolve_output
 
 __all__ = ["equivariance_penalty", "multitask_loss"]
 
@@ -57,6 +58,7 @@ def equivariance_penalty(
     num_generators: int | None = 1,
     num_images: int | float | None = 0.5,
     rng: torch.Generator | None = None,
+    verify: bool = True,
 ) -> Tensor:
     """How far the model is from equivariant on these images, as a loss.
 
@@ -76,6 +78,8 @@ def equivariance_penalty(
         num_images: how many of the images are drawn, or which share of them (a float, rounded
             up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
+        verify: compare the derivative with differences of the model first, on two images, once per
+            model and size of image (``lie`` only); False for who counts passes.
 
     Returns:
         a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
@@ -83,7 +87,8 @@ def equivariance_penalty(
     Raises:
         LieDerivError: for arguments that are not understood, or where no gradient can flow (under
             ``no_grad``, or a model without trainable parameters).
-        NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode.
+        NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode,
+            or not rightly.
 
     Example:
         >>> _ = torch.manual_seed(0)
@@ -111,6 +116,10 @@ def equivariance_penalty(
     limits = _amplitudes(amplitudes, known)
     parts = []
     with _without_side_effects(model), forward_mode():
+        if verify and method == "lie":
+            some = x[:2]
+            whole = domain.bind(known, some, scheme)
+            verify_product(model, some, whole, _product, "penalty")
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
             step = _Step(model, domain, action, x, output, output_type)
@@ -161,9 +170,22 @@ def multitask_loss(
     y = model(element.on_input(images.detach()))
     if not isinstance(y, Tensor):
         raise ModelError("multitask_loss needs a model that returns one tensor.")
-    rho = domain.resolve(declared(model, output), y, action).representation
+    rho = resolve_output(model, images, output, y, action).representation
     moves = targets.is_floating_point() and targets.shape == y.shape
     return loss(y, act_finite(rho, element, targets) if moves else targets)
+
+
+def _product(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[Any, Any]:
+    """f(x) and J_f(x)·v, as the penalty differentiates."""
+    try:
+        return jvp(f, (tree_map(torch.clone, x),), (v,))[:2]
+    except (NotImplementedError, RuntimeError) as error:
+        with torch.no_grad():
+            f(tree_map(torch.clone, x))  # an error of the model itself surfaces as such
+        raise NotDifferentiableError(
+            f"the model has no derivative in forward mode: {str(error).splitlines()[0][:200]}; use "
+            "method='finite'."
+        ) from error
 
 
 class _Step:
@@ -184,17 +206,9 @@ class _Step:
     def lie(self) -> Tensor:
         """E ‖L f‖² / dim."""
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
-        try:
-            y, jv = jvp(self.model, (self.x,), (direction,))[:2]
-        except (NotImplementedError, RuntimeError) as error:
-            with torch.no_grad():
-                self.model(self.x)  # an error of the model itself surfaces as such
-            raise NotDifferentiableError(
-                f"the model has no derivative along {self.action.generators[0].name}: "
-                f"{str(error).splitlines()[0][:200]}; use method='finite'."
-            ) from error
-        rho, probabilities = self._representation(y)
-        value = lie_value(rho, self.action, y, jv[None], probabilities=probabilities)
+        y, jv = _product(self.model, self.x, direction)
+        rho, axis = self._representation(y)
+        value = lie_value(rho, self.action, y, jv[None], probabilities=axis is not None)
         return self._mean(value.square(), rho)
 
     def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
@@ -202,27 +216,22 @@ class _Step:
         (t,) = draw_coordinates(len(self.x), [limit], num_samples=1, rng=rng)
         element = self.domain.transform(self.action, t)
         y, moved = self.model(self.x), self.model(element.on_input(self.x))
-        rho, probabilities = self._representation(y)
-        if probabilities:
-            axis = class_axis(y)
+        rho, axis = self._representation(y)
+        if axis is not None:
             y, moved = y.softmax(axis), moved.softmax(axis)
         return self._mean((moved - act_finite(rho, element, y)).square()[None], rho)
 
-    def _representation(self, y: Any) -> tuple[Any, bool]:
+    def _representation(self, y: Any) -> tuple[Any, int | None]:
         if not isinstance(y, Tensor):
             raise ModelError(
                 f"the model returns a {type(y).__name__}, not one tensor; wrap it so that it "
                 "returns the tensor that is to become equivariant."
             )
-        rho = self.domain.resolve(declared(self.model, self.output), y, self.action).representation
-        classes = self.domain.probabilities and y.ndim == 2 and y.shape[1] > 1
+        found = resolve_output(self.model, self.x, self.output, y, self.action)
+        rho = found.representation
+        classes = is_classifier(self.domain, y, self.model)
         probs = self.output_type == "probs" or (self.output_type == "auto" and classes)
-        if probs and not rho.may_be_classes:
-            raise LieDerivError(
-                f"output_type='probs' needs scores of classes, but the output is {rho}; "
-                "use output_type='output'."
-            )
-        return rho, probs
+        return rho, class_axis(y, rho) if probs else None
 
     def _mean(self, squares: Tensor, rho: Any) -> Tensor:
         value = self.domain.means(squares, self.action, rho).mean()

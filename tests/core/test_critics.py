@@ -27,7 +27,7 @@ def network() -> nn.Module:
 
 
 def scores(f, x) -> dict[str, float]:
-    m = measure(f, x, "translation", "lee,relative", output_type="logits", self_check=False)
+    m = measure(f, x, "translation", "lee,relative", output_type="logits", verify=False)
     return {s.metric: s.value for s in m.scores if s.transform == "translation"}
 
 
@@ -60,8 +60,8 @@ def test_blurring_the_input_lowers_lee_far_more_than_its_relative(network):
 
 def test_a_saturated_softmax_hides_the_error_from_probabilities_not_from_logits(network):
     x = band_limited((4, 3, 32, 32), band=2.0)
-    mild = measure(network, x, "translation", "lee", self_check=False)
-    hot = measure(lambda z: 1000 * network(z), x, "translation", "lee", self_check=False)
+    mild = measure(network, x, "translation", "lee", verify=False)
+    hot = measure(lambda z: 1000 * network(z), x, "translation", "lee", verify=False)
     assert hot.get("lee", "translation", "logits").value == pytest.approx(
         1e6 * mild.get("lee", "translation", "logits").value, rel=1e-9
     )

@@ -103,7 +103,7 @@ def test_reference_and_floor_are_at_rounding_level():
     m = measure(formula_network(), four_images())
     assert 0 <= m.get("reference", "translation").value < 1e-10
     score = m.get("lee", "rotation", "logits")
-    assert 0 < score.floor < 1e-8 * score.value
+    assert 0 < score.floor < 1e-5 * score.value  # how far it moves when the images' rounding does
     double = measure(formula_network().double(), four_images().double())
     assert double.get("reference", "translation").value < 1e-26
 
@@ -172,9 +172,10 @@ class Detached(nn.Module):
         return x.detach().mean((2, 3)) * (1 + 0 * x.mean())
 
 
-def test_silently_detached_model_is_found():
-    with pytest.raises(NotDifferentiableError, match="disagrees entirely with a finite difference"):
-        measure(Detached().eval(), torch.randn(2, 3, 8, 8), "shear_x")
+def lee_of(f, x, generator):
+    """mean (Δf/Δt)² by float64 differences along the tangent, written without the engine."""
+    v, h = ImageAction(liederiv.resolve_generators(generator), *x.shape[-2:]).tangents(x)[0], 1e-6
+    return float(((f(x + h * v) - f(x - h * v)) / (2 * h)).square().mean())
 
 
 class HalfDetached(nn.Module):
@@ -182,9 +183,18 @@ class HalfDetached(nn.Module):
         return (x.detach() * x.flip(-1) + x).mean((2, 3))
 
 
-def test_partly_detached_model_is_noted():
-    m = measure(HalfDetached().eval(), torch.randn(2, 3, 8, 8), "shear_x", "lee")
-    assert any("run `liederiv check`" in note for note in m.provenance.warnings)
+@pytest.mark.parametrize("model", [Detached().eval(), HalfDetached().eval()])
+def test_what_the_model_computes_is_differentiated_not_what_torch_recorded(model):
+    x = torch.randn(2, 3, 8, 8)
+    m = measure(model, x, "shear_x", "lee")
+    want = lee_of(model, x.double(), "shear_x")
+    assert want > 1e-3
+    assert math.isclose(m.get("lee", "shear_x", "logits").value, want, rel_tol=1e-4)
+    assert m.provenance.engine == "finite-differences"
+    assert any("differs from a central difference by" in w for w in m.provenance.warnings)
+    assert "central differences in float64" in m.provenance.verification
+    with pytest.raises(NotDifferentiableError, match=r"no engine passes its checks \(vmap: "):
+        measure(model, x, "shear_x", "lee", engine="vmap")
 
 
 def test_nan_is_reported_not_averaged():
@@ -200,28 +210,26 @@ def test_nan_is_reported_not_averaged():
     assert "1 of 3 images (first: number 1)" in row.reason
 
 
-def test_nan_derivative_is_no_agreement():
+def test_nan_derivative_is_neither_agreement_nor_a_cut():
     """sqrt has a finite value and an infinite slope at 0: 0 · ∞ is NaN in the chain rule."""
     x = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
     x[..., 4:] = 1.0
     action = ImageAction(liederiv.resolve_generators("translation_x"), 8, 8)
     result = check_derivative(lambda z: z.abs().sqrt().sum((2, 3)), x, action)
-    assert result.worst == math.inf
+    assert math.isnan(result.worst)
 
 
-class FloatInside(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.randn(3, 3)  # no parameter: stays float32 in a double copy
-
-    def forward(self, x):
-        return x.mean((2, 3)) @ self.weight
-
-
-def test_model_that_cannot_run_in_double_is_measured_without_floor():
-    m = measure(FloatInside().eval(), torch.randn(2, 3, 8, 8), "rotation", "lee")
-    assert m.get("lee", "rotation", "logits").floor is None
+def test_model_that_cannot_run_in_double_says_what_its_floor_holds():
+    weight = torch.eye(3)
+    x = torch.randn(2, 3, 8, 8)
+    m = measure(lambda z: z.mean((2, 3)) @ weight, x, "rotation", "lee")
+    assert (
+        0
+        < m.get("lee", "rotation", "logits").floor
+        < 1e-4 * m.get("lee", "rotation", "logits").value
+    )
     assert any("does not run in float64" in note for note in m.provenance.warnings)
+    assert "central differences in float32" in m.provenance.verification
 
 
 def test_interrupted_run_keeps_what_it_has():

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch.func import jvp, vmap
 
 from liederiv import forward_mode
-from liederiv.tangent_rules import tangent_rules
+from liederiv.forward_mode.tangent_rules import tangent_rules
 
 X = torch.randn(2, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 W = torch.randn(3, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

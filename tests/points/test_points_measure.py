@@ -1,5 +1,7 @@
 """`measure` on point clouds: analytic scores, comparisons, finite metrics, batches, errors."""
 
+import math
+
 import pytest
 import torch
 from point_networks import LinearForms, Pairs, cloud_mean, clouds
@@ -98,7 +100,7 @@ def test_equivariant_networks_measure_zero(kind):
 def test_float32_has_a_floor():
     f = Frozen(lambda c: (c.pos @ W.T.to(c.pos)).sin())
     row = measure(f, clouds(dtype=torch.float32), "rotation", "lee").get("lee", "rotation")
-    assert 0 < row.floor < 1e-11 * row.value
+    assert 0 < row.floor < 1e-5 * row.value  # how far it moves when the points' rounding does
 
 
 def test_reference_is_at_rounding_level():
@@ -128,7 +130,9 @@ def test_sampled_errors_see_what_the_derivative_holds_fixed():
     f = Frozen(farthest_along_x)
     cloud = clouds((40,))
     scores = measure(f, cloud, "rotation", "lee,sampled_error")
-    assert scores.get("lee", "rotation").value == 0
+    row = scores.get("lee", "rotation")
+    assert (row.status, row.value) == ("not applicable", None)
+    assert "constant around this input" in row.reason
     assert scores.get("sampled_error", "rotation, uniform over SO(3)").value > 0.1
 
 
@@ -222,12 +226,15 @@ def test_a_model_in_another_dtype_or_mode_is_refused():
 def test_clouds_whose_output_is_not_finite_are_named():
     cloud = PointCloud(torch.tensor([[1.0, 0, 0], [0.0, 0, 0]]), torch.tensor([0, 1]))
     f = Frozen(lambda c: 1 / c.pos[:, :1])
-    row = measure(f, cloud, "scale", "lee", self_check=False).get("lee", "scale")
+    row = measure(f, cloud, "scale", "lee", verify=False).get("lee", "scale")
     assert row.status == "failed"
     assert "1 of 2 clouds (first: number 1)" in row.reason
 
 
 def test_a_detach_is_found_out():
     model = Frozen(lambda c: cloud_mean(c.pos.detach() + 0 * c.pos, c))
-    with pytest.raises(LieDerivError, match="disagrees entirely with a finite difference"):
-        measure(model, clouds(), "scale")
+    m = measure(model, clouds(), "scale", "lee")
+    centres = torch.stack([clouds()[b].pos.mean(0) for b in range(len(clouds()))])
+    want = float(centres.square().mean())
+    assert math.isclose(m.get("lee", "scale").value, want, rel_tol=1e-6)
+    assert m.provenance.engine == "finite-differences"

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from liederiv.tangent_rules import frozen_batch_norm
+from liederiv.forward_mode.tangent_rules import frozen_batch_norm
 
 __all__ = ["gradient_rules"]
 

@@ -72,7 +72,7 @@ class _Pointwise(torch.autograd.Function):
 
 
 class _BatchNorm(torch.autograd.Function):
-    """Batch norm with running statistics is affine in x, per channel."""
+    """Batch norm with given statistics: affine in x per channel; the rest may depend on x too."""
 
     generate_vmap_rule = True
 
@@ -82,21 +82,29 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, _, var, w, _, ctx.eps = inputs
+        x, mean, var, w, _, ctx.eps = inputs
         ctx.shape = (-1, *[1] * (x.ndim - 2))
-        ctx.save_for_forward(var, w)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_forward(x, mean, var, w)
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
-        var, w = ctx.saved_tensors
-        scale = (var + ctx.eps).rsqrt()
-        if w is not None:
-            scale = scale * w
-        return dx * scale.view(ctx.shape)
+    def jvp(ctx: Any, dx: Any, dmean: Any, dvar: Any, dw: Any, db: Any, *_: Any) -> Tensor:
+        x, mean, var, w = ctx.saved_tensors
+        inverse = (var + ctx.eps).rsqrt()
+        gain = inverse if w is None else inverse * w
+        parts = [] if dx is None else [dx * gain.view(ctx.shape)]
+        if dmean is not None:
+            parts.append((-dmean * gain).view(ctx.shape))
+        slopes = [] if dvar is None else [-0.5 * inverse.pow(2) * gain * dvar]
+        slopes += [] if dw is None else [inverse * dw]
+        parts += [(x - mean.view(ctx.shape)) * slope.view(ctx.shape) for slope in slopes]
+        if db is not None:
+            parts.append(db.view(ctx.shape))
+        return sum(parts[1:], parts[0]).expand(x.shape)
 
 
 class _LayerNorm(torch.autograd.Function):
-    """y = x̂ w + b: dy = (dx − mean(dx) − x̂ mean(x̂ dx)) w / std, over the normalised axes."""
+    """y = x̂ w + b: dy = (dx − mean(dx) − x̂ mean(x̂ dx)) w / std + x̂ dw + db."""
 
     generate_vmap_rule = True
 
@@ -108,18 +116,26 @@ class _LayerNorm(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, shape, w, _, ctx.eps = inputs
         ctx.axes = tuple(range(-len(shape), 0))
+        ctx.set_materialize_grads(False)
         ctx.save_for_forward(x, w)
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor, *_: Any) -> Tensor:
+    def jvp(ctx: Any, dx: Any, _shape: None, dw: Any, db: Any, *_: Any) -> Tensor:
         x, w = ctx.saved_tensors
         var, mean = torch.var_mean(x, ctx.axes, correction=0, keepdim=True)
         inverse = (var + ctx.eps).rsqrt()
         unit = (x - mean) * inverse
-        centred = dx - dx.mean(ctx.axes, keepdim=True)
-        overlap = (unit * dx).mean(ctx.axes, keepdim=True)
-        gain = inverse if w is None else inverse * w
-        return torch.addcmul(centred, unit, overlap, value=-1) * gain
+        parts = []
+        if dx is not None:
+            centred = dx - dx.mean(ctx.axes, keepdim=True)
+            overlap = (unit * dx).mean(ctx.axes, keepdim=True)
+            gain = inverse if w is None else inverse * w
+            parts.append(torch.addcmul(centred, unit, overlap, value=-1) * gain)
+        if dw is not None:
+            parts.append(unit * dw)
+        if db is not None:
+            parts.append(db.expand(x.shape))
+        return sum(parts[1:], parts[0])
 
 
 class _Attention(torch.autograd.Function):
@@ -154,23 +170,26 @@ class _Attention(torch.autograd.Function):
         return sum(result[1:], result[0])
 
 
-_POINTWISE: Mapping[Callable[..., Tensor], Callable[..., Tensor]] = {
-    F.relu: F.relu,
-    torch.relu: F.relu,
-    torch.relu_: F.relu,
-    F.relu6: F.relu6,
-    F.gelu: F.gelu,
-    F.silu: F.silu,
-    F.hardswish: F.hardswish,
-    F.hardsigmoid: F.hardsigmoid,
-    F.hardtanh: F.hardtanh,
-    F.leaky_relu: F.leaky_relu,
-    F.elu: F.elu,
-    F.mish: F.mish,
-    F.softplus: F.softplus,
-    torch.sigmoid: torch.sigmoid,
-    torch.tanh: torch.tanh,
+_POINTWISE: Mapping[Callable[..., Tensor], tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+    F.relu: (F.relu, ("inplace",)),
+    torch.relu: (F.relu, ()),
+    torch.relu_: (F.relu, ()),
+    F.relu6: (F.relu6, ("inplace",)),
+    F.gelu: (F.gelu, ()),
+    F.silu: (F.silu, ("inplace",)),
+    F.hardswish: (F.hardswish, ("inplace",)),
+    F.hardsigmoid: (F.hardsigmoid, ("inplace",)),
+    F.hardtanh: (F.hardtanh, ("min_val", "max_val", "inplace")),
+    F.leaky_relu: (F.leaky_relu, ("negative_slope", "inplace")),
+    F.elu: (F.elu, ("alpha", "inplace")),
+    F.mish: (F.mish, ("inplace",)),
+    F.softplus: (F.softplus, ("beta", "threshold")),
+    torch.sigmoid: (torch.sigmoid, ()),
+    torch.tanh: (torch.tanh, ()),
 }
+"""Activations, what computes them out of place, and their positional arguments after the input."""
+
+_IN_PLACE = {torch.relu_}
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
@@ -190,14 +209,19 @@ class _TangentRules(TorchFunctionMode):
 
 
 def _pointwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    x = args[0] if args else kwargs.pop("input")
+    plain, names = _POINTWISE[func]
+    if len(args) > 1 + len(names) or "out" in kwargs:
+        return None
+    settings = {**kwargs, **dict(zip(names, args[1:], strict=False))}
+    x = args[0] if args else settings.pop("input")
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return None
-    kwargs.pop("inplace", None)
-    # F.relu(x, inplace) and F.silu(x, inplace) may be told positionally.
-    rest = () if func in (F.relu, F.relu6, F.silu, F.mish, F.hardswish, F.hardsigmoid) else args[1:]
-    plain = _POINTWISE[func]
-    return _Pointwise.apply(lambda z: plain(z, *rest, **kwargs), x)
+    if any(isinstance(v, Tensor) for v in settings.values()):
+        return None
+    in_place = settings.pop("inplace", False) or func in _IN_PLACE
+    out = _Pointwise.apply(lambda z: plain(z, **settings), x)
+    # Whoever asks for the operation in place may read the result through the input, or a view.
+    return x.copy_(out) if in_place else out
 
 
 def _bind(

@@ -1,0 +1,35 @@
+"""Derivatives of whole networks along many tangents: engines, their guards, and their witness.
+
+`pushforward` runs the first engine that works; `verified_pushforward`, which every measurement
+uses, the first that the witness passes on the very model at hand.
+
+* ``engines``: the ways to compute J v; ``tangent_rules`` and ``gradient_rules`` make them lean and
+  sound; ``differences`` is the one that needs no recorded derivative.
+* ``guards``: what is switched off meanwhile; ``models``: the modules behind a function.
+* ``witness`` judges a result, ``verification`` is what it says and what is remembered of it.
+"""
+
+from liederiv.forward_mode.differentiate import (
+    ForwardModeWarning,
+    Pushforward,
+    pushforward,
+    verified_pushforward,
+    verify_product,
+)
+from liederiv.forward_mode.engines import ENGINES, double_backward_jvp
+from liederiv.forward_mode.guards import forward_mode, sound_numerics
+from liederiv.forward_mode.verification import Verification, forget
+
+__all__ = [
+    "ENGINES",
+    "ForwardModeWarning",
+    "Pushforward",
+    "Verification",
+    "double_backward_jvp",
+    "forget",
+    "forward_mode",
+    "pushforward",
+    "sound_numerics",
+    "verified_pushforward",
+    "verify_product",
+]
