@@ -16,7 +16,7 @@ from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
 from liederiv.analysis.recipes import TrainingRecipe, recipe_of, year_of
 from liederiv.analysis.repair_trials import Trial, WhatIf, rank_modules, what_if
 from liederiv.analysis.repairs import REPAIRS, Repair
-from liederiv.analysis.results import Attribution, Entry, ProfileRow
+from liederiv.analysis.results import Attribution, Entry, ProfileRow, Witness
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
 from liederiv.analysis.spectra import Spectrum, power_spectrum
 from liederiv.analysis.statistics import (
@@ -45,6 +45,7 @@ __all__ = [
     "TrainingRecipe",
     "Trial",
     "WhatIf",
+    "Witness",
     "architecture_class",
     "architecture_classes",
     "attribute",

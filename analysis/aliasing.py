@@ -323,8 +323,8 @@ class _Run:
     ) -> dict[int, dict[str, Tensor]]:
         """⟨g_u, δ⟩ per unit and kind of violation, float64 [K, P]."""
         leaf = x.clone().requires_grad_(True)
-        out, edges = record_edges(self.model, self.reader, self.plan, self.units, leaf)
-        ends = [e for e in edges if e.sign > 0]
+        recorded = record_edges(self.model, self.reader, self.plan, self.units, leaf)
+        out, ends = recorded.out, [e for e in recorded.edges if e.sign > 0]
         directions, eps = probes.directions.to(out).mT, torch.finfo(x.dtype).eps
         empty = torch.zeros(len(self.action), len(directions), dtype=torch.float64)
         inner = {

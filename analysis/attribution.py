@@ -25,23 +25,22 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch import nn
 from tqdm import tqdm
 
 from liederiv.actions import Action
-from liederiv.analysis.capture import Plan, measured_copy, scout
+from liederiv.analysis.capture import Plan, check_same, measured_copy, scout, separable
 from liederiv.analysis.contributions import Contributions, Setting, join, measure_image
 from liederiv.analysis.kinds import kind_of
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.probes import ProbeSpec
 from liederiv.analysis.readout import OutputReader
-from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow
-from liederiv.checks import double_copy, preflight
+from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow, Witness
+from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode import forward_engine, forward_mode
 from liederiv.generators import Generator
 from liederiv.representations import OutputSpec
 
@@ -65,13 +64,15 @@ def attribute(
     seed: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
+    verify: bool = True,
 ) -> Attribution:
     """Attribute the Lie derivative of a network to its modules.
 
     Args:
         model: in eval mode; neither it nor its gradients are touched.
         x: images [B, C, H, W], float32 or float64, or point clouds; measured one after another.
-            Where float32 rounding leaves a closure error above 1e-4, in float64.
+            Where float32 rounding leaves a closure error above 1e-4, or may be why the witness
+            disagrees, in float64.
         generators: see `liederiv.lie_derivative`; K in all.
         scheme: how images and feature maps are continued between pixels.
         output: ``"probs"`` for the softmax of the model's output, ``"logits"`` for the output as
@@ -84,13 +85,16 @@ def attribute(
         seed: of the random probes.
         chunk_size: tangents per forward-mode pass; None lets memory decide.
         progress: show a progress bar.
+        verify: check some modules of the first image or cloud by direct derivatives, see
+            `liederiv.analysis.witness`.
 
     Returns:
         shares of all modules; see `Attribution`.
 
     Raises:
         ModelError: if the model is in training mode, is stochastic, cannot be copied, or does
-            something else when its modules do nothing in place.
+            something else when its modules do nothing in place; if the witness contradicts a
+            module's contribution.
         LieDerivError: for arguments that are not understood.
 
     Example:
@@ -112,56 +116,79 @@ def attribute(
         output = "probs" if domain.probabilities else "output"
     x = x.detach()
     expected = preflight(model, x)
+    engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with forward_mode():
         plan = scout(twin, x[:1])
-        _check_same(expected, plan.output)
+        check_same(expected, plan.output)
         reader = OutputReader(model, plan.output, output, x[:1])
-        measured = _choose(plan, modules)
-        setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size)
+        measured = separable(twin, reader, plan, _choose(plan, modules), x[:1])
+        setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size, engine)
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
-        images = []
+        images, seeds = [], domain.seeds(x, seed)
         for b in tqdm(range(len(x)), "attributing", unit=domain.item, disable=hidden):
             one = x[b : b + 1]
-            found = _measure(setting, turns, one, seed + b)
-            if one.dtype == torch.float32 and float(found.closure.max()) > _CLOSURE:
-                found = _in_double(setting, turns, one, seed + b, found)
-            images.append(found)
-    return _assemble(setting, images, action, output, seed)
+            witness = verify and b == 0
+            images.append(_measure(setting, turns, one, seeds[b], witness=witness))
+    found = _assemble(setting, images, action, output, seed)
+    return replace(found, witness=_witness(plan, measured, images[0]) if verify else None)
 
 
-def _measure(setting: Setting, turns: Sequence[Action], x: Any, seed: int) -> Contributions:
-    """One image or cloud, for the generators of all turns."""
-    bound = [domain_of(x).rebind(turn, x) for turn in turns]
-    return join([measure_image(setting, turn, x, seed) for turn in bound])
-
-
-def _in_double(
-    setting: Setting, turns: Sequence[Action], x: Any, seed: int, single: Contributions
+def _measure(
+    setting: Setting, turns: Sequence[Action], x: Any, seed: int, *, witness: bool
 ) -> Contributions:
-    """The same in float64, where float32 cancels too much: a small L f of large gradients.
+    """One image or cloud, for the generators of all turns.
 
-    A model that insists on float32 inside keeps its float32 result.
+    In float64 where float32 cancels too much: a small L f of large gradients. A model that insists
+    on float32 inside keeps its float32 result.
     """
-    try:
-        double = replace(setting, model=double_copy(setting.model))
-        found = _measure(double, turns, x.double(), seed)
-    except (RuntimeError, LieDerivError):
-        return single
-    return replace(found, engine=f"{found.engine} (float64)")
+
+    def run(setting: Setting, x: Any) -> Contributions:
+        bound = [domain_of(x).rebind(turn, x) for turn in turns]
+        found = [measure_image(setting, turn, x, seed, witness=witness) for turn in bound]
+        return join(found)
+
+    found = run(setting, x)
+    doubtful = any(s.contradicts for s in found.statements) or float(found.closure.max()) > _CLOSURE
+    if x.dtype == torch.float32 and doubtful:
+        try:
+            twin = measured_copy(setting.model, torch.float64)
+            double = run(replace(setting, model=twin), x.double())
+            found = replace(double, engine=f"{double.engine} (float64)")
+        except (RuntimeError, LieDerivError):
+            pass  # what was found in float32 is judged as it is
+    _refuse_contradictions(setting.plan, found)
+    return found
 
 
-def _check_same(expected: Any, found: Any) -> None:
-    """The copy that does nothing in place must compute what the model computes."""
-    for a, b in zip(tree_flatten(expected)[0], tree_flatten(found)[0], strict=True):
-        if isinstance(a, Tensor) and a.is_floating_point():
-            scale = a.norm().clamp_min(1e-30)
-            if not (a - b).norm() <= 1e-3 * scale:
-                raise ModelError(
-                    "the model's output changes when its modules' inplace=True is switched off "
-                    "(or it is not finite); let its forward use what the modules return."
-                )
+def _refuse_contradictions(plan: Plan, found: Contributions) -> None:
+    """Raise `ModelError` if the witness says that a contribution is wrong."""
+    wrong = [s for s in found.statements if s.contradicts and not s.rounded]
+    if wrong:
+        worst = max(wrong, key=lambda s: s.disagreement)
+        path = plan.calls[worst.call].path
+        raise ModelError(
+            f"the contribution of module {path!r} is {worst.telescoped:.4g} by the gradients "
+            f"around it, but {worst.direct:.4g} by the derivative of the module alone (along a "
+            f"random direction; {len(wrong)} of {len(found.statements)} modules disagree): its "
+            "forward shares memory or state with other modules, or rounds (then pass the model and "
+            "the input in float64); let it return new tensors, or leave it out with "
+            f"modules=lambda path, module: path != {path!r}."
+        )
+
+
+def _witness(plan: Plan, measured: Sequence[int], found: Contributions) -> Witness:
+    names = {s.call: plan.calls[s.call].path for s in found.statements}
+    checked = [s for s in found.statements if not s.reason]
+    worst = max(checked, key=lambda s: s.disagreement, default=None)
+    return Witness(
+        checked=len({s.call for s in checked}),
+        measured=len(measured),
+        disagreement=float("nan") if worst is None else worst.disagreement,
+        module="" if worst is None else names[worst.call],
+        unchecked=tuple((names[s.call], s.reason) for s in found.statements if s.reason),
+    )
 
 
 def _choose(plan: Plan, modules: ModuleFilter | None) -> list[int]:

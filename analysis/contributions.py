@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -11,10 +11,20 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from liederiv.actions import Action
-from liederiv.analysis.capture import Edge, Plan, TangentReader, as_leaf, record_edges
+from liederiv.analysis.capture import (
+    Plan,
+    Recording,
+    TangentReader,
+    as_leaf,
+    record_edges,
+    replays,
+    same,
+)
 from liederiv.analysis.point_layouts import fit_residual
 from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
+from liederiv.analysis.witness import Statement, Telescoped, testify
+from liederiv.errors import ModelError
 from liederiv.forward_mode import pushforward
 
 __all__ = ["Contributions", "Setting", "join", "measure_image"]
@@ -34,6 +44,7 @@ class Setting:
         probes: see `choose_probes`.
         tolerance: see `choose_probes`.
         chunk_size: tangents per forward-mode pass.
+        engine: the verified engine of that pass; None takes the first that works.
     """
 
     model: nn.Module
@@ -43,6 +54,7 @@ class Setting:
     probes: ProbeSpec
     tolerance: float
     chunk_size: int | None
+    engine: str | None = None
 
     @property
     def slots(self) -> list[int]:
@@ -70,6 +82,7 @@ class Contributions:
         residuals: [S, K], see `ProfileRow.fit_residual`; the same for all generators.
         num_probes: backward passes.
         engine: of the forward-mode pass.
+        statements: of the witness; empty where it was not asked.
     """
 
     inclusive: Tensor
@@ -86,6 +99,7 @@ class Contributions:
     residuals: Tensor
     num_probes: int
     engine: str
+    statements: tuple[Statement, ...] = ()
 
 
 def join(parts: Sequence[Contributions]) -> Contributions:
@@ -98,11 +112,16 @@ def join(parts: Sequence[Contributions]) -> Contributions:
         if isinstance(getattr(parts[0], f.name), Tensor)
     }
     return Contributions(
-        **tensors, num_probes=sum(p.num_probes for p in parts), engine=parts[0].engine
+        **tensors,
+        num_probes=sum(p.num_probes for p in parts),
+        engine=parts[0].engine,
+        statements=tuple(s for p in parts for s in p.statements),
     )
 
 
-def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contributions:
+def measure_image(
+    setting: Setting, action: Action, x: Any, seed: int, *, witness: bool = False
+) -> Contributions:
     """Contributions of all calls for one image or cloud and the generators of one action.
 
     Args:
@@ -110,11 +129,16 @@ def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contri
         action: K generators, bound to x.
         x: one image [1, C, H, W], or a `PointCloud` of one cloud.
         seed: of the random probes.
+        witness: whether single modules are differentiated alone, too; see
+            `liederiv.analysis.witness`.
+
+    Raises:
+        ModelError: if the passes compute different outputs.
     """
     tangents = action.tangents(x)
     reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
     (y, tensors), (lie, lies), engine = pushforward(
-        reader, x, tangents, chunk_size=setting.chunk_size
+        reader, x, tangents, chunk_size=setting.chunk_size, engine=setting.engine
     )
     acted = setting.reader.act(action, y)
     lie = lie - acted
@@ -125,7 +149,7 @@ def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contri
         moved = layout.act(action, tensors[i]) if layout.spatial else None
         residuals.append(fit_residual(layout, tensors[i]))
         action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
-        lies[i] = (lies[i] if moved is None else lies[i].sub_(moved)).flatten(1)
+        lies[i] = (lies[i] if moved is None else _beyond(lies[i], moved)).flatten(1)
         tensors[i] = tensors[i].new_zeros(())
     lie_norms = [_norms(v) for v in lies]
     probes = choose_probes(
@@ -136,14 +160,39 @@ def measure_image(setting: Setting, action: Action, x: Any, seed: int) -> Contri
         seed=seed,
     )
     leaf = as_leaf(x)
-    out, edges = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
+    recorded = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
+    if not same(y, recorded.out):
+        raise ModelError(_DIFFERS)
     U = probes.directions.to(y).mT.contiguous()
     table = dict(zip(setting.slots, lies, strict=True))
-    inner, pulled, size = _contract(out, leaf, edges, table, tangents, U, len(setting.plan.calls))
+    inner, pulled, speeds, size = _contract(
+        recorded, leaf, table, tangents, U, len(setting.plan.calls)
+    )
     reverse = pulled - (acted @ U.mT).double()
     eps = torch.finfo(x.dtype).eps
     norms = (lie_norms, action_norms, residuals)
-    return _summarise(setting, probes, inner, reverse, lie.double(), size, *norms, engine, eps)
+    found = _summarise(
+        setting, probes, inner, reverse, lie.double(), size * speeds, *norms, engine, eps
+    )
+    if not witness or not setting.measured:
+        return found
+    plan, measured = setting.plan, setting.measured
+    telescoped = Telescoped(plan, measured, inner, table, recorded, U)
+    said = testify(
+        telescoped, action, speeds.cpu(), lambda calls: replays(setting.model, plan, calls, x), seed
+    )
+    return replace(found, statements=tuple(said))
+
+
+_DIFFERS = (
+    "the model's output differs between a pass with derivatives and one without (or it is not "
+    "finite); it writes in place to tensors that are used again: let it make new ones."
+)
+
+
+def _beyond(tangent: Tensor, moved: Tensor) -> Tensor:
+    """ℓ(z) = ż − G z. Never in place: ż may share its memory with the tangents of other slots."""
+    return tangent - moved
 
 
 def _norms(v: Tensor) -> Tensor:
@@ -151,28 +200,27 @@ def _norms(v: Tensor) -> Tensor:
 
 
 def _contract(
-    out: Tensor,
+    recorded: Recording,
     leaf: Any,
-    edges: Sequence[Edge],
     lies: dict[int, Tensor],
     tangents: Any,
     U: Tensor,
     num_calls: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backward passes and inner products.
 
     Args:
-        out: [D] with its graph.
+        recorded: the output with its graph, and where calls begin and end.
         leaf: the image or cloud.
-        edges: where calls begin and end.
         lies: ℓ(z) per slot, [K, n].
         tangents: X x, like the leaf with a leading axis of K.
         U: probes, [P, D].
         num_calls: E.
 
     Returns:
-        ⟨u, c⟩ [E, K, P], ⟨g_x, X x⟩ [K, P] and ‖g_x‖ ‖X x‖ [K] over all probes, float64.
+        ⟨u, c⟩ [E, K, P], ⟨g_x, X x⟩ [K, P], ‖X x‖ [K] and ‖g_x‖ [] over all probes, float64.
     """
+    out, edges = recorded.out, recorded.edges
     leaves = tree_flatten(leaf)[0]
     moving = torch.cat([v.flatten(1) for v in tree_flatten(tangents)[0]], 1)
     K, P = len(moving), len(U)
@@ -193,16 +241,21 @@ def _contract(
         g_x = torch.cat([_stack(column, v) for column, v in starts], 1)
         pulled[:, part] = moving.double() @ g_x.double().mT
         size += g_x.double().square().sum()
-        seen: dict[tuple[int, ...], Tensor] = {}
+        seen: dict[tuple[Any, ...], Tensor] = {}
         for edge, column in zip(edges, columns[len(leaves) :], strict=True):
-            if column[0] is None:
+            if all(g is None for g in column):
                 continue
-            key = (edge.slot, *[g.data_ptr() for g in column])
+            key = (edge.slot, *[_memory(g) for g in column])
             if key not in seen:  # autograd hands one tensor to several edges
                 gradients = _stack(column, out)
                 seen[key] = (lies[edge.slot] @ gradients.mT).double()
             inner[edge.call, :, part] += edge.sign * seen[key]
-    return inner, pulled, size.sqrt() * _norms(moving).double()
+    return inner, pulled, _norms(moving).double(), size.sqrt()
+
+
+def _memory(g: Tensor | None) -> tuple[Any, ...]:
+    """Which numbers a gradient holds, in which order: two views may begin at one address."""
+    return () if g is None else (g.data_ptr(), g.stride(), g.is_neg(), g.is_conj())
 
 
 def _stack(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ from liederiv.analysis.layouts import Layout
 from liederiv.analysis.sites import simple_calls
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of
+from liederiv.draws import seeded_uniform
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode import forward_mode
 from liederiv.generators import resolve_generators
@@ -95,9 +97,9 @@ def measure_finite(
         plan = scout(twin, x[:1])
         chosen = _choose(plan, modules)
         hidden = None if progress else True
-        images = []
+        images, seeds = [], domain_of(x).seeds(x, seed)
         for b in tqdm(range(len(x)), "moving layers", unit="image", disable=hidden):
-            draws = _Draws(translation, rotation, num_samples, max_fraction, seed + b)
+            draws = _Draws(translation, rotation, num_samples, max_fraction, seeds[b])
             images.append(_Remeasure(plan, chosen, names, draws, margin).run(twin, x[b : b + 1]))
     rows = tuple(
         _row(plan.calls[i], name, [image[i, name] for image in images])
@@ -176,8 +178,7 @@ class _Draws:
         seed: int,
     ) -> None:
         self.translation, self.rotation, self.max_fraction = translation, rotation, max_fraction
-        rng = torch.Generator().manual_seed(seed)
-        self.uniform = torch.rand(num_samples, 2, generator=rng, dtype=torch.float64)
+        self.uniform = seeded_uniform([seed], (num_samples, 2))[0]
 
     def transforms(self, metric: str, before: Layout, after: Layout) -> list[FiniteTransform]:
         """Those of one metric, for a module between these layouts."""
@@ -189,9 +190,9 @@ class _Draws:
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
             coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
-            (h, w), extent = coarse.grid, coarse.extent
-            covered = size if extent is None else torch.tensor(extent[::-1], dtype=torch.float64)
-            shifts = self._whole(w, h) * covered / torch.tensor([w, h])
+            h, w = coarse.grid
+            dy, dx = coarse.spacing(self.translation)
+            shifts = self._whole(w, h) * torch.tensor([dx, dy], dtype=torch.float64)
         return [FiniteTransform(self.translation, t[None]) for t in shifts]
 
     def _whole(self, w: int, h: int) -> Tensor:
@@ -273,7 +274,9 @@ def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:
 
 
 def _seen_from(layout: Layout, t: FiniteTransform) -> FiniteTransform:
-    return t if layout.extent is None else t.within(*layout.extent)
+    action = layout.window(t.action)
+    assert isinstance(action, ImageAction)
+    return FiniteTransform(action, t.t)
 
 
 def _inside(t: FiniteTransform, z: Tensor, layout: Layout, margin: float) -> Tensor:

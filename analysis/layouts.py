@@ -80,11 +80,29 @@ class Layout:
         """G_z z for the K generators of the action: [K, *z.shape]."""
         if not self.spatial:
             return z.new_zeros(()).expand(len(action), *z.shape)
-        if self.extent is not None:
-            assert isinstance(action, ImageAction)
-            action = action.within(*self.extent)
-        moved = self.representation.act(action, self.unflatten(z))
+        moved = self.representation.act(self.window(action), self.unflatten(z))
         return moved.reshape(len(action), *z.shape)
+
+    def window(self, action: Action) -> Action:
+        """The action on what the positions cover.
+
+        Schemes that align corners put those of every map on those of the image, as the published
+        code does, whatever the strides say.
+        """
+        if self.extent is None or not isinstance(action, ImageAction):
+            return action
+        return action if action.scheme.align_corners else action.within(*self.extent)
+
+    def spacing(self, action: ImageAction) -> tuple[float, float]:
+        """From one row, and one column, of positions to the next, in pixels of the image."""
+        covered = self.extent or (action.height, action.width)
+        if not action.scheme.align_corners:
+            return covered[0] / self.grid[0], covered[1] / self.grid[1]
+        rows, columns = (
+            (n - 1) / (m - 1) if min(n, m) > 1 else 1.0
+            for n, m in zip((action.height, action.width), self.grid, strict=True)
+        )
+        return rows, columns
 
     @property
     def representation(self) -> Representation:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Attribution", "Entry", "ProfileRow"]
+__all__ = ["Attribution", "Entry", "ProfileRow", "Witness"]
 
 Array = NDArray[np.float64]
 EntryStatus = Literal["measured", "exactly zero", "not measured", "not called"]
@@ -87,6 +87,35 @@ class ProfileRow:
 
 
 @dataclass(frozen=True)
+class Witness:
+    """How far contributions agree with direct derivatives of single modules.
+
+    Attributes:
+        checked: number of calls that were checked, on the first image or cloud: the largest
+            contributions and some at random.
+        measured: number of calls with a contribution that had to be computed.
+        disagreement: the largest, relative to the contribution.
+        module: where.
+        unchecked: calls that were chosen but cannot be run alone, and why.
+    """
+
+    checked: int
+    measured: int
+    disagreement: float
+    module: str
+    unchecked: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.checked:
+            return f"none of {self.measured} modules could be differentiated alone"
+        where = f" ({self.module})" if self.module else ""
+        return (
+            f"{self.checked} of {self.measured} modules differentiated alone; largest "
+            f"disagreement {self.disagreement:.1e}{where}"
+        )
+
+
+@dataclass(frozen=True)
 class Attribution:
     """Which modules break which symmetry, for K generators and B images.
 
@@ -118,6 +147,7 @@ class Attribution:
         seed: of the random probes.
         engine: of the forward-mode pass; ``(float64)`` where float32 did not close to 1e-4.
         tolerance: as requested.
+        witness: see `Witness`; None where it was not asked for.
     """
 
     entries: tuple[Entry, ...]
@@ -139,6 +169,7 @@ class Attribution:
     seed: int
     engine: str
     tolerance: float
+    witness: Witness | None = None
 
     @property
     def closure_error(self) -> float:

@@ -8,7 +8,9 @@ covers the same area, at that grid's own resolution and through one interpolatio
 
     X z = ξ_x · (z D_wᵀ) + ξ_y · (D_h z),
 
-with ξ in pixels of the grid. All K generators of an action share the two products with D.
+with ξ in pixels of the grid. All K generators of an action share the two products with D, which are
+taken of z less its first column (or row): D annihilates constants, so nothing changes but the
+rounding, and what is flat along an axis stands still along it exactly.
 """
 
 from __future__ import annotations
@@ -201,10 +203,10 @@ class ImageAction(Action):
             len(self), 2, *[1] * (z.ndim - 3), *((h, w, 1) if channels_last else (1, h, w))
         )
         if channels_last:
-            zx = torch.einsum("ij,...hjc->...hic", Dw, z)
-            zy = torch.einsum("ij,...jwc->...iwc", Dh, z)
+            zx = torch.einsum("ij,...hjc->...hic", Dw, z - z[..., :1, :])
+            zy = torch.einsum("ij,...jwc->...iwc", Dh, z - z[..., :1, :, :])
         else:
-            zx, zy = z @ Dw.T, Dh @ z
+            zx, zy = (z - z[..., :1]) @ Dw.T, Dh @ (z - z[..., :1, :])
         return torch.addcmul(xi[:, 0] * zx, xi[:, 1], zy)
 
     def tangents(self, x: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ def bootstrap_ratio(
             return estimate, float("nan"), float("nan")
         counts = resample_counts(len(top), resamples, seed, clusters)
         ratios = (counts @ top) / (counts @ bottom)
-    if np.isnan(ratios).all():
-        return estimate, float("nan"), float("nan")
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(ratios, [tail, 1 - tail])
+        if np.isnan(ratios).all():
+            return estimate, float("nan"), float("nan")
+        tail = (1 - level) / 2
+        low, high = np.nanquantile(ratios, [tail, 1 - tail])
     return estimate, float(low), float(high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,15 +97,33 @@ def _difference(
             return Difference(*key, nan, nan, nan, nan, nan, a.unit, score.reason or score.status)
     assert a.value is not None
     assert b.value is not None
-    low = high = nan
-    n = len(a.per_image)
-    if len(set(range(n) if clusters is None else clusters)) > 1 and n == len(b.per_image):
-        counts = resample_counts(n, resamples, seed, clusters)
-        gap = _resampled(b, counts) - _resampled(a, counts)
-        low, high = (float(v) for v in np.nanquantile(gap, [0.025, 0.975]))
+    low, high = _interval(a, b, resamples, seed, clusters)
     return Difference(*key, a.value, b.value, b.value - a.value, low, high, a.unit)
 
 
-def _resampled(score: Score, counts: np.ndarray) -> np.ndarray:
-    bottom = score.per_image_denominator or (1.0,) * len(score.per_image)
-    return (counts @ np.array(score.per_image)) / (counts @ np.array(bottom))
+def _interval(
+    a: Score, b: Score, resamples: int, seed: int, clusters: Sequence[Any] | None
+) -> tuple[float, float]:
+    """Of the difference b − a, over the images that count for either; NaN if unknown."""
+    if len(a.per_image) != len(b.per_image):
+        return math.nan, math.nan
+    parts = [_parts(score) for score in (a, b)]
+    counted = np.any([(top != 0) | (bottom != 0) for top, bottom in parts], axis=0)
+    labels = np.arange(len(counted)) if clusters is None else np.asarray(clusters)
+    labels = labels[counted]
+    if len(np.unique(labels)) < 2:
+        return math.nan, math.nan
+    counts = resample_counts(len(labels), resamples, seed, labels)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = ((counts @ top[counted]) / (counts @ low[counted]) for top, low in parts)
+        gap = second - first
+        if np.isnan(gap).all():
+            return math.nan, math.nan
+        low, high = np.nanquantile(gap, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _parts(score: Score) -> tuple[np.ndarray, np.ndarray]:
+    """Numerator and denominator per image."""
+    top = np.array(score.per_image)
+    return top, np.array(score.per_image_denominator or np.ones_like(top))

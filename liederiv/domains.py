@@ -18,6 +18,7 @@ from torch import Tensor
 
 from liederiv.actions import Action, ImageAction, check_images
 from liederiv.derivatives import Scheme
+from liederiv.draws import canonical_bytes, item_seeds, seeded_coordinates
 from liederiv.errors import ImageError, LieDerivError
 from liederiv.generators import IMAGES, Catalogue, Generator, resolve_generators
 from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
@@ -29,7 +30,6 @@ __all__ = [
     "Domain",
     "ImageDomain",
     "domain_of",
-    "draw_coordinates",
     "pieces",
     "register_domain",
 ]
@@ -45,7 +45,7 @@ class Comparisons:
         tangents: M of them, like the input with a leading axis.
         read: turns the squared responses ‖J v‖²/dim [M, B] into those of the comparisons by name:
             ``noise`` [K, B], ``spectrum`` [K, B], ``blur`` [B]; those that make no sense on this
-            kind of input are missing.
+            kind of input are missing. And ``moves`` [K, B]: whether the tangents are not zero.
     """
 
     tangents: Any
@@ -126,6 +126,20 @@ class Domain(ABC):
         return self.sums(values, action, representation) / count
 
     @abstractmethod
+    def contents(self, x: Any) -> Iterator[bytes]:
+        """What each item is, as bytes: what its random numbers are drawn from."""
+
+    def seeds(self, x: Any, seed: int, stream: str = "") -> list[int]:
+        """One seed for each item, the same wherever it stands; see `liederiv.draws`.
+
+        Args:
+            x: the input.
+            seed: the user's.
+            stream: purpose of the draws; different ones are independent.
+        """
+        return item_seeds(self.contents(x), seed, stream)
+
+    @abstractmethod
     def comparisons(
         self, x: Any, tangents: Any, action: Any, directions: int, seeds: Sequence[int]
     ) -> Comparisons:
@@ -143,7 +157,7 @@ class Domain(ABC):
         half_range: float | None,
         *,
         num_samples: int,
-        rng: torch.Generator,
+        seed: int,
     ) -> tuple[Iterator[Any], str]:
         """Random finite transforms for each item, and what they are.
 
@@ -152,7 +166,7 @@ class Domain(ABC):
             x: the input.
             half_range: largest |t| in the generators' unit; None stands for a customary range.
             num_samples: transforms per item.
-            rng: source of randomness.
+            seed: of the draws, which belong to the items, see `seeds`.
 
         Raises:
             LieDerivError: without a range for a generator that has no customary one.
@@ -184,6 +198,13 @@ class ImageDomain(Domain):
                 f"{type(x).__name__}."
             )
         check_images(x, argument)
+        fine = x.isfinite().flatten(1).all(1)
+        if not fine.all():
+            wrong = (~fine).nonzero().flatten().tolist()
+            raise ImageError(
+                f"{argument} has NaN or infinite pixels in {len(wrong)} of {len(x)} images (first: "
+                f"number {wrong[0]}); repair or leave out those images."
+            )
 
     def catalogue(self, x: Tensor) -> Catalogue:
         """See `Domain.catalogue`."""
@@ -205,6 +226,10 @@ class ImageDomain(Domain):
         """See `Domain.sums`."""
         return values.reshape(len(values), values.shape[1], -1).double().sum(-1)
 
+    def contents(self, x: Tensor) -> Iterator[bytes]:
+        """See `Domain.contents`."""
+        return (canonical_bytes(image) for image in x)
+
     def comparisons(
         self,
         x: Tensor,
@@ -215,13 +240,14 @@ class ImageDomain(Domain):
     ) -> Comparisons:
         """See `Domain.comparisons`."""
         K = len(action)
-        noises = [seeded_noise(x, [s * 31 + r for s in seeds]) for r in range(directions + 1)]
+        noises = seeded_noise(x, seeds, directions + 1)
         blocks = [torch.stack([same_norm(n) for n in noises[1:]])]
         blocks += [same_spectrum(tangents, noises[0]), blur(x, action.scheme)[None]]
         norms = tangents.flatten(2).double().square().sum(-1)
 
         def read(responses: Tensor) -> dict[str, Tensor]:
             return {
+                "moves": norms > 0,
                 "noise": responses[:directions].mean(0) * norms,
                 "spectrum": responses[directions : directions + K],
                 "blur": responses[-1],
@@ -240,12 +266,13 @@ class ImageDomain(Domain):
         half_range: float | None,
         *,
         num_samples: int,
-        rng: torch.Generator,
+        seed: int,
     ) -> tuple[Iterator[FiniteTransform], str]:
         """See `Domain.sample`."""
         (g,) = action.generators
         limit = _customary_range(g, x) if half_range is None else half_range
-        drawn = draw_coordinates(len(x), [limit], num_samples=num_samples, rng=rng)
+        seeds = self.seeds(x, seed, g.name)
+        drawn = seeded_coordinates(seeds, [limit], num_samples=num_samples)
         moves = (FiniteTransform(action, t) for t in drawn)
         return moves, f"{g.name}, ±{limit:.4g} {g.unit}"
 
@@ -272,38 +299,6 @@ def _customary_range(g: Generator, x: Tensor) -> float:
     if g.name == "rotation":
         return math.pi / 16
     raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")
-
-
-def draw_coordinates(
-    items: int,
-    half_range: Sequence[float] | Tensor,
-    *,
-    num_samples: int,
-    rng: torch.Generator | None,
-    whole: bool = False,
-) -> Iterator[Tensor]:
-    """Coordinates of group elements, uniform in ±half_range, drawn for each item.
-
-    Args:
-        items: B.
-        half_range: K numbers, or [B, K] for ranges of each item.
-        num_samples: how many for each item.
-        rng: source of randomness; not rewound, so that batches continue where the last one ended.
-            None takes torch's own.
-        whole: round to whole numbers.
-
-    Yields:
-        float64 [B, K], num_samples times.
-    """
-    if num_samples < 1:
-        raise LieDerivError(f"num_samples={num_samples} must be at least 1.")
-    limits = torch.as_tensor(half_range, dtype=torch.float64)
-    shape = (items, num_samples, limits.shape[-1])
-    device = "cpu" if rng is None else rng.device
-    uniform = torch.rand(shape, generator=rng, dtype=torch.float64, device=device).cpu()
-    t = (2 * uniform - 1) * (limits if limits.ndim == 1 else limits[:, None])
-    for s in range(num_samples):
-        yield t[:, s].round() if whole else t[:, s]
 
 
 _IMAGES = ImageDomain()

@@ -130,7 +130,8 @@ class Contrast(IntensityGenerator):
     """x ↦ mean + eᵗ (x − mean), the mean taken over each image."""
 
     def tangent(self, x: Tensor) -> Tensor:
-        return x - x.mean((-3, -2, -1), keepdim=True)
+        offset = x - x[..., :1, :1, :1]  # exactly zero for an image of one value
+        return offset - offset.mean((-3, -2, -1), keepdim=True)
 
     def transform(self, x: Tensor, t: float) -> Tensor:
         return x + self.tangent(x) * float(torch.tensor(t, dtype=torch.float64).expm1())

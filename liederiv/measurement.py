@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -36,9 +35,9 @@ from liederiv.metrics.local import (
     lie_value,
     local_batch,
 )
-from liederiv.metrics.reference import reference_relative_lee, reference_transform
+from liederiv.metrics.reference import reference_batch, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import FiniteContext, Piece, Streams, runners
+from liederiv.metrics.suite import FiniteContext, Piece, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
@@ -199,10 +198,9 @@ class _Run:
         self.domain: Domain = domain_of(x)
         self.count = 0
         self.local: list[dict[str, LocalBatch]] = []
-        self.reference: list[Tensor] = []
+        self.reference: list[LocalBatch] = []
         self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
         self.runners = runners(x)
-        self.streams = {name: Streams(settings.seed) for name in self.runners}
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
@@ -229,7 +227,7 @@ class _Run:
         """Measure one batch."""
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
-        seeds = [s.seed * 1_000_003 + self.count + i for i in range(len(x))]
+        seeds = self.domain.seeds(x, s.seed)
         if s.wants("lie", "comparison") and not self.no_derivative:
             try:
                 self._add_local(x, seeds)
@@ -239,7 +237,7 @@ class _Run:
                     raise
                 self.no_derivative = str(refusal)
         if s.wants("reference"):
-            self.reference.append(reference_relative_lee(x, seeds))
+            self.reference.append(reference_batch(x, seeds))
         self._add_finite(x, labels)
         self.count += len(x)
 
@@ -275,7 +273,7 @@ class _Run:
             names.append("accuracy")
         f = s.model if self.axis is None else _Probabilities(s.model, self.axis)
         for name in names:
-            context = FiniteContext(f, classifier, self.known, s.scheme, self.streams[name], labels)
+            context = FiniteContext(f, classifier, self.known, s.scheme, s.seed, labels)
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
@@ -333,8 +331,7 @@ class _Run:
         if self.no_derivative:
             rows += missing_scores(self.output_types, generators, s.metrics, self.no_derivative)
         if self.reference:
-            values = torch.cat(self.reference)
-            rows.append(reference_score(values, bootstrap, self.reference_transform))
+            rows.append(reference_score(self.reference, bootstrap, self.reference_transform))
         kind = "probs" if "probs" in self.output_types else self.output_types[0]
         for batches in self.finite.values():
             rows += finite_scores(batches, kind, bootstrap)

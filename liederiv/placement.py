@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 
 from liederiv.forward_mode import forward_mode
+from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.models import watched
 
 __all__ = ["Spots", "misplacement", "paint"]
 
@@ -107,15 +109,18 @@ def paint(f: Callable[[Any], Any], x: Tensor, to_maps: Callable[[Any], Tensor]) 
     Returns:
         the changes; None if the map is not finite, which is said with the result.
     """
-    with torch.enable_grad(), forward_mode():  # a model may differentiate inside
-        before = to_maps(f(x[:1].clone())).detach()
+    with watched(f) as roots:
+        PlainFunction(f, ()).anything(x[:1])
+    plain = PlainFunction(f, roots)
+    with forward_mode():
+        before = to_maps(plain.anything(x[:1]))
         coarse = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
         eps = max(64 * torch.finfo(x.dtype).eps, 2 * coarse)  # of sums inside, of what comes out
         before = before.double()
         places, changes = [], []
         for v, u in _PLACES:
             painted, place = _painted(x[:1], v, u)
-            after = to_maps(f(painted)).detach().double()
+            after = to_maps(plain.anything(painted)).double()
             places.append(place)
             changes.append((after - before)[0].square().sum(0))
     if not all(bool(c.isfinite().all()) for c in changes):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from liederiv.bootstrap import bootstrap_ratio
 from liederiv.floors import Floor
@@ -19,7 +18,7 @@ from liederiv.metrics.local import LocalBatch
 from liederiv.metrics.registry import Metric
 from liederiv.metrics.sampled import SampledMetric
 from liederiv.metrics.suite import NotApplicable, Piece
-from liederiv.results import Score
+from liederiv.results import Score, Status
 
 __all__ = [
     "Bootstrap",
@@ -43,11 +42,19 @@ class Bootstrap:
     clusters: Sequence[Any] | None = None
 
     def __call__(
-        self, top: NDArray[np.float64], bottom: NDArray[np.float64] | None = None
+        self,
+        top: NDArray[np.float64],
+        bottom: NDArray[np.float64] | None = None,
+        kept: NDArray[np.bool_] | None = None,
     ) -> tuple[float, float, float]:
-        """Mean (or ratio of means) and interval over images."""
+        """Mean (or ratio of means) and interval over images, or over those that are kept."""
+        clusters = self.clusters
+        if kept is not None:
+            top, bottom = top[kept], None if bottom is None else bottom[kept]
+            if clusters is not None:
+                clusters = [c for c, keep in zip(clusters, kept, strict=True) if keep]
         return bootstrap_ratio(
-            top, bottom, resamples=self.resamples, seed=self.seed, clusters=self.clusters
+            top, bottom, resamples=self.resamples, seed=self.seed, clusters=clusters
         )
 
 
@@ -73,26 +80,50 @@ def make_score(
     *,
     floor: float | None = None,
     failure: str = "",
+    kept: NDArray[np.bool_] | None = None,
 ) -> Score:
-    """One row: the mean of ``top`` over images, or the ratio of the means of top and bottom."""
+    """One row: the mean of ``top`` over images, or the ratio of the means of top and bottom.
+
+    Images that are not ``kept`` have 0 above and below, so they count for nothing.
+    """
+    key = (metric, transform, output)
     if failure:
-        return Score(metric, transform, output, None, None, None, unit, None, "failed", failure)
-    value, low, high = bootstrap(top, bottom)
+        return _empty(key, unit, "failed", failure)
+    if kept is not None and not kept.any():
+        return _empty(key, unit, "not applicable", STILL)
+    value, low, high = bootstrap(top, bottom, kept)
     if not math.isfinite(value):
-        why = "undefined: the comparison is with nothing, or an output is not finite"
-        return Score(metric, transform, output, None, None, None, unit, None, "failed", why)
+        return _empty(key, unit, *_why_undefined(top, bottom))
+    still = 0 if kept is None else int((~kept).sum())
     return Score(
-        metric,
-        transform,
-        output,
+        *key,
         value,
         _or_none(low),
         _or_none(high),
         unit,
         floor,
+        reason=f"without the {still} of {len(top)} inputs that it does not move" if still else "",
         per_image=tuple(top.tolist()),
         per_image_denominator=() if bottom is None else tuple(bottom.tolist()),
     )
+
+
+STILL = "the transform moves none of the inputs (flat images, points at the centre)"
+_BLIND = "the output reacts neither to the transform nor to noise of its size"
+_INFINITE = "the output reacts to the transform but not to noise of its size: the ratio is infinite"
+
+
+def _empty(key: tuple[str, str, str], unit: str, status: Status, reason: str) -> Score:
+    return Score(*key, None, None, None, unit, None, status, reason)
+
+
+def _why_undefined(
+    top: NDArray[np.float64], bottom: NDArray[np.float64] | None
+) -> tuple[Status, str]:
+    """Status and reason of a mean or ratio that is no number."""
+    if bottom is None or not (np.isfinite(top).all() and np.isfinite(bottom).all()):
+        return "failed", "undefined: an output or a response is not finite"
+    return ("failed", _INFINITE) if top.sum() > 0 else ("not applicable", _BLIND)
 
 
 def _or_none(value: float) -> float | None:
@@ -121,7 +152,7 @@ def local_scores(
     """
     joined = {
         name: torch.cat([getattr(b, name) for b in batches], dim=-1).numpy()
-        for name in ("lie", "lie_abs", "noise", "spectrum", "blur")
+        for name in ("lie", "lie_abs", "noise", "spectrum", "blur", "moves")
         if getattr(batches[0], name) is not None
     }
     y_unit = _OUTPUT_UNIT[output]
@@ -140,20 +171,23 @@ def local_scores(
             if metric.name not in table or _needs(metric) not in (*joined, None):
                 continue
             unit, top, bottom, rounding = table[metric.name]
-            below = None if bottom is None else mean[bottom]
-            if rounding is not None and below is not None:
-                rounding = rounding / float(below.mean()) if below.mean() > 0 else None
+            above, below, kept = mean[top], None, None
+            if bottom is not None:
+                above, below, kept = _compared(joined, top, bottom, index)
+                size = float(below.sum()) / max(1, int(kept.sum()))
+                rounding = None if rounding is None or size == 0 else rounding / size
             rows.append(
                 make_score(
                     metric.name,
                     name,
                     output,
                     unit,
-                    mean[top],
+                    above,
                     below,
                     bootstrap,
                     floor=rounding,
                     failure=failure,
+                    kept=kept,
                 )
             )
     if "blur" in joined and any(m.name == "blur_response" for m in metrics):
@@ -189,6 +223,21 @@ def missing_scores(
     ]
 
 
+Responses = NDArray[np.float64]
+
+
+def _compared(
+    joined: Mapping[str, NDArray[Any]], top: str, bottom: str, index: Sequence[int]
+) -> tuple[Responses, Responses, NDArray[np.bool_]]:
+    """Numerator and denominator per image, and which images the generators move at all.
+
+    Where X x = 0 there is nothing to compare with: 0 over 0, whatever the output does.
+    """
+    moves = joined["moves"][index]
+    above, below = (np.where(moves, joined[name][index], 0.0).mean(0) for name in (top, bottom))
+    return above, below, moves.any(0)
+
+
 def _needs(metric: Metric) -> str | None:
     """The comparison direction that a metric is made of, if any."""
     names = {"relative_norm": "noise", "relative_spectrum": "spectrum", "blur_response": "blur"}
@@ -206,11 +255,15 @@ def _squared(unit: str) -> str:
 
 
 def reference_score(
-    per_image: Tensor, bootstrap: Bootstrap, transform: str = "translation"
+    batches: Sequence[LocalBatch], bootstrap: Bootstrap, transform: str = "translation"
 ) -> Score:
-    """The row of the exactly invariant reference network."""
-    values = per_image.double().cpu().numpy()
-    return make_score("reference", transform, "reference", "1", values, None, bootstrap)
+    """The row of the exactly invariant reference network: its ``relative_norm``."""
+    joined = {
+        name: torch.cat([getattr(b, name) for b in batches], dim=-1).numpy()
+        for name in ("lie", "noise", "moves")
+    }
+    above, below, kept = _compared(joined, "lie", "noise", range(len(joined["lie"])))
+    return make_score("reference", transform, "reference", "1", above, below, bootstrap, kept=kept)
 
 
 def finite_scores(

@@ -211,7 +211,7 @@ def _measure(
     if not isinstance(y, Tensor):
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
     action = domain.action(generators, x, scheme)
-    seeds = [seed * 1_000_003 + i for i in range(len(x))]
+    seeds = domain.seeds(x, seed)
     lin = linearise(
         f,
         x,

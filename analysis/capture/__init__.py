@@ -7,14 +7,18 @@ The same image runs three times through a copy of the model that shares its weig
    of `liederiv.forward_mode` gives their tangents;
 3. `record_edges` builds the backward graph. Every tensor that enters a measured module is cloned,
    so that the gradient at the clone is the gradient *through that module alone*, without parallel
-   branches.
+   branches; `separable` says for which modules that is possible.
+
+Besides, `replays` keeps what enters single modules, so that they can be run again alone.
 
 All hooks live in context managers on the copy.
 """
 
 from liederiv.analysis.capture.calls import Call, Plan
-from liederiv.analysis.capture.edges import Edge, record_edges
-from liederiv.analysis.capture.hooks import as_leaf, measured_copy, module_hooks
+from liederiv.analysis.capture.edges import Edge, Recording, record_edges
+from liederiv.analysis.capture.hooks import as_leaf, check_same, measured_copy, module_hooks, same
+from liederiv.analysis.capture.leaks import separable
+from liederiv.analysis.capture.replay import Replay, replays
 from liederiv.analysis.capture.scouting import scout
 from liederiv.analysis.capture.tangents import TangentReader
 
@@ -22,10 +26,16 @@ __all__ = [
     "Call",
     "Edge",
     "Plan",
+    "Recording",
+    "Replay",
     "TangentReader",
     "as_leaf",
+    "check_same",
     "measured_copy",
     "module_hooks",
     "record_edges",
+    "replays",
+    "same",
     "scout",
+    "separable",
 ]

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.analysis.capture.calls import Plan, Walk
-from liederiv.analysis.capture.hooks import module_hooks
+from liederiv.analysis.capture.hooks import module_hooks, plain_checkpointing
 from liederiv.forward_mode.gradient_rules import gradient_rules
 
-__all__ = ["Edge", "record_edges"]
+__all__ = ["Edge", "Recording", "record_edges"]
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,29 @@ class Edge:
     edge: GradientEdge
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A forward pass with its backward graph.
+
+    Attributes:
+        out: the readout [D].
+        edges: where the measured calls begin and end.
+        spans: per measured call, the first and the last number that autograd gave to a node of the
+            graph during the call.
+    """
+
+    out: Tensor
+    edges: list[Edge]
+    spans: dict[int, tuple[int, int]]
+
+
 def record_edges(
     model: nn.Module,
     readout: Callable[[Any], Tensor],
     plan: Plan,
     measured: Sequence[int],
     x: Any,
-) -> tuple[Tensor, list[Edge]]:
+) -> Recording:
     """Forward pass of one image that keeps the graph, with an edge at every measured tensor.
 
     Args:
@@ -50,16 +66,17 @@ def record_edges(
         plan: from `scout`.
         measured: numbers of the calls to record.
         x: one image or cloud, from `as_leaf`.
-
-    Returns:
-        the readout [D], with its graph, and the edges.
     """
-    walk, wanted, edges = Walk(plan), set(measured), []
+    walk, wanted = Walk(plan), set(measured)
+    edges: list[Edge] = []
+    begun: dict[int, int] = {}
+    spans: dict[int, tuple[int, int]] = {}
 
     def before(path: str, m: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         number = walk.enter(path)
         if number not in wanted:
             return None
+        begun[number] = _nodes_so_far()
         leaves, spec = tree_flatten((args, kwargs))
         clones: dict[int, Tensor] = {}
         for position, slot in plan.calls[number].inputs:
@@ -81,8 +98,23 @@ def record_edges(
             if len(places) > 1 or y._is_view():
                 y = leaves[position] = y.clone()
             edges.append(Edge(number, slot, 1, get_gradient_edge(y)))
+        spans[number] = (begun[number], _nodes_so_far())
         return tree_unflatten(leaves, spec)
 
-    with torch.enable_grad(), gradient_rules(), module_hooks(model, before, after):
-        y = readout(model(x))
-    return y, edges
+    with (
+        torch.enable_grad(),
+        gradient_rules(),
+        plain_checkpointing(),
+        module_hooks(model, before, after),
+    ):
+        # A copy, since a first operation in place is not allowed on a leaf.
+        y = readout(model(tree_map(torch.clone, x)))
+    return Recording(y, edges, spans)
+
+
+def _nodes_so_far() -> int:
+    """The number that autograd gives to the next node on this thread."""
+    with torch.enable_grad():
+        node = torch.zeros((), requires_grad=True).clone().grad_fn
+    assert node is not None
+    return int(node._sequence_nr())  # type: ignore[attr-defined]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.analysis.capture.calls import Call, Plan
-from liederiv.analysis.capture.hooks import as_leaf, module_hooks
+from liederiv.analysis.capture.hooks import as_leaf, module_hooks, plain_checkpointing
 from liederiv.analysis.kinds import commutes, takes_maps
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.analysis.point_layouts import PointRecogniser, input_layouts
@@ -28,11 +28,13 @@ def scout(model: nn.Module, x: Any) -> Plan:
         model: from `measured_copy`.
         x: one image [1, C, H, W], or a `PointCloud` of one cloud.
     """
-    scouting, leaf = _Scout(_recogniser(model, x)), as_leaf(x)
+    scouting = _Scout(_recogniser(model, x))
+    leaf = tree_map(torch.clone, as_leaf(x))  # which a first operation in place may write to
     if isinstance(leaf, PointCloud):
         for z, layout in input_layouts(leaf):
             scouting.know(z, layout)
-    with torch.enable_grad(), module_hooks(model, scouting.before, scouting.after):
+    hooks = module_hooks(model, scouting.before, scouting.after)
+    with torch.enable_grad(), plain_checkpointing(), hooks:
         out = model(leaf)
     for call in scouting.calls:
         if not call.reason:

@@ -48,6 +48,7 @@ class LayerReport:
             "output": a.output,
             "closure_error": a.closure_error,
             "coverage": a.coverage,
+            "witness": None if a.witness is None else asdict(a.witness),
             "tolerance": a.tolerance,
             "num_probes": a.num_probes,
             "total": a.totals,

@@ -156,6 +156,8 @@ def _footer(a: Attribution, inputs: str) -> Iterable[str]:
         f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
         f"(worst of {inputs} and transforms) · {spread} probes for each."
     )
+    if a.witness is not None:
+        yield f"Witness: {a.witness}."
     if a.coverage < 1 - a.tolerance:
         error, size = a.inclusive_error[0].sum(1), a.inclusive[0].sum(1)
         worst = float(np.max(error / np.where(size > 0, size, np.inf)))

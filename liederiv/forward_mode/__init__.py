@@ -12,6 +12,7 @@ uses, the first that the witness passes on the very model at hand.
 from liederiv.forward_mode.differentiate import (
     ForwardModeWarning,
     Pushforward,
+    forward_engine,
     pushforward,
     verified_pushforward,
     verify_product,
@@ -27,6 +28,7 @@ __all__ = [
     "Verification",
     "double_backward_jvp",
     "forget",
+    "forward_engine",
     "forward_mode",
     "pushforward",
     "sound_numerics",

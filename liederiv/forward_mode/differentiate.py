@@ -39,6 +39,7 @@ from liederiv.forward_mode.witness import Finding, Witness
 __all__ = [
     "ForwardModeWarning",
     "Pushforward",
+    "forward_engine",
     "pushforward",
     "verified_pushforward",
     "verify_product",
@@ -148,6 +149,33 @@ def verified_pushforward(
             return _Trial(f, x, tangents, action, chunk_size, mode).verdict(engine)
         y, jv, used = pushforward(f, x, tangents, chunk_size=chunk_size, engine=engine)
         return Pushforward(y, jv, Verification.skipped(used))
+
+
+def forward_engine(f: Callable[[Any], Any], x: Any, action: Action) -> str:
+    """The forward-mode engine that the witness passes, for analyses that need the inside of f.
+
+    Args:
+        f: the model, in eval mode.
+        x: the input; its first item is looked at.
+        action: generators bound to x.
+
+    Raises:
+        ModelError: see `verified_pushforward`.
+        NotDifferentiableError: if only differences, or two reverse passes, have the derivative.
+    """
+    one = x[:1].detach()
+    bound = domain_of(x).rebind(action, one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ForwardModeWarning)
+        used = verified_pushforward(f, one, bound.tangents(one), bound, mode="refuse").verification
+    if used.engine not in ENGINES[:3]:
+        raise NotDifferentiableError(
+            "forward mode does not have the derivative of what this model computes (only the "
+            f"{used.engine} engine has), so its layers cannot be told apart; `measure` gives the "
+            "whole model's score, and the module to mend is one that detaches, rounds or leaves "
+            "torch."
+        )
+    return used.engine
 
 
 def verify_product(

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from liederiv.actions import ImageAction, check_images
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of
+from liederiv.draws import seeded_uniform
 from liederiv.errors import ImageError, LieDerivError, ModelError
 from liederiv.generators import generator
 from liederiv.metrics.finite import evaluate
@@ -36,7 +38,7 @@ def shift_consistency(
     max_shift: int = 7,
     along: Literal["x", "y", "xy"] = "xy",
     num_pairs: int | None = None,
-    rng: torch.Generator | None = None,
+    seed: int = 0,
     scheme: str | Scheme = "bspline",
 ) -> SampledMetric:
     """Probability that two shifts of an image get the same top-1 class. Unit: fraction of pairs.
@@ -54,7 +56,7 @@ def shift_consistency(
         along: shift along one axis, or both.
         num_pairs: pairs drawn per image, 2 forward passes each. None takes all pairs, exactly,
             from (max_shift + 1)² forward passes for ``xy``, else max_shift + 1.
-        rng: source of randomness; needed with num_pairs.
+        seed: of drawn pairs, which belong to the image, see `liederiv.draws`.
         scheme: what stands beyond the border.
     """
     names = {"x": ("translation_x",), "y": ("translation_y",)}
@@ -72,11 +74,8 @@ def shift_consistency(
         counts = F.one_hot(found).sum(1).double()
         agreement = (counts / len(grid)).square().sum(1)
     else:
-        if rng is None:
-            raise LieDerivError("num_pairs draws at random; pass rng=torch.Generator() as well.")
-        shape = (len(x), num_pairs, 2, len(axes))
-        uniform = torch.rand(shape, generator=rng, dtype=torch.float64, device=rng.device).cpu()
-        shifts = (uniform * size).floor()
+        seeds = domain_of(x).seeds(x, seed, "shift_consistency")
+        shifts = (seeded_uniform(seeds, (num_pairs, 2, len(axes))) * size).floor()
         same = [classes(shifts[:, p, 0]) == classes(shifts[:, p, 1]) for p in range(num_pairs)]
         agreement = torch.stack(same).double().mean(0)
     return SampledMetric(

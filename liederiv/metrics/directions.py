@@ -11,21 +11,20 @@ images. The response to other directions of the input tells these apart:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from liederiv.derivatives import Scheme, get_scheme
+from liederiv.draws import seeded_normal
 
 __all__ = ["blur", "same_norm", "same_spectrum", "seeded_noise"]
 
 
-def seeded_noise(x: Tensor, seeds: list[int]) -> Tensor:
-    """Standard normal noise like x [B, …], each image from its own seed, the same on any device."""
-    draws = [
-        torch.randn(x.shape[1:], dtype=torch.float64, generator=torch.Generator().manual_seed(s))
-        for s in seeds
-    ]
-    return torch.stack(draws).to(x)
+def seeded_noise(x: Tensor, seeds: Sequence[int], count: int = 1) -> Tensor:
+    """Standard normal noise like x [B, …], each image's from its own seed: [count, B, …]."""
+    return seeded_normal(seeds, (count, *x.shape[1:])).to(x).movedim(1, 0)
 
 
 def same_norm(noise: Tensor) -> Tensor:

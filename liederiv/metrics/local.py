@@ -59,6 +59,8 @@ class LocalBatch:
         spectrum: the same along phase-scrambled tangents, [K, B]; None if not asked for, or if the
             input has no spectrum.
         blur: ‖J ½Δx‖²/dim, [B]; None likewise.
+        moves: whether X x is not zero, bool [K, B]: a flat image stands still under translation,
+            and there is nothing to compare a response with. None likewise.
     """
 
     lie: Tensor
@@ -66,6 +68,7 @@ class LocalBatch:
     noise: Tensor | None = None
     spectrum: Tensor | None = None
     blur: Tensor | None = None
+    moves: Tensor | None = None
 
 
 def softmax_pushforward(y: Tensor, jv: Tensor, dim: int) -> tuple[Tensor, Tensor]:

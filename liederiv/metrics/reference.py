@@ -7,13 +7,13 @@ from functools import singledispatch
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from liederiv.actions import ImageAction
 from liederiv.generators import resolve_generators
-from liederiv.metrics.local import local_batch
+from liederiv.metrics.local import LocalBatch, local_batch
 
-__all__ = ["reference_network", "reference_relative_lee", "reference_transform"]
+__all__ = ["reference_batch", "reference_network", "reference_transform"]
 
 
 def reference_network(channels: int, *, seed: int = 0) -> nn.Module:
@@ -41,15 +41,15 @@ def reference_transform(x: Any) -> str:
 
 
 @singledispatch
-def reference_relative_lee(x: Any, seeds: Sequence[int]) -> Tensor:
-    """Translation LEE of the reference network relative to noise of equal norm, per image [B].
+def reference_batch(x: Any, seeds: Sequence[int]) -> LocalBatch:
+    """Translation LEE of the reference network, and its response to noise of equal norm.
 
     Measured like any model, in the dtype and on the device of x, with the ``fourier`` scheme.
     Anything but rounding here would be a defect of the pipeline.
     """
     model = reference_network(x.shape[1]).to(x)
     action = ImageAction(resolve_generators("translation"), x.shape[-2], x.shape[-1], "fourier")
-    batch = local_batch(model, x, action, output="invariant", directions=2, seeds=seeds)[0]
-    local = batch["output"]
-    assert local.noise is not None
-    return local.lie.mean(0) / local.noise.mean(0)
+    batch, _ = local_batch(
+        model, x, action, output="invariant", directions=2, seeds=seeds, verify=False
+    )
+    return batch["output"]

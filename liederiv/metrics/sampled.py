@@ -2,8 +2,8 @@ r"""Sampled metrics: how far the output is from equivariant under transforms of 
 
 All compare f(T x) with ρ_T f(x) for transforms T drawn at random, so they see what a derivative at
 t = 0 cannot (and mix it with the interpolation error of large transforms). They return values per
-image, to be averaged (and bootstrapped) over images. Draws are consecutive per image: the same seed
-gives the same transforms whatever the batch size, and the same to every model.
+image, to be averaged (and bootstrapped) over images. Transforms are drawn for each image from its
+content and the seed: the same in any order and any batch, and for every model that is given it.
 
 Where the output is a map or a token grid, only the entries that T moves from inside the image are
 compared; ``margin`` keeps away from the border by a network's receptive field.
@@ -21,7 +21,8 @@ from torch import Tensor
 
 from liederiv.actions import check_images
 from liederiv.derivatives import Scheme
-from liederiv.domains import domain_of, draw_coordinates
+from liederiv.domains import domain_of
+from liederiv.draws import seeded_coordinates
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite, evaluate, valid
@@ -82,7 +83,8 @@ def random_transforms(
     half_range: Sequence[float],
     *,
     num_samples: int,
-    rng: torch.Generator,
+    seed: int = 0,
+    stream: str = "",
     scheme: str | Scheme = "bspline",
     whole: bool = False,
 ) -> Iterator[Any]:
@@ -93,7 +95,8 @@ def random_transforms(
         generators: K generators.
         half_range: K numbers, in the generators' units.
         num_samples: transforms per image or cloud.
-        rng: source of randomness; not rewound, so that batches continue where the last one ended.
+        seed: of the draws, which belong to the image or cloud, see `liederiv.draws`.
+        stream: purpose of the draws; different ones are independent.
         scheme: interpolation scheme.
         whole: round t to whole numbers.
 
@@ -106,9 +109,9 @@ def random_transforms(
         raise LieDerivError(
             f"half_range has {len(half_range)} entries for {len(action)} generators; give one each."
         )
-    drawn = draw_coordinates(len(x), half_range, num_samples=num_samples, rng=rng, whole=whole)
-    for t in drawn:
-        yield domain.transform(action, t)
+    seeds = domain.seeds(x, seed, stream)
+    for t in seeded_coordinates(seeds, half_range, num_samples=num_samples):
+        yield domain.transform(action, t.round() if whole else t)
 
 
 def mean_square_errors(
@@ -151,7 +154,7 @@ def eq_t(
     f: Callable[[Tensor], Tensor],
     x: Tensor,
     *,
-    rng: torch.Generator,
+    seed: int = 0,
     integer: bool = True,
     max_fraction: float = 1 / 8,
     num_samples: int = 10,
@@ -170,7 +173,7 @@ def eq_t(
     Args:
         f: model; one output tensor, invariant or equivariant.
         x: images [B, C, H, W].
-        rng: source of randomness.
+        seed: of the transforms, which belong to the image, see `liederiv.draws`.
         integer: shifts rounded to whole pixels of the input (EQ-T), or not (EQ-T_frac).
         max_fraction: largest shift in units of the image's size.
         num_samples: transforms per image.
@@ -184,7 +187,14 @@ def eq_t(
     check_images(x)
     ranges = [max_fraction * x.shape[-1], max_fraction * x.shape[-2]]
     elements = random_transforms(
-        x, "translation", ranges, num_samples=num_samples, rng=rng, scheme=scheme, whole=integer
+        x,
+        "translation",
+        ranges,
+        num_samples=num_samples,
+        seed=seed,
+        stream="eq_t",
+        scheme=scheme,
+        whole=integer,
     )
     kind = "integer" if integer else "fractional"
     moved = f"{kind} translation, ±{max_fraction:g} of the size"
@@ -197,7 +207,7 @@ def eq_r(
     f: Callable[[Tensor], Tensor],
     x: Tensor,
     *,
-    rng: torch.Generator,
+    seed: int = 0,
     num_samples: int = 10,
     output: OutputSpec = "auto",
     scheme: str | Scheme = "bspline",
@@ -213,7 +223,7 @@ def eq_r(
     Args:
         f: model; one output tensor, invariant or equivariant.
         x: images [B, C, H, W].
-        rng: source of randomness.
+        seed: of the transforms, which belong to the image, see `liederiv.draws`.
         num_samples: transforms per image.
         output: representation of the output.
         scheme: interpolation scheme.
@@ -222,7 +232,7 @@ def eq_r(
     """
     check_images(x)
     elements = random_transforms(
-        x, "rotation", [math.pi], num_samples=num_samples, rng=rng, scheme=scheme
+        x, "rotation", [math.pi], num_samples=num_samples, seed=seed, stream="eq_r", scheme=scheme
     )
     errors = mean_square_errors(f, x, elements, output=output, margin=margin)
     return _psnr("eq_r", "rotation, 0° to 360°", errors, dynamic_range)
@@ -253,7 +263,7 @@ def equivariance_error(
     x: Any,
     generator: str | Generator,
     *,
-    rng: torch.Generator,
+    seed: int = 0,
     half_range: float | None = None,
     num_samples: int = 10,
     output: OutputSpec = "auto",
@@ -273,7 +283,7 @@ def equivariance_error(
         x: images [B, C, H, W] or point clouds.
         generator: name or generator X; for point clouds also ``translation`` or ``rotation``, which
             stand for random directions (rotations uniform over SO(3)).
-        rng: source of randomness.
+        seed: of the transforms, which belong to the image, see `liederiv.draws`.
         half_range: largest |t| in the generator's unit. None stands for an eighth of the image's
             width (height) for translations and π/16 for the rotation; others need a number. On
             point clouds: their root mean square radius, a whole turn, a factor of 1.5.
@@ -287,7 +297,7 @@ def equivariance_error(
     """
     domain = domain_of(x)
     action = domain.action([generator], x, scheme)
-    elements, label = domain.sample(action, x, half_range, num_samples=num_samples, rng=rng)
+    elements, label = domain.sample(action, x, half_range, num_samples=num_samples, seed=seed)
     errors, _ = mean_square_errors(f, x, elements, output=output, margin=margin)
     return SampledMetric(
         "sampled_error",

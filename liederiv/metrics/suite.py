@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from liederiv.derivatives import Scheme
@@ -28,7 +26,7 @@ from liederiv.metrics.sampled import (
 )
 from liederiv.representations import OutputSpec
 
-__all__ = ["RUNNERS", "FiniteContext", "NotApplicable", "Piece", "Runner", "Streams", "runners"]
+__all__ = ["RUNNERS", "FiniteContext", "NotApplicable", "Piece", "Runner", "runners"]
 
 
 @dataclass(frozen=True)
@@ -43,21 +41,6 @@ class NotApplicable:
 Piece = SampledMetric | NotApplicable
 
 
-class Streams:
-    """Independent seeded sources of randomness by name, each made when first asked for."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._sources: dict[str, torch.Generator] = {}
-
-    def __call__(self, name: str = "") -> torch.Generator:
-        """The source of that name, where it stands."""
-        if name not in self._sources:
-            seed = self._seed + zlib.crc32(name.encode())  # 0 for the empty name
-            self._sources[name] = torch.Generator().manual_seed(seed)
-        return self._sources[name]
-
-
 @dataclass(frozen=True)
 class FiniteContext:
     """What a finite metric may need besides the images.
@@ -67,8 +50,7 @@ class FiniteContext:
         classifier: whether the output is one probability per class.
         output: representation of the output.
         scheme: interpolation scheme.
-        stream: source of randomness of this metric, continued over batches; one for each name, so
-            that draws are consecutive per image or cloud whatever the batch size.
+        seed: of random transforms, which belong to the image or cloud.
         labels: class indices [B] of these images, or None.
     """
 
@@ -76,25 +58,25 @@ class FiniteContext:
     classifier: bool
     output: OutputSpec
     scheme: Scheme
-    stream: Streams
+    seed: int
     labels: Tensor | None = None
 
 
 def _eq_t(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_t(c.f, x, rng=c.stream(), output=c.output, scheme=c.scheme)]
+    return [eq_t(c.f, x, seed=c.seed, output=c.output, scheme=c.scheme)]
 
 
 def _eq_t_frac(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_t(c.f, x, rng=c.stream(), integer=False, output=c.output, scheme=c.scheme)]
+    return [eq_t(c.f, x, seed=c.seed, integer=False, output=c.output, scheme=c.scheme)]
 
 
 def _eq_r(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
-    return [eq_r(c.f, x, rng=c.stream(), output=c.output, scheme=c.scheme)]
+    return [eq_r(c.f, x, seed=c.seed, output=c.output, scheme=c.scheme)]
 
 
 def _sampled_error(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
     return [
-        equivariance_error(c.f, x, g, rng=c.stream(g), output=c.output, scheme=c.scheme)
+        equivariance_error(c.f, x, g, seed=c.seed, output=c.output, scheme=c.scheme)
         for g in ("translation_x", "translation_y", "rotation")
     ]
 
@@ -128,7 +110,7 @@ def _effective_invariance(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
         return _no_classes(name, "rotation, translation")
     reach = [x.shape[-1] / 8, x.shape[-2] / 8]
     moved = random_transforms(
-        x, "translation", reach, num_samples=4, rng=c.stream(), scheme=c.scheme
+        x, "translation", reach, num_samples=4, seed=c.seed, stream=name, scheme=c.scheme
     )
     views = (t.on_input(x) for t in moved)
     pieces: list[Piece] = [effective_invariance(c.f, x, views, "translation, ±0.125 of the size")]

@@ -6,22 +6,24 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.derivatives import Scheme
-from liederiv.domains import Comparisons, Domain, Names, draw_coordinates, register_domain
+from liederiv.domains import Comparisons, Domain, Names, register_domain
+from liederiv.draws import canonical_bytes, seeded_coordinates, seeded_normal
 from liederiv.errors import LieDerivError, PointCloudError
 from liederiv.generators import Catalogue, Generator
 from liederiv.points.action import PointAction
 from liederiv.points.cloud import PointCloud
 from liederiv.points.generators import POINTS
 from liederiv.points.representations import resolve_points
-from liederiv.points.transforms import PointTransform, random_rotations, rms_radius
+from liederiv.points.transforms import PointTransform, rms_radius, seeded_rotations
 from liederiv.representations import OutputSpec, Resolved
 
-__all__ = ["PointDomain"]
+__all__ = ["PointDomain", "canonical_rows"]
 
 _POINTS_PER_PASS = 1024
 _LANES = 2**14  # points × tangents per pass
@@ -92,6 +94,14 @@ class PointDomain(Domain):
         zero = per_row.new_zeros(len(values), action.num_clouds)
         return zero.index_add(1, action.batch, per_row)
 
+    def contents(self, x: PointCloud) -> Iterator[bytes]:
+        """See `Domain.contents`; the order of the points does not matter, nor do edges."""
+        fields = [v for group in (x.scalars, x.vectors) for _, v in sorted(group.items())]
+        for b, rows in enumerate(canonical_rows(x)):
+            parts = [canonical_bytes(v.detach().cpu()[rows]) for v in (x.pos, *fields)]
+            parts += [canonical_bytes(v[b]) for _, v in sorted(x.graph.items())]
+            yield b"".join(parts)
+
     def comparisons(
         self,
         x: PointCloud,
@@ -106,7 +116,7 @@ class PointDomain(Domain):
         each of the vectors), so that a motion is compared with noise in what it moves.
         """
         K, R = len(action), directions
-        noises = [_noise(x, [s * 31 + r + 1 for s in seeds]) for r in range(R)]
+        noises = _noise(x, seeds, R)
 
         def like(tangent: Tensor, *noise: Tensor) -> Tensor:
             if not tangent.any():  # fields that do not move
@@ -115,8 +125,11 @@ class PointDomain(Domain):
             blocks = [n * (sizes / _cloud_norms(n[None], x))[:, x.batch] for n in noise]
             return torch.stack(blocks, 1).flatten(0, 1)
 
+        fields = tree_flatten(tangents)[0]
+        moves = torch.stack([_cloud_norms(v, x).flatten(2)[..., 0] > 0 for v in fields]).any(0)
+
         def read(responses: Tensor) -> dict[str, Tensor]:
-            return {"noise": responses.unflatten(0, (K, R)).mean(1)}
+            return {"moves": moves, "noise": responses.unflatten(0, (K, R)).mean(1)}
 
         return Comparisons(tree_map(like, tangents, *noises), read)
 
@@ -131,7 +144,7 @@ class PointDomain(Domain):
         half_range: float | None,
         *,
         num_samples: int,
-        rng: torch.Generator,
+        seed: int,
     ) -> tuple[Iterator[PointTransform], str]:
         """See `Domain.sample`; the generators of one group, or one of them.
 
@@ -148,6 +161,7 @@ class PointDomain(Domain):
         (group,) = groups
         name = names[0] if len(names) == 1 else group
         limits: Tensor | list[float]
+        seeds = self.seeds(x, seed, name)
         if half_range is not None:
             limits = [half_range] * len(names)
             label = f"{name}, ±{half_range:.4g} {action.generators[0].unit}"
@@ -155,14 +169,14 @@ class PointDomain(Domain):
             limits = rms_radius(x)[:, None].expand(-1, len(names))
             label = f"{name}, ±1 rms radius of the cloud"
         elif group == "rotation" and len(names) == 3:
-            turns = random_rotations(len(x) * num_samples, 3, rng).unflatten(0, (len(x), -1))
+            turns = seeded_rotations(seeds, 3, num_samples)
             moves = (PointTransform(action, turns[:, s]) for s in range(num_samples))
             return moves, f"{name}, uniform over SO(3)"
         elif group == "rotation":
             limits, label = [math.pi], f"{name}, 0° to 360°"
         else:
             limits, label = [math.log(1.5)] * len(names), f"{name}, ×1/1.5 to ×1.5"
-        drawn = draw_coordinates(len(x), limits, num_samples=num_samples, rng=rng)
+        drawn = seeded_coordinates(seeds, limits, num_samples=num_samples)
         return (PointTransform.exp(action, t) for t in drawn), label
 
     def batch_size(self, x: PointCloud) -> int:
@@ -174,19 +188,36 @@ class PointDomain(Domain):
         return max(1, _LANES // len(x.pos))
 
 
-def _noise(x: PointCloud, seeds: Sequence[int]) -> PointCloud:
-    """Standard normal noise like x, each cloud from its own seed, the same on any device."""
-    sources = [torch.Generator().manual_seed(s) for s in seeds]
+def canonical_rows(x: PointCloud) -> list[Tensor]:
+    """The points of each cloud, sorted by what they hold: the same whatever order they come in."""
+    point_fields = [x.pos, *(v for group in (x.scalars, x.vectors) for v in group.values())]
+    columns = torch.cat([_comparable(v).flatten(1) for v in point_fields], 1).numpy()
+    batch = x.batch.cpu().numpy()
+    order = torch.from_numpy(np.lexsort((*columns.T[::-1], batch)))
+    return list(order.split(np.bincount(batch, minlength=len(x)).tolist()))
 
-    def draw(v: Tensor) -> Tensor:
-        out = torch.empty(v.shape, dtype=torch.float64)
-        for b, source in enumerate(sources):
-            rows = (x.batch == b).nonzero().flatten().cpu()
-            shape = (len(rows), *v.shape[1:])
-            out[rows] = torch.randn(shape, dtype=torch.float64, generator=source)
-        return out.to(v)
 
-    return tree_map(draw, x)
+def _comparable(v: Tensor) -> Tensor:
+    """Float64 on the CPU, equal for equal numbers in float32 and in float64."""
+    v = v.detach().cpu()
+    return (v.float() if v.is_floating_point() else v).double()
+
+
+def _noise(x: PointCloud, seeds: Sequence[int], count: int) -> list[PointCloud]:
+    """Standard normal noise like x, each cloud's from its own seed, each point's its own."""
+    rows = canonical_rows(x)
+    leaves, structure = tree_flatten(x)
+    widths = [v[0].numel() for v in leaves]
+    values = torch.empty(count, len(x.pos), sum(widths), dtype=torch.float64)
+    for seed, points in zip(seeds, rows, strict=True):
+        values[:, points] = seeded_normal([seed], (count, len(points), sum(widths)))[0]
+    return [
+        tree_unflatten(
+            [p.view(v.shape).to(v) for p, v in zip(one.split(widths, 1), leaves, strict=True)],
+            structure,
+        )
+        for one in values
+    ]
 
 
 def _cloud_norms(v: Tensor, x: PointCloud) -> Tensor:

@@ -22,7 +22,7 @@ from liederiv.points.action import PointAction
 from liederiv.points.cloud import PointCloud
 from liederiv.points.domain import PointDomain
 from liederiv.points.representations import resolve_points
-from liederiv.points.transforms import PointTransform, random_rotations
+from liederiv.points.transforms import PointTransform, seeded_rotations
 
 __all__ = ["POINT_RUNNERS", "discrete_point_checks", "permute_within_clouds"]
 
@@ -33,13 +33,15 @@ _DISCRETE = "‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖²"
 def permute_within_clouds(x: PointCloud, seed: int = 0) -> tuple[PointCloud, Tensor]:
     """The same clouds with their points in another order, and that order [N].
 
-    The clouds keep their places in the batch; edges follow their points.
+    The order is one random cycle of all points, so that none stays where it is. The clouds keep
+    their places in the batch; edges follow their points.
     """
-    random = torch.Generator().manual_seed(seed)
     order = torch.arange(len(x.pos))
-    for b in range(len(x)):
+    for b, own in enumerate(PointDomain().seeds(x, seed, "permutation")):
+        random = torch.Generator().manual_seed(own)
         rows = (x.batch.cpu() == b).nonzero().flatten()
-        order[rows] = rows[torch.randperm(len(rows), generator=random)]
+        cycle = rows[torch.randperm(len(rows), generator=random)]
+        order[cycle] = cycle.roll(1)
     order = order.to(x.device)
     index = x.edge_index
     if index is not None:
@@ -90,7 +92,7 @@ def discrete_point_checks(c: FiniteContext, x: PointCloud) -> list[SampledMetric
 
 def _sampled_error(c: FiniteContext, x: PointCloud) -> Sequence[Piece]:
     return [
-        equivariance_error(c.f, x, g, rng=c.stream(g), output=c.output)
+        equivariance_error(c.f, x, g, seed=c.seed, output=c.output)
         for g in ("translation", "rotation", "scale")
     ]
 
@@ -101,7 +103,8 @@ def _effective_invariance(c: FiniteContext, x: PointCloud) -> Sequence[Piece]:
         reason = "the output is no class score [B, classes]"
         return [NotApplicable("effective_invariance", what, reason)]
     action = PointAction((), x)
-    turns = random_rotations(len(x) * _VIEWS, x.dim, c.stream()).unflatten(0, (len(x), -1))
+    seeds = PointDomain().seeds(x, c.seed, "effective_invariance")
+    turns = seeded_rotations(seeds, x.dim, _VIEWS)
     views = (PointTransform(action, turns[:, v]).on_input(x) for v in range(_VIEWS))
     return [effective_invariance(c.f, x, views, what)]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from liederiv.generators import resolve_generators
-from liederiv.metrics.local import local_batch
-from liederiv.metrics.reference import reference_relative_lee, reference_transform
+from liederiv.metrics.local import LocalBatch, local_batch
+from liederiv.metrics.reference import reference_batch, reference_transform
 from liederiv.points.action import PointAction
 from liederiv.points.cloud import PointCloud
 from liederiv.points.generators import POINTS
@@ -42,15 +42,15 @@ def _(x: PointCloud) -> str:
     return "rigid"
 
 
-@reference_relative_lee.register
-def _(x: PointCloud, seeds: Sequence[int]) -> Tensor:
-    """LEE under rigid motions relative to noise of equal norm, per cloud [B].
+@reference_batch.register
+def _(x: PointCloud, seeds: Sequence[int]) -> LocalBatch:
+    """LEE under rigid motions, and the response to noise of equal norm.
 
-    Of clouds of one point, to which the network is blind, 0.
+    The network is blind to clouds of one point: 0 over 0.
     """
     model = CentredDistances().eval().to(device=x.device, dtype=x.dtype)
     action = PointAction(resolve_generators("rigid", catalogue=POINTS[x.dim]), x)
-    local = local_batch(model, x, action, output="scalars", directions=2, seeds=seeds)[0]["output"]
-    assert local.noise is not None
-    lie, noise = local.lie.mean(0), local.noise.mean(0)
-    return torch.where(noise > 0, lie / noise.clamp_min(1e-300), lie)
+    batch, _ = local_batch(
+        model, x, action, output="scalars", directions=2, seeds=seeds, verify=False
+    )
+    return batch["output"]

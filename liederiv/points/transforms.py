@@ -7,11 +7,13 @@ are affine maps as well.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from liederiv.draws import seeded_normal
 from liederiv.errors import LieDerivError, PointCloudError, UnknownLayoutError
 from liederiv.generators import Generator
 from liederiv.generators import generator as find_generator
@@ -29,7 +31,7 @@ from liederiv.points.representations import (
 )
 from liederiv.transforms import transform
 
-__all__ = ["PointTransform", "random_rotations"]
+__all__ = ["PointTransform", "random_rotations", "seeded_rotations"]
 
 
 class PointTransform:
@@ -110,16 +112,26 @@ def _(x: PointCloud, generator: str | Generator, t: float | Tensor, scheme: str 
 
 
 def random_rotations(n: int, dim: int, rng: torch.Generator) -> Tensor:
-    """N rotations, uniform over SO(dim): float64 [n, dim, dim].
+    """N rotations, uniform over SO(dim): float64 [n, dim, dim]."""
+    gauss = torch.randn(n, dim, dim, dtype=torch.float64, generator=rng, device=rng.device).cpu()
+    return _rotations(gauss)
+
+
+def seeded_rotations(seeds: Sequence[int], dim: int, num_samples: int) -> Tensor:
+    """The same for each item from its own seed: float64 [B, num_samples, dim, dim]."""
+    return _rotations(seeded_normal(seeds, (num_samples, dim, dim)))
+
+
+def _rotations(gauss: Tensor) -> Tensor:
+    """Rotations [..., d, d], uniform for standard normal matrices.
 
     From the QR decomposition of Gaussian matrices with the signs of R's diagonal moved to Q
     (Mezzadri 2007, "How to generate random matrices from the classical compact groups").
     """
-    gauss = torch.randn(n, dim, dim, dtype=torch.float64, generator=rng, device=rng.device).cpu()
     q, r = torch.linalg.qr(gauss)
-    q = q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
-    flip = torch.linalg.det(q).sign()
-    return torch.cat([q[..., :1] * flip[:, None, None], q[..., 1:]], -1)
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    flip = torch.linalg.det(q).sign()[..., None, None]
+    return torch.cat([q[..., :1] * flip, q[..., 1:]], -1)
 
 
 def rms_radius(x: PointCloud) -> Tensor:

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from liederiv.domains import domain_of, draw_coordinates
+from liederiv.domains import domain_of
+from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.results import json_ready, write_atomically

@@ -30,7 +30,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from liederiv.derivatives import Scheme
-from liederiv.domains import Domain, domain_of, draw_coordinates
+from liederiv.domains import Domain, domain_of
+from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import forward_mode, verify_product
 from liederiv.generators import Generator

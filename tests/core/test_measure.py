@@ -24,6 +24,7 @@ from liederiv import (
 from liederiv.actions import ImageAction
 from liederiv.checks import check_derivative
 from liederiv.comparison import compare
+from liederiv.derivatives import SCHEMES
 
 X = formula_images()
 
@@ -72,7 +73,7 @@ def test_same_spectrum_noise_keeps_spectrum_and_colour():
     from liederiv.metrics.directions import same_spectrum, seeded_noise
 
     x = band_limited((2, 3, 12, 16))
-    out = same_spectrum(x[None], seeded_noise(x, [0, 1]))[0]
+    out = same_spectrum(x[None], seeded_noise(x, [0, 1])[0])[0]
     assert torch.allclose(torch.fft.fft2(out).abs(), torch.fft.fft2(x).abs(), atol=1e-9)
     gram = torch.einsum("bchw,bdhw->bcd", x, x)
     assert torch.allclose(torch.einsum("bchw,bdhw->bcd", out, out), gram, atol=1e-9)
@@ -308,3 +309,103 @@ def test_sampled_transforms_are_the_same_whatever_the_batch_size():
     for a, b in zip(*(m.scores for m in found), strict=True):
         assert a.transform == b.transform
         assert a.per_image == pytest.approx(b.per_image, rel=1e-6)
+
+
+# --- images that a transform does not move ------------------------------------------------------
+
+
+def flat(*colour: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """One image of one colour; the values are those of black after ImageNet's normalisation."""
+    colour = colour or (-2.117904, -2.035714, -1.804444)
+    return torch.tensor(colour, dtype=dtype)[None, :, None, None].expand(1, 3, 32, 32).clone()
+
+
+@pytest.mark.parametrize("scheme", list(SCHEMES))
+@pytest.mark.parametrize("size", [(7, 7), (32, 32), (224, 161)])
+def test_flat_images_and_maps_stand_still_exactly(scheme, size):
+    action = ImageAction(liederiv.resolve_generators("spatial"), *size, scheme)
+    x = flat()[..., :1, :1].expand(1, 3, *size).clone()
+    assert (action.tangents(x) == 0).all()
+    assert (action.on_map(x.movedim(1, -1), channels_last=True) == 0).all()
+    contrast = ImageAction(liederiv.resolve_generators("contrast"), *size, scheme)
+    assert (contrast.tangents(x[:, :1].expand(1, 3, *size)) == 0).all()
+
+
+def test_what_is_constant_does_not_blur_a_derivative():
+    """D annihilates constants: a large offset costs no digits beyond those of x itself."""
+    x = band_limited((1, 3, 32, 32)).float()
+    action = ImageAction(liederiv.resolve_generators("rotation"), 32, 32)
+    exact = action.tangents((x + 1000).double() - 1000)
+    assert (action.tangents(x + 1000).double() - exact).norm() < 3e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_black_images_have_no_relative_error(dtype):
+    f, x = formula_network().to(dtype), flat(dtype=dtype).expand(3, -1, -1, -1).clone()
+    m = measure(f, x, "translation,rotation,scale,saturation", "lee,relative,reference")
+    for row in m.scores:
+        moves = row.transform in ("saturation", "blur")
+        if row.metric == "blur_response" or (row.metric in ("lee", "mean_abs") and not moves):
+            assert row.value == 0
+        elif not moves:
+            assert (row.status, row.value, row.per_image) == ("not applicable", None, ())
+            assert "moves none of the inputs" in row.reason
+    zero = torch.zeros(2, 3, 32, 32, dtype=dtype)
+    m = measure(f, zero, "saturation", "relative_norm")
+    row = m.get("relative_norm", "saturation", "probs")
+    assert (row.status, row.value) == ("not applicable", None)
+
+
+def test_black_images_among_others_are_left_out_of_ratios_only():
+    f, x = formula_network(), four_images()
+    mixed = torch.cat([x[:2], flat(), x[2:], flat(0.5, 0.5, 0.5)])
+    clusters = ["a", "b", "x", "c", "d", "y"]
+    whole = measure(f, mixed, "translation,rotation", "lee,relative,reference", clusters=clusters)
+    without = measure(f, x, "translation,rotation", "lee,relative,reference",
+                      clusters=["a", "b", "c", "d"])  # fmt: skip
+    for row in without.scores:
+        found = whole.get(row.metric, row.transform, row.output)
+        share = 4 / 6 if row.metric in ("lee", "mean_abs", "blur_response") else 1
+        if row.metric == "reference":
+            assert found.value < 1e-10  # rounding, which is another in another batch
+            continue
+        assert found.value == pytest.approx(share * row.value, rel=1e-4), row.metric
+        if share == 1:
+            assert found.ci_high == pytest.approx(row.ci_high, rel=1e-3)
+            assert found.reason == "without the 2 of 6 inputs that it does not move"
+            assert found.per_image_denominator[2] == found.per_image[2] == 0
+    again = compare(whole, whole)
+    assert all(d.difference == d.ci_low == d.ci_high == 0 for d in again if d.status == "measured")
+
+
+def test_stripes_count_for_the_translation_that_moves_them():
+    """translation_y leaves them alone; the group's ratio is that of translation_x."""
+    f, x = formula_network().double(), four_images().double()[..., :1, :].expand(-1, -1, 32, -1)
+    m = measure(f, x.clone(), "translation", "relative_norm", output_type="logits")
+    assert m.get("relative_norm", "translation_y").status == "not applicable"
+    x_only = m.get("relative_norm", "translation_x")
+    assert m.get("relative_norm", "translation").value == pytest.approx(x_only.value, rel=1e-12)
+
+
+def test_an_output_that_ignores_noise_but_breaks_the_symmetry_has_no_finite_ratio():
+    """A fixed pattern, declared a map: L f = −X f, and J = 0."""
+    pattern = band_limited((1, 3, 16, 16))
+
+    def f(x):
+        return pattern.expand(len(x), -1, -1, -1) + 0 * x
+
+    x = band_limited((2, 3, 16, 16), seed=1)
+    m = measure(f, x, "rotation", "lee,relative_norm", output=FeatureMap(), self_check=False)
+    assert m.get("lee", "rotation").value > 0
+    row = m.get("relative_norm", "rotation")
+    assert (row.status, row.value) == ("failed", None)
+    assert "the ratio is infinite" in row.reason
+
+
+def test_images_that_are_not_finite_are_refused():
+    x = four_images()
+    x[2, 0, 3, 4] = math.nan
+    with pytest.raises(ImageError, match=r"infinite pixels in 1 of 4 images .first: number 2"):
+        measure(formula_network(), x)
+    with pytest.raises(ImageError, match="x has NaN or infinite pixels in 4 of 4"):
+        lie_derivative(formula_network(), x / 0, "rotation")

@@ -44,10 +44,13 @@ def images(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, dtype=torch.float64, generator=rng(seed))
 
 
-def uniform(count: int, samples: int, ranges: list[float], seed: int = 0) -> np.ndarray:
+def drawn(x: torch.Tensor, names, ranges: list[float], samples: int, *, seed: int = 0,
+          stream: str = "", whole: bool = False) -> np.ndarray:  # fmt: skip
     """The parameters that a metric draws: [images, samples, generators]."""
-    u = torch.rand(count, samples, len(ranges), dtype=torch.float64, generator=rng(seed))
-    return ((2 * u - 1) * torch.tensor(ranges, dtype=torch.float64)).numpy()
+    moves = random_transforms(
+        x, names, ranges, num_samples=samples, seed=seed, stream=stream, whole=whole
+    )
+    return torch.stack([T.t for T in moves], 1).numpy()
 
 
 def circular_net() -> nn.Sequential:
@@ -106,8 +109,8 @@ def test_sampled_error_over_t_squared_tends_to_the_squared_lie_derivative(name):
     def f(x):
         return net(x).softmax(1)
 
-    metric = equivariance_error(f, x, name, half_range=half_range, num_samples=6, rng=rng())
-    t = uniform(2, 6, [half_range])[..., 0]
+    metric = equivariance_error(f, x, name, half_range=half_range, num_samples=6)
+    t = drawn(x, name, [half_range], 6, stream=name)[..., 0]
     L = lie_derivative(f, x, name)[0]
     expected = L.square().mean(1).numpy() * (t**2).mean(1)
     np.testing.assert_allclose(metric.per_image.numpy(), expected, rtol=1e-3)
@@ -119,15 +122,15 @@ def test_sampled_error_over_t_squared_tends_to_the_squared_lie_derivative(name):
 def test_eq_t_is_infinite_for_an_exactly_equivariant_and_an_exactly_invariant_network():
     x, pointwise = images(3, 3, 16, 24), nn.GELU()
     for scheme in ("bspline", "fourier", "fourier_mirror", "central"):
-        metric = eq_t(pointwise, x, rng=rng(), scheme=scheme, output="NCHW")
+        metric = eq_t(pointwise, x, scheme=scheme, output="NCHW")
         assert metric.value == math.inf
         assert (metric.per_image == 0).all()
     net = circular_net()
-    exact = eq_t(net, x, rng=rng(), scheme="fourier", output="NCHW")
+    exact = eq_t(net, x, scheme="fourier", output="NCHW")
     assert exact.value > 280, "rounding of float64 only"
-    pooled = eq_t(lambda x: net(x).mean((2, 3)), x, rng=rng(), scheme="fourier")
+    pooled = eq_t(lambda x: net(x).mean((2, 3)), x, scheme="fourier")
     assert pooled.value > 280
-    fractional = eq_t(net, x, rng=rng(), integer=False, scheme="fourier", output="NCHW")
+    fractional = eq_t(net, x, integer=False, scheme="fourier", output="NCHW")
     assert fractional.value < 60, "GELU aliases"
     assert (exact.name, fractional.name, exact.unit) == ("eq_t", "eq_t_frac", "dB")
 
@@ -135,8 +138,8 @@ def test_eq_t_is_infinite_for_an_exactly_equivariant_and_an_exactly_invariant_ne
 def test_eq_t_equals_hand_computation_on_a_map_that_is_not_equivariant():
     """f(x) = a ⊙ x: f(T x) − T f(x) = (a − T a) ⊙ T x, over the pixels that stay inside."""
     x, a = images(2, 1, 16, 24), images(1, 1, 16, 24, seed=9)
-    metric = eq_t(lambda x: a * x, x, rng=rng(3), num_samples=5, output="NCHW", dynamic_range=2.0)
-    shifts = np.rint(uniform(2, 5, [3.0, 2.0], seed=3)).astype(int)
+    metric = eq_t(lambda x: a * x, x, seed=3, num_samples=5, output="NCHW", dynamic_range=2.0)
+    shifts = drawn(x, "translation", [3.0, 2.0], 5, seed=3, stream="eq_t", whole=True).astype(int)
     mse = []
     for b in range(2):
         squares, count = 0.0, 0
@@ -156,17 +159,17 @@ def test_eq_t_equals_hand_computation_on_a_map_that_is_not_equivariant():
 def test_dynamic_range_decides_whether_the_scale_of_the_output_counts():
     x = images(2, 3, 16, 16)
     net = nn.Sequential(circular_net(), nn.Flatten())
-    args = {"rng": rng(), "output": "invariant"}
+    args = {"output": "invariant"}
     once = eq_t(net, x, **args)
     y = net(x).detach()
     peak = y.amax(1) - y.amin(1)
-    fixed = eq_t(net, x, rng=rng(), output="invariant", dynamic_range=1.0)
+    fixed = eq_t(net, x, output="invariant", dynamic_range=1.0)
     torch.testing.assert_close(once.per_image * peak**2, fixed.per_image, rtol=1e-12, atol=0)
-    ten = eq_t(lambda x: 10 * net(x), x, rng=rng(), output="invariant")
+    ten = eq_t(lambda x: 10 * net(x), x, output="invariant")
     assert ten.value == pytest.approx(once.value, abs=1e-9)
-    ten = eq_t(lambda x: 10 * net(x), x, rng=rng(), output="invariant", dynamic_range=1.0)
+    ten = eq_t(lambda x: 10 * net(x), x, output="invariant", dynamic_range=1.0)
     assert ten.value == pytest.approx(fixed.value - 20, abs=1e-9)
-    constant = eq_t(lambda x: torch.zeros(len(x), 4), x, rng=rng())
+    constant = eq_t(lambda x: torch.zeros(len(x), 4), x)
     assert math.isnan(constant.value), "no range, no ratio: not 0 and not ∞"
 
 
@@ -178,18 +181,18 @@ def test_eq_r_equals_its_analytic_value_for_a_derivative_taken_as_a_scalar():
     def f(x):
         return ImageAction(resolve_generators("translation_x"), size, size, "fourier").on_map(x)[0]
 
-    metric = eq_r(f, x, rng=rng(5), num_samples=samples, scheme="fourier", output="NCHW",
+    metric = eq_r(f, x, seed=5, num_samples=samples, scheme="fourier", output="NCHW",
                   dynamic_range=1.0)  # fmt: skip
     gx, gy = ImageAction(resolve_generators("translation"), size, size, "fourier").on_map(x)
     q = np.arange(size) - (size - 1) / 2
     squares, count = 0.0, 0
-    for theta in uniform(1, samples, [math.pi], seed=5)[0, :, 0]:
+    for theta in drawn(x, "rotation", [math.pi], samples, seed=5, stream="eq_r")[0, :, 0]:
         squares += float(((math.cos(theta) - 1) * gx + math.sin(theta) * gy).square().sum())
         turned_x = math.cos(theta) * q - math.sin(theta) * q[:, None]
         turned_y = math.sin(theta) * q + math.cos(theta) * q[:, None]
         count += ((abs(turned_x) <= q[-1]) & (abs(turned_y) <= q[-1])).sum()
     assert float(metric.per_image) == pytest.approx(squares / count, rel=1e-6)
-    assert eq_r(nn.Identity(), x, rng=rng(), output="NCHW").value == math.inf
+    assert eq_r(nn.Identity(), x, output="NCHW").value == math.inf
 
 
 def test_margin_keeps_away_from_the_border_of_a_zero_padded_network():
@@ -197,8 +200,8 @@ def test_margin_keeps_away_from_the_border_of_a_zero_padded_network():
         torch.manual_seed(0)
         net = nn.Conv2d(1, 2, 5, padding=2).double()
     x = images(2, 1, 24, 24)
-    plain = eq_t(net, x, rng=rng(), output="NCHW")
-    inside = eq_t(net, x, rng=rng(), output="NCHW", margin=2 + 3)
+    plain = eq_t(net, x, output="NCHW")
+    inside = eq_t(net, x, output="NCHW", margin=2 + 3)
     # 2 pixels of receptive field on each side of a shift of up to 3.
     assert plain.value < 40
     assert inside.value > 280
@@ -213,12 +216,12 @@ def test_invariance_error_of_the_centroid_is_its_mean_squared_displacement():
     j = torch.arange(48, dtype=torch.float64)
     mass = x.sum((1, 2, 3)).numpy()
     metric = equivariance_error(
-        lambda x: (x * j).sum((2, 3)), x, "translation_x", rng=rng(1), num_samples=7
+        lambda x: (x * j).sum((2, 3)), x, "translation_x", seed=1, num_samples=7
     )
-    t = uniform(2, 7, [48 / 8], seed=1)[..., 0]
+    t = drawn(x, "translation_x", [6.0], 7, seed=1, stream="translation_x")[..., 0]
     np.testing.assert_allclose(metric.per_image, mass**2 * (t**2).mean(1), rtol=1e-3)
     many = equivariance_error(
-        lambda x: (x * j).sum((2, 3)), x[:1], "translation_x", rng=rng(), num_samples=2000
+        lambda x: (x * j).sum((2, 3)), x[:1], "translation_x", num_samples=2000
     )
     standard_error = math.sqrt(4 / 45 / 2000) * 3  # of t² / (range²/3), t uniform
     assert many.value / (mass[0] ** 2 * 36 / 3) == pytest.approx(1, abs=4 * standard_error)
@@ -232,9 +235,9 @@ def test_default_ranges():
         ("rotation", f"±{math.pi / 16:.4g} rad"),
         (resolve_generators("translation_x", unit="grid")[0], "±0.25 half-width"),
     ):
-        assert equivariance_error(f, x, name, rng=rng()).transform.endswith(expected)
+        assert equivariance_error(f, x, name).transform.endswith(expected)
     with pytest.raises(LieDerivError, match="half_range is needed for shear_x"):
-        equivariance_error(f, x, "shear_x", rng=rng())
+        equivariance_error(f, x, "shear_x")
 
 
 # --- drawing ------------------------------------------------------------------------------------
@@ -244,43 +247,43 @@ def test_draws_depend_on_the_seed_and_not_on_the_batches_or_the_global_state():
     x, net = images(5, 3, 16, 16), circular_net()
     before = torch.random.get_rng_state()
     for metric in (
-        lambda x, r: eq_t(net, x, rng=r, output="NCHW"),
-        lambda x, r: eq_r(net, x, rng=r, output="NCHW"),
-        lambda x, r: equivariance_error(net, x, "translation_y", rng=r, output="NCHW"),
-        lambda x, r: shift_consistency(lambda x: net(x).mean((2, 3)), x, num_pairs=4, rng=r),
+        lambda x, s: eq_t(net, x, seed=s, output="NCHW"),
+        lambda x, s: eq_r(net, x, seed=s, output="NCHW"),
+        lambda x, s: equivariance_error(net, x, "translation_y", seed=s, output="NCHW"),
+        lambda x, s: shift_consistency(lambda x: net(x).mean((2, 3)), x, num_pairs=4, seed=s),
     ):
-        whole, generator = metric(x, rng(7)), rng(7)
-        parts = SampledMetric.join([metric(x[:2], generator), metric(x[2:], generator)])
+        whole = metric(x, 7)
+        parts = SampledMetric.join([metric(x[:2], 7), metric(x[2:], 7)])
         torch.testing.assert_close(parts.per_image, whole.per_image, rtol=1e-9, atol=0)
         assert parts.value == pytest.approx(whole.value, rel=1e-9)
     assert not torch.equal(
-        eq_t(net, x, rng=rng(8), output="NCHW").per_image,
-        eq_t(net, x, rng=rng(7), output="NCHW").per_image,
+        eq_t(net, x, seed=8, output="NCHW").per_image,
+        eq_t(net, x, seed=7, output="NCHW").per_image,
     )
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_parameters_are_uniform_in_the_range_and_whole_ones_are_whole():
     x = images(200, 1, 4, 4)
-    drawn = list(random_transforms(x, "translation", [3.0, 0.5], num_samples=20, rng=rng()))
+    drawn = list(random_transforms(x, "translation", [3.0, 0.5], num_samples=20))
     t = torch.stack([T.t for T in drawn]).flatten(0, 1)
     assert t.abs().amax(0).tolist() == pytest.approx([3.0, 0.5], rel=0.01)
     assert (t.square().mean(0) * 3 / torch.tensor([9.0, 0.25])).tolist() == pytest.approx(
         [1, 1], abs=0.06
     )
-    whole = next(random_transforms(x, "rotation", [3.2], num_samples=1, rng=rng(), whole=True))
+    whole = next(random_transforms(x, "rotation", [3.2], num_samples=1, whole=True))
     assert set(whole.t.flatten().tolist()) == {-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0}
     with pytest.raises(LieDerivError, match="1 entries for 2"):
-        next(random_transforms(x, "translation", [3.0], num_samples=1, rng=rng()))
+        next(random_transforms(x, "translation", [3.0], num_samples=1))
     with pytest.raises(LieDerivError, match="num_samples=0"):
-        next(random_transforms(x, "rotation", [3.0], num_samples=0, rng=rng()))
+        next(random_transforms(x, "rotation", [3.0], num_samples=0))
 
 
 def test_unknown_outputs_are_refused_and_batches_of_other_metrics_not_joined():
     x = images(2, 3, 16, 16)
     with pytest.raises(UnknownLayoutError, match="declare it"):
-        eq_t(lambda x: x[:, :, :5, :7], x, rng=rng())
-    one, other = eq_t(nn.GELU(), x, rng=rng()), eq_r(nn.GELU(), x, rng=rng())
+        eq_t(lambda x: x[:, :, :5, :7], x)
+    one, other = eq_t(nn.GELU(), x), eq_r(nn.GELU(), x)
     with pytest.raises(LieDerivError, match="same metric"):
         SampledMetric.join([one, other])
 
@@ -315,14 +318,10 @@ def test_shift_consistency_over_all_pairs(scheme):
 
 def test_shift_consistency_of_drawn_pairs():
     x = bright_pixels(15, 20)
-    metric = shift_consistency(column_parity, x, num_pairs=200, rng=rng(2))
-    u = torch.rand(2, 200, 2, 2, dtype=torch.float64, generator=rng(2))
-    dx = (u[..., 0] * 8).floor()
-    expected = (dx[..., 0] % 2 == dx[..., 1] % 2).double().mean(1)
-    assert torch.equal(metric.per_image, expected)
-    assert metric.value == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(400))
-    with pytest.raises(LieDerivError, match="pass rng"):
-        shift_consistency(column_parity, x, num_pairs=3)
+    metric = shift_consistency(column_parity, x, num_pairs=2000, seed=2)
+    # Two shifts agree with probability 1/2, pairs are independent.
+    assert metric.per_image.tolist() == pytest.approx([0.5] * 2, abs=4 * 0.5 / math.sqrt(2000))
+    assert not torch.equal(*metric.per_image.split(1)), "each image draws its own"
 
 
 def corner_probabilities(x: torch.Tensor) -> torch.Tensor:
@@ -353,9 +352,7 @@ def test_effective_invariance_is_the_confidence_of_an_invariant_classifier():
     confidence = f(x).max(1).values
     turned = effective_invariance(f, x, quarter_turns(x), "rotation")
     torch.testing.assert_close(turned.per_image, confidence, rtol=1e-12, atol=0)
-    drawn = random_transforms(
-        x, "translation", [3.0, 3.0], num_samples=3, rng=rng(), scheme="fourier"
-    )
+    drawn = random_transforms(x, "translation", [3.0, 3.0], num_samples=3, scheme="fourier")
     moved = effective_invariance(f, x, (T.on_input(x) for T in drawn), "translation")
     torch.testing.assert_close(moved.per_image, confidence, rtol=1e-12, atol=0)
 
