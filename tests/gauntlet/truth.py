@@ -71,6 +71,8 @@ def leaves(y: Any) -> dict[str, Any]:
     """The tensors of an output by name."""
     if isinstance(y, Mapping):
         return {str(k): v for k, v in y.items()}
+    if hasattr(y, "_asdict"):
+        return y._asdict()
     if isinstance(y, tuple | list):
         return {str(i): v for i, v in enumerate(y)}
     if dataclasses.is_dataclass(y):
@@ -82,7 +84,9 @@ def spec_of(output: Any, leaf: str) -> str:
     """The representation of one leaf."""
     if isinstance(output, Mapping):
         return output[leaf]
-    return output[int(leaf)] if isinstance(output, tuple | list) else output
+    if isinstance(output, tuple | list):
+        return output[int(leaf)] if leaf.isdigit() else output[0]
+    return output
 
 
 class Raw:
@@ -95,7 +99,11 @@ class Raw:
         net = copy.deepcopy(self.net) if self.cls.fresh else self.net
         with torch.random.fork_rng(devices=[]), torch.enable_grad():
             found = leaves(net.smooth(x))
-        return {k: v.detach().to(F64).clone() for k, v in found.items() if v.is_floating_point()}
+        return {k: v.detach().to(F64).clone() for k, v in found.items() if _is_float(v)}
+
+
+def _is_float(v: Any) -> bool:
+    return isinstance(v, Tensor) and v.is_floating_point()
 
 
 Output = dict[str, Tensor]

@@ -87,7 +87,8 @@ class Snapshot:
         """What is different now, in words; new tensors are none where the network ``grows``."""
         found = self._tensors("state", self.state, dict(net.state_dict()))
         found += self._tensors("attribute", self.attributes, _attributes(net))
-        found = [f for f in found if not (grows and f.endswith("is new"))]
+        # A tensor that the network's own call leaves behind is no harm if it can be copied.
+        found = [f for f in found if not f.endswith("is new") or (f[:5] == "state" and not grows)]
         for what, before, now in (
             ("mode", self.modes, {k: m.training for k, m in net.named_modules()}),
             ("requires_grad", self.wants, {k: p.requires_grad for k, p in net.named_parameters()}),

@@ -133,7 +133,8 @@ def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple
 
 def expected(net: Awkward, entry: str) -> str:
     """Whether a number or a refusal is right."""
-    alone = "number" if entry == ONE_BY_ONE else net.right
+    single = entry in (ONE_BY_ONE, "attribute")  # which takes one image after another
+    alone = "number" if net.one_by_one and single else net.right
     return net.right_at.get(entry, alone)
 
 

@@ -189,9 +189,10 @@ class CloudsInReverse(_OnPoints):
 
 
 class PointsSortedByHeight(_OnPoints):
-    """Rows come back in another order than the points."""
+    """Rows come back in another order than the points, across clouds."""
 
     right = "refusal"
+    one_by_one = True
     output = "vectors"
 
     def forward(self, c: PointCloud) -> Tensor:

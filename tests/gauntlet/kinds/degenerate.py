@@ -185,14 +185,21 @@ class MaximaWithTies(Small):
         return self.head(h.clamp(min=h.clone()))
 
 
+def _one_pixel_black() -> Tensor:
+    x = photographs()
+    x[:, :, 4, 4] = 0
+    return x
+
+
 class InfiniteSlope(Small):
     """√ with a sign, of a pixel that is zero."""
 
+    images = staticmethod(_one_pixel_black)
     right = "refusal"
     forbidden = _NO_DETACH
 
     def forward(self, x: Tensor) -> Tensor:
-        p = x[:, :1, 4, 4] - x[:, :1, 4, 4].detach()
+        p = x[:, :1, 4, 4]
         return self.head(self.c(x).tanh()) + p.sign() * p.abs().sqrt()
 
 

@@ -107,7 +107,7 @@ class FractionalMaxPool(Small):
     right = "refusal"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.fractional_max_pool2d(self.c(x), 2, output_size=5))
+        return self.head(F.fractional_max_pool2d(self.c(x), 2, output_size=4))
 
 
 class LpAndAdaptivePools(Small):

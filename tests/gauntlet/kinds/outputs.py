@@ -73,7 +73,6 @@ class IntegerLeaf(Small):
 
 class NoneLeaf(Small):
     output = {"logits": "invariant", "loss": "invariant"}  # noqa: RUF012
-    right = "refusal"
 
     def forward(self, x: Tensor) -> dict[str, Any]:
         return {"logits": self.head(self.c(x).tanh()), "loss": None}

@@ -224,9 +224,7 @@ class HugeInputs(Small):
 
 
 class DynamicallyQuantisedLinear(Small):
-    """Int8 weights and activations of the classifier: a staircase."""
-
-    right = "refusal"
+    """A staircase whose height moves with the image: almost everywhere the slope of that."""
 
     def forward(self, x: Tensor) -> Tensor:
         s = self.c(x).tanh().mean((2, 3))

@@ -124,9 +124,9 @@ class CallsCountedAsAttribute(Small):
 
 
 class WarmsUpWithItsCalls(Small):
-    """A scale that grows from call to call: no function of the image."""
+    """A scale that grows from call to call: right is what the first call from here on does."""
 
-    right = "refusal"
+    fresh = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -214,9 +214,12 @@ class CachesPositionsOnly(Small):
 
 
 class CacheByTheShapeOfItsInput(Small):
-    """An answer is remembered by shape: the next image of that shape gets it too."""
+    """An answer is remembered by shape: the next image of that shape gets it too.
 
-    right = "refusal"
+    Right is what the first call from here on does.
+    """
+
+    fresh = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,6 +230,20 @@ class CacheByTheShapeOfItsInput(Small):
         if key not in self.cache:
             self.cache[key] = self.head(self.c(x).tanh()).detach()
         return self.cache[key] + 0 * self.head(self.c(x))
+
+
+class CacheByShapeFilledBefore(CacheByTheShapeOfItsInput):
+    """Answers for other images: the same whatever comes, so a constant."""
+
+    fresh = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self(0.3 * torch.ones(2, 3, 10, 10).cumsum(3))
+            self(0.3 * torch.ones(1, 3, 10, 10).cumsum(2))
+
+    right = "refusal"
 
 
 class CacheByTheValueOfItsInput(Small):
@@ -298,12 +315,13 @@ class NoiseFromNumpy(Small):
 
 
 class TinyNoise(Small):
-    """One part in ten thousand: below a careless tolerance, above every derivative."""
+    """One part in ten thousand: a difference drowns in it, a derivative does not."""
 
-    right = "refusal"
+    def smooth(self, x: Tensor) -> Tensor:
+        return self.head(self.c(x).tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.c(x + 1e-4 * torch.randn_like(x)).tanh())
+        return self.smooth(x + 1e-4 * torch.randn_like(x))
 
 
 class NoiseSeededInside(Small):

@@ -197,10 +197,15 @@ class TrainingInAListOfModules(_Plain):
     """Modules in a Python list are no submodules; `eval` does not reach them."""
 
     right = "refusal"
+    right_at = {"metric": "number"}  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
         self.hidden = [nn.Sequential(nn.BatchNorm2d(6), nn.Dropout(0.4))]
+
+    def smooth(self, x: Tensor) -> Tensor:
+        self.hidden[0].double().eval()
+        return self(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.hidden[0](self.c(x)).tanh())
