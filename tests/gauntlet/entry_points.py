@@ -27,9 +27,9 @@ from .verdicts import (
     CHANGED,
     ONE_BY_ONE,
     WRONG,
-    NoNumber,
+    NoNumberError,
     Verdict,
-    WrongNumber,
+    WrongNumberError,
     expected,
     judge_arrays,
     judge_scores,
@@ -49,7 +49,7 @@ def _lie_derivative(net: Awkward, f: Any, x: Any) -> None:
     if _expects_number(net, "lie_derivative"):
         judge_arrays(net, truth_of(type(net)), leaves(L), x)
     elif not all(v.isfinite().all() for v in leaves(L).values() if v is not None):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
 
 
 def _reversed(net: Awkward, f: Any, x: Any) -> None:
@@ -59,7 +59,7 @@ def _reversed(net: Awkward, f: Any, x: Any) -> None:
     if _expects_number(net, "reversed"):
         judge_arrays(net, truth_of(type(net)), {k: v.flip(0) for k, v in leaves(L).items()}, x)
     elif not all(v.isfinite().all() for v in leaves(L).values() if v is not None):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
 
 
 def _kind_of(net: Awkward, x: Any) -> str:
@@ -75,9 +75,14 @@ def _measure(net: Awkward, f: Any, x: Any, batch_size: int | None = None) -> Non
         )  # fmt: skip
     rows = [found.get("lee", name, kind) for name in names_of(net.generators, x)]
     if any(r.status != "measured" or r.value is None for r in rows):
-        raise NoNumber(f"{rows[0].status}: {rows[0].reason}")
+        raise NoNumberError(f"{rows[0].status}: {rows[0].reason}")
     if _expects_number(net, "measure") or batch_size == 1:
-        judge_scores(net, truth_of(type(net)).lee(), truth_of(type(net)).floor(), {r.transform: float(r.value or 0) for r in rows})
+        judge_scores(
+            net,
+            truth_of(type(net)).lee(),
+            truth_of(type(net)).floor(),
+            {r.transform: float(r.value or 0) for r in rows},
+        )
 
 
 def _one_by_one(net: Awkward, f: Any, x: Any) -> None:
@@ -94,7 +99,7 @@ def _metric(net: Awkward, f: Any, x: Any, batch_size: int | None = None) -> None
     found = {k: float(v) for k, v in metric.compute().items()}
     chosen = {name: found[name] for name in names_of(net.generators, x)}
     if not all(math.isfinite(v) for v in chosen.values()):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
     if _expects_number(net, "metric") or batch_size == 1:
         judge_scores(net, truth_of(type(net)).lee(), truth_of(type(net)).floor(), chosen)
 
@@ -107,16 +112,16 @@ def _assert_equivariant(net: Awkward, f: Any, x: Any) -> None:
     except AssertionError as error:
         said = str(error)
     if "error nan" in said:
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
     if not _expects_number(net, "assert_equivariant"):
         return
     truth = truth_of(type(net))
     still = max(truth.lee().values()) <= net.zero  # 0/0 is 0
     error = 0.0 if still else truth.relative()
     if said and error < RTOL / 3:
-        raise WrongNumber(f"failed where the error is {error:.2g}: {said[:120]}")
+        raise WrongNumberError(f"failed where the error is {error:.2g}: {said[:120]}")
     if not said and not error < RTOL * 3:
-        raise WrongNumber(f"passed where the error is {error:.2g}")
+        raise WrongNumberError(f"passed where the error is {error:.2g}")
 
 
 def _penalty(net: Awkward, f: Any, x: Any) -> None:
@@ -129,7 +134,7 @@ def _penalty(net: Awkward, f: Any, x: Any) -> None:
     grads = torch.autograd.grad(value, list(params.values()), allow_unused=True)
     reached = {k: g for k, g in zip(params, grads, strict=True) if g is not None}
     if not math.isfinite(float(value)) or not all(g.isfinite().all() for g in reached.values()):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
     if not _expects_number(net, "penalty"):
         return
     truth = truth_of(type(net))
@@ -137,13 +142,11 @@ def _penalty(net: Awkward, f: Any, x: Any) -> None:
     K = len(want)
     total = sum(want.values()) / K
     if abs(float(value) - total) > 2.5 * net.tolerance * total + sum(floor.values()) / K:
-        raise WrongNumber(f"{float(value):.4g} instead of {total:.4g}")
+        raise WrongNumberError(f"{float(value):.4g} instead of {total:.4g}")
     _judge_gradient(net, reached, total, sum(floor.values()) / K)
 
 
-def _judge_gradient(
-    net: Awkward, grads: dict[str, Tensor], total: float, floor: float
-) -> None:
+def _judge_gradient(net: Awkward, grads: dict[str, Tensor], total: float, floor: float) -> None:
     """The derivative of the penalty along some direction of the weights that it reaches."""
     random, step = torch.Generator().manual_seed(5), 1e-5
     params, directions = dict(net.named_parameters()), {}
@@ -151,15 +154,19 @@ def _judge_gradient(
         return  # wrapped: names are others
     for name in grads:
         p = params[name].detach().double()
-        directions[name] = torch.randn(p.shape, generator=random).double() * p.square().mean().sqrt()
+        directions[name] = (
+            torch.randn(p.shape, generator=random).double() * p.square().mean().sqrt()
+        )
     got = sum(float((grads[k].double() * directions[k]).sum()) for k in grads)
     up, down = penalty_of(type(net), directions, step), penalty_of(type(net), directions, -step)
     want = (up - down) / (2 * step)
-    wide = (penalty_of(type(net), directions, 4 * step) - penalty_of(type(net), directions, -4 * step)) / (8 * step)
+    wide = (
+        penalty_of(type(net), directions, 4 * step) - penalty_of(type(net), directions, -4 * step)
+    ) / (8 * step)
     if abs(want - wide) > 0.02 * (abs(want) + 0.1 * total):
         return  # the penalty jumps, or drowns in rounding: no gradient is known
     if abs(got - want) > 2.5 * net.tolerance * (abs(want) + 0.1 * total) + floor:
-        raise WrongNumber(f"gradient along a direction {got:.4g} instead of {want:.4g}")
+        raise WrongNumberError(f"gradient along a direction {got:.4g} instead of {want:.4g}")
 
 
 def _attribute(net: Awkward, f: Any, x: Any) -> None:
@@ -170,7 +177,7 @@ def _attribute(net: Awkward, f: Any, x: Any) -> None:
         found = attribute(f, x, net.generators, scheme="fourier", output=output)
     got = found.totals
     if not all(math.isfinite(v) for v in got.values()):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
     if not _expects_number(net, "attribute"):
         return
     truth = truth_of(type(net))

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,7 +45,9 @@ class Truth:
 
     def floor(self, leaf: str = "") -> dict[str, float]:
         """What counts as zero in a squared norm: 1e-9 of the squared response to noise."""
-        s = torch.stack([a**2 + b**2 for a, b in zip(self.noise[leaf], self.acted[leaf], strict=True)])
+        s = torch.stack(
+            [a**2 + b**2 for a, b in zip(self.noise[leaf], self.acted[leaf], strict=True)]
+        )
         return dict(zip(self.names, (1e-9 * s.mean(0)).tolist(), strict=True))
 
     def totals(self, *, floor: bool = False) -> dict[str, float]:
@@ -62,7 +64,9 @@ class Truth:
     def relative(self, leaf: str = "") -> float:
         """The error that `assert_equivariant` judges, of the worst generator."""
         lie = torch.stack([v.flatten(1).square().mean(1).sqrt() for v in self.lie[leaf]])
-        s = torch.stack([a**2 + b**2 for a, b in zip(self.noise[leaf], self.acted[leaf], strict=True)])
+        s = torch.stack(
+            [a**2 + b**2 for a, b in zip(self.noise[leaf], self.acted[leaf], strict=True)]
+        )
         worst, scale = lie.amax(0), s.mean(0).sqrt()
         return float(torch.where(worst == 0, torch.zeros_like(worst), worst / scale).max())
 
@@ -170,7 +174,7 @@ def _response(f: Raw, x: Any, random: torch.Generator) -> dict[str, float]:
     return {k: float(torch.stack([_rms(y[k]) ** 2 for y in found]).mean().sqrt()) for k in found[0]}
 
 
-@lru_cache(maxsize=None)
+@cache
 def truth_of(cls: type[Awkward]) -> Truth:
     """The truth of a network at its own images."""
     return find_truth(Raw(cls), cls.images(), cls.generators, cls.output)

@@ -105,7 +105,11 @@ class Snapshot:
             except Exception as error:  # whatever pickle stumbles over
                 found.append(f"pickle fails: {type(error).__name__}")
         for before, wants, now in zip(self.leaves, self.grads, leaves_of(x), strict=True):
-            if not _same(before, now.detach()) or now.requires_grad != wants or now.grad is not None:
+            if (
+                not _same(before, now.detach())
+                or now.requires_grad != wants
+                or now.grad is not None
+            ):
                 found.append("the input")
         return found
 

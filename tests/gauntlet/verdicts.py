@@ -36,11 +36,11 @@ class Verdict:
         return f"{self.network} · {self.entry}: {self.verdict} ({self.detail})"
 
 
-class NoNumber(Exception):
+class NoNumberError(Exception):
     """The entry point gave no number (NaN, a status other than measured) without an error."""
 
 
-class WrongNumber(Exception):
+class WrongNumberError(Exception):
     """The entry point gave a number that is not right; the message says which."""
 
 
@@ -57,27 +57,27 @@ def judge_scores(
     """Compare squared norms by generator with the truth.
 
     Raises:
-        NoNumber: if a value is not finite.
-        WrongNumber: if one is not right.
+        NoNumberError: if a value is not finite.
+        WrongNumberError: if one is not right.
     """
     if not all(math.isfinite(v) for v in got.values()):
-        raise NoNumber("not finite")
+        raise NoNumberError("not finite")
     for name, value in got.items():
         zero = floor[name] + net.zero
         if not math.isfinite(want[name]) or not close(value, want[name], net.tolerance, zero):
-            raise WrongNumber(f"{name}: {value:.4g} instead of {want[name]:.4g}")
+            raise WrongNumberError(f"{name}: {value:.4g} instead of {want[name]:.4g}")
 
 
 def judge_arrays(net: Awkward, truth: Truth, got: dict[str, Any], x: Any) -> None:
     """Compare L f leaf by leaf, item by item and generator by generator."""
     for leaf, per_item in truth.lie.items():
         if leaf not in got:
-            raise WrongNumber(f"no leaf {leaf!r}")
+            raise WrongNumberError(f"no leaf {leaf!r}")
         if not got[leaf].isfinite().all():
-            raise NoNumber("not finite")
+            raise NoNumberError("not finite")
         rows = sum(v.shape[1] for v in per_item)
         if got[leaf].shape[:2] != (len(truth.names), rows):
-            raise WrongNumber(f"leaf {leaf!r} has shape {list(got[leaf].shape)}")
+            raise WrongNumberError(f"leaf {leaf!r} has shape {list(got[leaf].shape)}")
         for i, want in enumerate(per_item):
             _judge_item(net, truth, leaf, i, split(got[leaf].double(), x, i, want.shape[1]))
 
@@ -88,7 +88,7 @@ def _judge_item(net: Awkward, truth: Truth, leaf: str, i: int, found: Tensor) ->
     for k, name in enumerate(truth.names):
         gap, size = float((found[k] - want[k]).norm()), float(want[k].norm())
         if not gap <= net.tolerance * size + float(zero[k]) + (net.zero * entries) ** 0.5:
-            raise WrongNumber(
+            raise WrongNumberError(
                 f"{name} of item {i}, leaf {leaf!r}: off by {gap:.3g} of {size:.3g} "
                 f"(|L| = {float(found[k].norm()):.3g})"
             )
@@ -112,9 +112,9 @@ def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             call(net, subject, x)
-    except WrongNumber as error:
+    except WrongNumberError as error:
         return WRONG, str(error)
-    except (LieDerivError, NoNumber) as error:
+    except (LieDerivError, NoNumberError) as error:
         said = next((w for w in net.forbidden if w in str(error)), None)
         if said:
             return WRONG, f"refused for a wrong reason, {said!r}: {str(error)[:120]}"

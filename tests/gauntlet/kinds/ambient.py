@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..awkward import EVERYWHERE, MEASURING, Awkward, Small
-from .forces import _Field, pairs  # noqa: F401
+from .forces import _Field
 
 
 class _Around(Small):

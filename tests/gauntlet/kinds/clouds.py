@@ -126,7 +126,7 @@ class NumpyNeighbours(_OnPoints):
 
 
 class SquareRootAtSelfLoops(_OnPoints):
-    """A distance of zero to itself, masked afterwards: no NaN in the value, one in the derivative."""
+    """A distance of zero to itself, masked afterwards: NaN in the derivative alone."""
 
     def forward(self, c: PointCloud) -> Tensor:
         gap = c.pos[:, None] - c.pos

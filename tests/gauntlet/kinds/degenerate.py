@@ -377,5 +377,3 @@ class OtherValuesUnderNoGrad(Small):
     def forward(self, x: Tensor) -> Tensor:
         h = self.c(x)
         return self.head(h.tanh() if torch.is_grad_enabled() else h.tanh() * (1 + 1e-7))
-
-

@@ -153,7 +153,9 @@ class ForcesByFiniteDifferences(_Field):
     def forward(self, c: PointCloud) -> Tensor:
         rows = []
         for k in range(c.pos.numel()):
-            step = torch.zeros(c.pos.numel(), dtype=c.pos.dtype).index_fill(0, torch.tensor(k), 1e-3)
+            step = torch.zeros(c.pos.numel(), dtype=c.pos.dtype).index_fill(
+                0, torch.tensor(k), 1e-3
+            )
             step = step.view_as(c.pos)
             rows.append(self.energy(c.pos + step, c) - self.energy(c.pos - step, c))
         return -torch.stack(rows).view_as(c.pos) / 2e-3
@@ -191,7 +193,7 @@ class ForcesFromDetachedNeighbours(_Field):
 
 
 class StressFromAStrain(_Field):
-    """A symmetric strain is applied and differentiated by; the energy per cloud alone is returned."""
+    """A symmetric strain is applied and differentiated by, as for a stress."""
 
     output = "scalars"
 

@@ -109,7 +109,8 @@ class OrdinaryInplaceSequential(Awkward):
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(3, 6, 3, padding=1), nn.ReLU6(inplace=True),
-            nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.Hardswish(inplace=True), nn.Dropout(0.3, inplace=True),
+            nn.Conv2d(6, 6, 3, stride=2, padding=1), nn.Hardswish(inplace=True),
+            nn.Dropout(0.3, inplace=True),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
         )  # fmt: skip
 

@@ -158,7 +158,9 @@ class DynamicConvolutionImageByImage(DynamicConvolution):
     def forward(self, x: Tensor) -> Tensor:
         h = self.c(x).tanh()
         w = self.w(pooled(x)).reshape(len(x), 6, 6, 3, 3)
-        return self.head(torch.cat([F.conv2d(a[None], b, padding=1) for a, b in zip(h, w, strict=True)]))
+        return self.head(
+            torch.cat([F.conv2d(a[None], b, padding=1) for a, b in zip(h, w, strict=True)])
+        )
 
 
 class DynamicTransposedConvolution(DynamicConvolution):

@@ -168,7 +168,9 @@ class ComplexConvolution(Small):
     def smooth(self, x: Tensor) -> Tensor:
         h = self.c(x)
         w, b = self.d.weight.to(torch.complex128), self.d.bias
-        return self.head(F.conv2d(torch.complex(h, h.sin()), w, None if b is None else b.to(w)).abs())
+        return self.head(
+            F.conv2d(torch.complex(h, h.sin()), w, None if b is None else b.to(w)).abs()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.c(x)
@@ -188,7 +190,9 @@ class WhitenedBySvd(Small):
     def forward(self, x: Tensor) -> Tensor:
         t = self.c(x).flatten(2)
         u, s, v = torch.linalg.svd(t, full_matrices=False)
-        return self.fc((u @ (s.sqrt()[..., None] * v)).mul(torch.linspace(0, 1, t.shape[2]).to(t)).mean(2))
+        return self.fc(
+            (u @ (s.sqrt()[..., None] * v)).mul(torch.linspace(0, 1, t.shape[2]).to(t)).mean(2)
+        )
 
 
 class PairwiseDistances(Small):

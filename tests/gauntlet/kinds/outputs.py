@@ -255,7 +255,7 @@ class NumpyOutput(Small):
 
 
 class OneTinyLogitCut(Small):
-    """One logit of five is a thousandth of the others and stands still; one per mille of the norm."""
+    """One logit of five is a thousandth of the others and stands still."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.head(self.c(x).tanh())
