@@ -1,0 +1,237 @@
+"""The entry points, each called as a user would and its number compared with the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from liederiv import (
+    LocalEquivarianceError,
+    PointCloud,
+    equivariance_penalty,
+    lie_derivative,
+    measure,
+)
+from liederiv.analysis import attribute
+from liederiv.testing import assert_equivariant
+
+from .awkward import Awkward
+from .fields import names_of
+from .truth import leaves, penalty_of, truth_of
+from .verdicts import (
+    CHANGED,
+    ONE_BY_ONE,
+    WRONG,
+    NoNumberError,
+    Verdict,
+    WrongNumberError,
+    expected,
+    judge_arrays,
+    judge_scores,
+    try_entry,
+)
+
+RTOL = 1e-3
+
+
+def _expects_number(net: Awkward, entry: str) -> bool:
+    return expected(net, entry) == "number"
+
+
+def _lie_derivative(net: Awkward, f: Any, x: Any) -> None:
+    with net.ambient():
+        L = lie_derivative(f, x, net.generators, scheme="fourier", output=net.output)
+    if _expects_number(net, "lie_derivative"):
+        judge_arrays(net, truth_of(type(net)), leaves(L), x)
+    elif not all(v.isfinite().all() for v in leaves(L).values() if v is not None):
+        raise NoNumberError("not finite")
+
+
+def _reversed(net: Awkward, f: Any, x: Any) -> None:
+    names = names_of(net.generators, x)
+    with net.ambient():
+        L = lie_derivative(f, x, names[::-1], scheme="fourier", output=net.output)
+    if _expects_number(net, "reversed"):
+        judge_arrays(net, truth_of(type(net)), {k: v.flip(0) for k, v in leaves(L).items()}, x)
+    elif not all(v.isfinite().all() for v in leaves(L).values() if v is not None):
+        raise NoNumberError("not finite")
+
+
+def _kind_of(net: Awkward, x: Any) -> str:
+    return "output" if isinstance(x, PointCloud) else net.output_type
+
+
+def _measure(net: Awkward, f: Any, x: Any, batch_size: int | None = None) -> None:
+    kind = _kind_of(net, x)
+    with net.ambient():
+        found = measure(
+            f, x, net.generators, "lee", scheme="fourier", output=net.output, output_type=kind,
+            resamples=2, batch_size=batch_size,
+        )  # fmt: skip
+    rows = [found.get("lee", name, kind) for name in names_of(net.generators, x)]
+    if any(r.status != "measured" or r.value is None for r in rows):
+        raise NoNumberError(f"{rows[0].status}: {rows[0].reason}")
+    if _expects_number(net, "measure") or batch_size == 1:
+        judge_scores(
+            net,
+            truth_of(type(net)).lee(),
+            truth_of(type(net)).floor(),
+            {r.transform: float(r.value or 0) for r in rows},
+        )
+
+
+def _one_by_one(net: Awkward, f: Any, x: Any) -> None:
+    _measure(net, f, x, batch_size=1)
+
+
+def _metric(net: Awkward, f: Any, x: Any, batch_size: int | None = None) -> None:
+    metric = LocalEquivarianceError(
+        net.generators, "fourier", output=net.output, output_type=_kind_of(net, x),
+        batch_size=batch_size,
+    )  # fmt: skip
+    with net.ambient():
+        metric.update(f, x)
+    found = {k: float(v) for k, v in metric.compute().items()}
+    chosen = {name: found[name] for name in names_of(net.generators, x)}
+    if not all(math.isfinite(v) for v in chosen.values()):
+        raise NoNumberError("not finite")
+    if _expects_number(net, "metric") or batch_size == 1:
+        judge_scores(net, truth_of(type(net)).lee(), truth_of(type(net)).floor(), chosen)
+
+
+def _assert_equivariant(net: Awkward, f: Any, x: Any) -> None:
+    said = ""
+    try:
+        with net.ambient():
+            assert_equivariant(f, x, net.generators, output=net.output, rtol=RTOL)
+    except AssertionError as error:
+        said = str(error)
+    if "error nan" in said:
+        raise NoNumberError("not finite")
+    if not _expects_number(net, "assert_equivariant"):
+        return
+    truth = truth_of(type(net))
+    still = max(truth.lee().values()) <= net.zero  # 0/0 is 0
+    error = 0.0 if still else truth.relative()
+    if said and error < RTOL / 3:
+        raise WrongNumberError(f"failed where the error is {error:.2g}: {said[:120]}")
+    if not said and not error < RTOL * 3:
+        raise WrongNumberError(f"passed where the error is {error:.2g}")
+
+
+def _penalty(net: Awkward, f: Any, x: Any) -> None:
+    with net.ambient():
+        value = equivariance_penalty(
+            f, x, net.generators, scheme="fourier", output=net.output, output_type=_kind_of(net, x),
+            num_generators=None, num_images=None,
+        )  # fmt: skip
+    params = {k: p for k, p in f.named_parameters() if p.requires_grad}
+    grads = torch.autograd.grad(value, list(params.values()), allow_unused=True)
+    reached = {k: g for k, g in zip(params, grads, strict=True) if g is not None}
+    if not math.isfinite(float(value)) or not all(g.isfinite().all() for g in reached.values()):
+        raise NoNumberError("not finite")
+    if not _expects_number(net, "penalty"):
+        return
+    truth = truth_of(type(net))
+    want, floor = truth.lee(), {k: v + net.zero for k, v in truth.floor().items()}
+    K = len(want)
+    total = sum(want.values()) / K
+    if abs(float(value) - total) > 2.5 * net.tolerance * total + sum(floor.values()) / K:
+        raise WrongNumberError(f"{float(value):.4g} instead of {total:.4g}")
+    _judge_gradient(net, reached, total, sum(floor.values()) / K)
+
+
+def _judge_gradient(net: Awkward, grads: dict[str, Tensor], total: float, floor: float) -> None:
+    """The derivative of the penalty along some direction of the weights that it reaches."""
+    random, step = torch.Generator().manual_seed(5), 1e-5
+    params, directions = dict(net.named_parameters()), {}
+    if not set(grads) <= set(dict(net.build().named_parameters())):
+        return  # wrapped: names are others
+    for name in grads:
+        p = params[name].detach().double()
+        directions[name] = (
+            torch.randn(p.shape, generator=random).double() * p.square().mean().sqrt()
+        )
+    got = sum(float((grads[k].double() * directions[k]).sum()) for k in grads)
+    up, down = penalty_of(type(net), directions, step), penalty_of(type(net), directions, -step)
+    want = (up - down) / (2 * step)
+    wide = (
+        penalty_of(type(net), directions, 4 * step) - penalty_of(type(net), directions, -4 * step)
+    ) / (8 * step)
+    if abs(want - wide) > 0.02 * (abs(want) + 0.1 * total):
+        return  # the penalty jumps, or drowns in rounding: no gradient is known
+    if abs(got - want) > 2.5 * net.tolerance * (abs(want) + 0.1 * total) + floor:
+        raise WrongNumberError(f"gradient along a direction {got:.4g} instead of {want:.4g}")
+
+
+def _attribute(net: Awkward, f: Any, x: Any) -> None:
+    output = net.output
+    if output == "auto":
+        output = "logits"
+    with net.ambient():
+        found = attribute(f, x, net.generators, scheme="fourier", output=output)
+    got = found.totals
+    if not all(math.isfinite(v) for v in got.values()):
+        raise NoNumberError("not finite")
+    if not _expects_number(net, "attribute"):
+        return
+    truth = truth_of(type(net))
+    judge_scores(net, truth.totals(), truth.totals(floor=True), got)
+
+
+ENTRY_POINTS: dict[str, Callable[[Awkward, Any, Any], None]] = {
+    "lie_derivative": _lie_derivative,
+    "reversed": _reversed,
+    "measure": _measure,
+    "metric": _metric,
+    "assert_equivariant": _assert_equivariant,
+    "penalty": _penalty,
+    "attribute": _attribute,
+}
+ALONE = {ONE_BY_ONE: _one_by_one}
+
+
+def run_gauntlet(cls: type[Awkward], entries: Iterable[str] | None = None) -> list[Verdict]:
+    """Entry points (all, if not named) on one network: on the same object, as a user would."""
+    if not cls.crashes:
+        return _run(cls, entries)
+    truth_of(cls)  # for all children
+    queue = get_context("fork").SimpleQueue()
+    found: list[Verdict] = []
+    for entry in _calls(cls, entries):
+        child = get_context("fork").Process(
+            target=lambda e: queue.put(_run(cls, (e,))), args=(entry,)
+        )
+        child.start()
+        child.join()
+        crashed = [Verdict(cls.__name__, entry, WRONG, f"the process died: {child.exitcode}")]
+        found += queue.get() if child.exitcode == 0 else crashed
+    return found
+
+
+def _calls(
+    cls: type[Awkward], entries: Iterable[str] | None
+) -> dict[str, Callable[[Awkward, Any, Any], None]]:
+    calls = ENTRY_POINTS | (ALONE if cls.one_by_one else {})
+    chosen = calls if entries is None else entries
+    return {entry: calls[entry] for entry in chosen if entry in calls and entry not in cls.skip}
+
+
+def quick(number: int) -> tuple[str, ...]:
+    """Three entry points for the network of that number: in turns, so that all have their share."""
+    others = ("metric", "attribute", "assert_equivariant", "penalty", "measure", "reversed")
+    return ("lie_derivative", others[number % 6], ONE_BY_ONE)
+
+
+def _run(cls: type[Awkward], entries: Iterable[str] | None) -> list[Verdict]:
+    net, found = cls.build(), []
+    for entry, call in _calls(cls, entries).items():
+        found.append(try_entry(net, entry, call))
+        spoilt = found[-1].verdict in (CHANGED, WRONG)
+        net = cls.build() if cls.fresh or spoilt else net
+    return found
