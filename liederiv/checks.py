@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -17,7 +16,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import ForwardModeWarning, verified_pushforward
 from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.models import ModePolicy, plain_model, watched
+from liederiv.forward_mode.models import ModePolicy, kept_randomness, plain_model, watched
 
 __all__ = [
     "DerivativeCheck",
@@ -56,7 +55,7 @@ def preflight(
     if isinstance(f, nn.Module):
         check_placement(f, x, domain.item)
     one = x[:1].detach()
-    with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+    with kept_randomness([x.device] if x.device.type == "cuda" else []):
         first, second = (_once(f, one, mode) for _ in range(2))
     for a, b in zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=True):
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.isfinite().all():

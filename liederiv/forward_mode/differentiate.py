@@ -23,16 +23,21 @@ from liederiv.forward_mode.engines import (
     UnreachedError,
     auto_chunk,
     in_chunks,
+    untangled,
 )
 from liederiv.forward_mode.guards import forward_mode, sound_numerics
 from liederiv.forward_mode.models import (
     ModePolicy,
     as_it_was,
     evaluated,
+    in_training,
+    kept_randomness,
+    kept_weights,
     plain_model,
     root_modules,
     watched,
 )
+from liederiv.forward_mode.second_order import Product, check_gradient
 from liederiv.forward_mode.verification import Known, Verification, recall, remember
 from liederiv.forward_mode.witness import Finding, Witness
 
@@ -95,8 +100,9 @@ def pushforward(
         NotDifferentiableError: if f(x) is not floating.
         LieDerivError: if no engine can differentiate f.
     """
+    x = untangled(x)
     job = _Job(f, x, tangents, chunk_size, root_modules(f))
-    with torch.random.fork_rng(devices=_devices(x)):
+    with kept_randomness(_devices(x)):
         for candidate in job.candidates(engine):
             found = job.run(candidate)
             if found is not None:
@@ -136,8 +142,8 @@ def verified_pushforward(
             rows are not those of the items.
         NotDifferentiableError: if no engine has the derivative of what f computes.
     """
-    f = plain_model(f)
-    with sound_numerics(), torch.random.fork_rng(devices=_devices(x)):
+    f, x = plain_model(f), untangled(x)
+    with sound_numerics(), kept_randomness(_devices(x)):
         known = recall(f, x, action, engine) if verify else None
         if known is not None and (len(x) == 1 or known.verification.rows > 1):
             job = _Job(f, x, tangents, chunk_size, known.roots)
@@ -156,64 +162,63 @@ def forward_engine(f: Callable[[Any], Any], x: Any, action: Action) -> str:
 
     Args:
         f: the model, in eval mode.
-        x: the input; its first item is looked at.
+        x: the input; its first two items are looked at.
         action: generators bound to x.
 
     Raises:
         ModelError: see `verified_pushforward`.
         NotDifferentiableError: if only differences, or two reverse passes, have the derivative.
     """
-    one = x[:1].detach()
+    one = x[:2].detach()  # two, so that rows that mix are found
     bound = domain_of(x).rebind(action, one)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ForwardModeWarning)
         used = verified_pushforward(f, one, bound.tangents(one), bound, mode="refuse").verification
     if used.engine not in ENGINES[:3]:
         raise NotDifferentiableError(
-            "forward mode does not have the derivative of what this model computes (only the "
-            f"{used.engine} engine has), so its layers cannot be told apart; `measure` gives the "
-            "whole model's score, and the module to mend is one that detaches, rounds or leaves "
-            "torch."
+            f"forward mode does not have the derivative of what this model computes, only the "
+            f"{used.engine} engine has ({used.passed_over}), so its layers cannot be told apart; "
+            "`measure` gives the whole model's score."
         )
     return used.engine
 
 
 def verify_product(
-    model: nn.Module,
-    x: Any,
-    action: Action,
-    product: Callable[[Callable[[Any], Any], Any, Any], tuple[Any, Any]],
-    purpose: str,
+    model: nn.Module, x: Any, action: Action, product: Product, purpose: str
 ) -> None:
-    """Let the witness judge somebody else's product J v, on the batch as a whole.
+    """Let the witness judge somebody else's product J v, and the gradient of it.
 
-    For losses, whose batch norms may normalise by the batch: rows need not be those of the items.
-    The outcome is remembered as that of `verified_pushforward` is.
+    For losses, whose batch norms may normalise by the batch: the derivative is that on the batch as
+    a whole, and rows are compared in eval mode. The outcome is remembered as that of
+    `verified_pushforward` is.
 
     Args:
         model: in the mode in which it is differentiated.
-        x: the batch, or a few items of it.
+        x: the batch.
         action: K generators bound to x.
-        product: ``(f, x, v) -> f(x), J_f(x)·v``.
+        product: see `liederiv.forward_mode.second_order.Product`.
         purpose: a name under which the outcome is remembered.
 
     Raises:
-        ModelError: for a stochastic model.
-        NotDifferentiableError: if the product is not the derivative of what the model computes.
+        ModelError: for a stochastic model, or one whose rows are not those of the items.
+        NotDifferentiableError: if the product is not the derivative of what the model computes, or
+            its gradient in the weights not that of the product.
     """
-    with sound_numerics(), torch.random.fork_rng(devices=_devices(x)):
+    with sound_numerics(), kept_randomness(_devices(x)):
         if recall(model, x, action, purpose) is not None:
             return
+        with evaluated((model,)):
+            _check_batch(model, x, action)
+        some = x[:2].detach()
         function = PlainFunction(model, (model,))
-        _, direction = _combination(action, x)
-        witness = Witness(function, x, direction, function(x))
+        _, direction = _combination(domain_of(x).rebind(action, some), some)
+        witness = Witness(function, some, direction, function(some))
 
-        def run(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[list[Tensor], list[Tensor]]:
+        def run(f: Callable[[Any], Any], x: Any, v: Any) -> list[list[Tensor]]:
             with as_it_was((model,)):
-                y, jv = product(f, x, v)
-            return [[w.detach() for w in tree_flatten(t)[0]] for t in (y, jv)]  # type: ignore[return-value]
+                return [[w.detach() for w in tree_flatten(t)[0]] for t in product(f, x, v)]
 
-        y, jv = run(model, x, direction)
+        y, jv = run(model, some, direction)
         finding = witness.examine(y, jv, lambda f, x, v: run(f, x, v)[1])
         if finding.complaint:
             if finding.derivative is None:
@@ -222,9 +227,20 @@ def verify_product(
                 f"the penalty would be that of another function: {finding.complaint}; use "
                 "method='finite', or mend what cuts it."
             )
-        if not finding.vacuous:
-            known = Verification(purpose, finding.primal, finding.derivative, finding.resolution)
-            remember(model, x, action, purpose, Known.of(known, (model,)))
+        if finding.vacuous:
+            return
+        why = check_gradient(function, some, direction, product)
+        unchecked = (why,) if why else ()
+        found = finding.primal, finding.derivative, finding.resolution
+        known = Verification(purpose, *found, unchecked=unchecked)
+        remember(model, x, action, purpose, Known.of(known, (model,)))
+
+
+def _check_batch(model: nn.Module, x: Any, action: Action) -> None:
+    """Rows of a model as `_Trial` checks them, without any derivative."""
+    trial = _Trial(model, x, action.tangents(x), action, None, "keep")
+    together = trial.function(x)
+    trial.compare_rows(together)
 
 
 def _combination(action: Action, item: Any) -> tuple[Tensor, Any]:
@@ -357,7 +373,7 @@ def refuse_other_mode(function: PlainFunction, item: Any, value: Any) -> None:
         item: an input.
         value: f(item), in the mode in which the modules are.
     """
-    training = [m for root in function.roots for m in root.modules() if m.training]
+    training = in_training(function.roots)
     if not training:
         return
     with evaluated(function.roots):
@@ -387,8 +403,8 @@ class _Trial:
         self.domain: Domain = domain_of(x)
         self.separable = self.domain.separable(x)
         self.number, self.item, self.weights, direction = self._moving_item()
-        with watched(f, mode) as found:
-            value = PlainFunction(f, ())(self.item)
+        with kept_weights(f), watched(f, mode) as found:
+            value = self._alone()
         self.watched, self.roots = found, tuple(found)
         self.function = PlainFunction(f, self.roots)
         self.job = _Job(f, x, tangents, chunk_size, self.roots)
@@ -396,12 +412,28 @@ class _Trial:
         self._check_mode(value)
         self.witness = Witness(self.function, self.item, direction, value)
 
+    def _alone(self) -> Any:
+        """F at the item alone, seen for the first time."""
+        plain = PlainFunction(self.f, ())
+        try:
+            return plain(self.item)
+        except RECOVERABLE as error:
+            if len(self.x) > 1:
+                plain(self.x)  # an error of the model itself surfaces as such
+                raise ModelError(
+                    f"the model does not run on one {self.domain.item} alone ({_first_line(error)})"
+                    ", so nobody can tell whether its rows depend on each other; let it take any "
+                    "number, or pass verify=False."
+                ) from error
+            raise
+
     def verdict(self, engine: str | None) -> Pushforward:
         """The products of the first engine that passes.
 
         Raises:
             LieDerivError: see `verified_pushforward`.
         """
+        self.witness.allow_coarse = engine == ENGINES[-1]
         with _mode_of(self.roots, self.mode):
             for candidate in self.job.candidates(engine):
                 found = self.job.run(candidate)
@@ -412,6 +444,8 @@ class _Trial:
                     self.job.complaints[candidate] = finding.complaint
                     continue
                 rows = self._other_rows(found.y)
+                if rows > 1:  # after other inputs, it must still be what it was
+                    self.witness.refuse_chance()
                 self._leave()
                 self.job.tell(candidate, stacklevel=4)
                 return self._accept(found, finding, rows, engine)
@@ -436,6 +470,7 @@ class _Trial:
             precision="" if finding.derivative is None else ("float64" if wide else "float32"),
             rows=rows,
             unchecked=tuple(unchecked),
+            passed_over=next(iter(self.job.complaints.values()), ""),
         )
         if not finding.vacuous:
             remember(self.f, self.x, self.action, engine, Known.of(verification, self.roots))
@@ -528,6 +563,17 @@ class _Trial:
             f"{item} alone differs by {gap:.1e} relative): batch statistics, or a batch axis that "
             f"is not the first; measure one {item} at a time (batch_size=1), or mend the model."
         )
+
+    def compare_rows(self, together: Any) -> None:
+        """Judge f(x), computed without an engine, by items alone.
+
+        Raises:
+            ModelError: if its rows are not those of the items, or change from call to call.
+        """
+        self._check_rows(together, self.x)
+        self._refuse_mixing()
+        self._other_rows(together)
+        self.witness.refuse_chance()
 
     def _other_rows(self, y: Any) -> int:
         """Compare one more item alone with its rows; the number of items compared."""

@@ -37,6 +37,7 @@ __all__ = [
     "checked_output",
     "double_backward_jvp",
     "in_chunks",
+    "untangled",
 ]
 
 ENGINES = ("vmap", "plain", "loop", "double-backward", "finite-differences")
@@ -156,9 +157,23 @@ def checked_output(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
                     f"the model's output has type {kind}, which has no derivative; measure its "
                     "floating-point scores (before argmax, round or NMS)."
                 )
+            if leaf.layout != torch.strided:
+                raise NotDifferentiableError(
+                    f"the model's output is a {leaf.layout} tensor; return out.to_dense()."
+                )
         return out
 
     return g
+
+
+def untangled(x: Any) -> Any:
+    """The input without entries that share memory (expand), beside which no tangent can stand."""
+
+    def apart(v: Tensor) -> Tensor:
+        shares = any(s == 0 and n > 1 for s, n in zip(v.stride(), v.shape, strict=True))
+        return v.clone(memory_format=torch.contiguous_format) if shares else v
+
+    return tree_map(apart, x)
 
 
 def auto_chunk(x: Any, K: int, chunk_size: int | None) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.utils.checkpoint
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 __all__ = ["forward_mode", "sound_numerics"]
@@ -55,6 +56,7 @@ def forward_mode() -> Iterator[None]:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(sound_numerics())
         stack.enter_context(_plain_checkpointing())
+        stack.enter_context(_modules_stay())
         stack.enter_context(_keep_freed_memory())
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
@@ -98,6 +100,29 @@ def _plain_checkpointing() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(module, name, original)
+
+
+@contextmanager
+def _modules_stay() -> Iterator[None]:
+    """Moving a module to where it is already does nothing; torch crashes on it in forward mode."""
+    original = nn.Module._apply
+
+    def apply(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        tensors = [*self.parameters(), *self.buffers()]
+        moved = [fn(t.detach()) for t in tensors]
+        if all(_alike(a, b) for a, b in zip(tensors, moved, strict=True)):
+            return self
+        raise RuntimeError("the model moves or converts its modules while it computes")
+
+    nn.Module._apply = apply  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module._apply = original  # type: ignore[method-assign]
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and a.shape == b.shape
 
 
 @contextmanager

@@ -9,12 +9,14 @@ asking the function how it was written.
 from __future__ import annotations
 
 import copy
+import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FunctionType, ModuleType
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -28,6 +30,9 @@ __all__ = [
     "as_it_was",
     "evaluated",
     "in_double",
+    "in_training",
+    "kept_randomness",
+    "kept_weights",
     "plain_model",
     "refuse_training",
     "root_modules",
@@ -77,8 +82,14 @@ def root_modules(f: Any) -> tuple[nn.Module, ...]:
 
 
 def _every(roots: Sequence[nn.Module]) -> list[nn.Module]:
-    """The modules and all inside them, each once."""
-    return list({id(m): m for root in roots for m in root.modules()}.values())
+    """The modules and all inside them, each once; scripted ones keep their state to themselves."""
+    every = {id(m): m for root in roots for m in root.modules()}
+    return [m for m in every.values() if not isinstance(m, torch.jit.ScriptModule)]
+
+
+def in_training(roots: Sequence[nn.Module]) -> list[nn.Module]:
+    """The modules in training mode."""
+    return [m for root in roots for m in root.modules() if getattr(m, "training", False)]
 
 
 class Watched(list[nn.Module]):
@@ -152,7 +163,8 @@ def watched(f: Callable[..., Any], mode: ModePolicy = "keep") -> Iterator[Watche
 
 def refuse_training(model: nn.Module) -> None:
     """Raise `ModelError` if a module or one inside it is in training mode."""
-    training = [name or "the model" for name, m in model.named_modules() if m.training]
+    named = model.named_modules()
+    training = [name or "the model" for name, m in named if getattr(m, "training", False)]
     if training:
         raise ModelError(
             f"the model is in training mode ({len(training)} modules, first: {training[0]}); "
@@ -184,8 +196,8 @@ def evaluated(roots: Sequence[nn.Module]) -> Iterator[None]:
 def as_it_was(roots: Sequence[nn.Module]) -> Iterator[list[_State]]:
     """Put back what a forward pass leaves behind in modules, on every exit.
 
-    What is put back: buffers (identity and, where they were written to, values), tensors kept as
-    attributes or in lists and dictionaries that are attributes, gradients of parameters. Under
+    What is put back: buffers, tensors kept as attributes or in lists and dictionaries that are
+    attributes (identity and, where they were written to, values), gradients of parameters. Under
     forward mode such tensors are wrappers that are dead afterwards: nothing could copy or save the
     model any more. Numbers and strings (a counter of calls) are the user's to keep.
     """
@@ -202,11 +214,6 @@ class _State:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.buffers = [
-            (name, b, b._version, b.detach().clone())
-            for name, b in module._buffers.items()
-            if b is not None
-        ]
         self.gradients = [(p, p.grad) for p in module._parameters.values() if p is not None]
         for p, _ in self.gradients:  # a backward pass inside the model would add to them
             p.grad = None
@@ -214,14 +221,16 @@ class _State:
         self.stores = [(store, dict(store)) for store in stores]
         self.attributes = {k: v for k, v in vars(module).items() if k not in _INTERNAL}
         self.contents = list(_containers(list(self.attributes.values())))
+        kept = [*module._buffers.values(), *_tensors(self.attributes)]
+        self.values = [(t, t._version, t.detach().clone()) for t in kept if _is_plain(t)]
         self.new: dict[str, Any] = {}
 
     def restore(self) -> None:
-        for _, buffer, version, values in self.buffers:
+        for tensor, version, values in self.values:
             # Batch norm's kernel updates its statistics without counting a version.
-            if buffer._version != version or not torch.equal(buffer, values):
+            if tensor._version != version or not torch.equal(tensor, values):
                 with torch.no_grad():
-                    buffer.copy_(values)
+                    tensor.copy_(values)
         for store, old in self.stores:
             if any(store.get(k, _ABSENT) is not v for k, v in old.items()) or len(store) > len(old):
                 store.clear()
@@ -250,7 +259,8 @@ def _insides(value: Any) -> list[Any] | None:
     # Subclasses may forbid what their base allows.
     if isinstance(value, dict):
         return [*dict.values(value)]
-    for kind in (tuple, list, set, frozenset, deque):
+    kinds: tuple[Any, ...] = (tuple, list, set, frozenset, deque)
+    for kind in kinds:
         if isinstance(value, kind):
             return [*kind.__iter__(value)]
     own = getattr(value, "__dict__", None)
@@ -264,6 +274,26 @@ def _holds(value: Any, depth: int = _DEPTH) -> bool:
         return True
     inside = _insides(value) if depth else None
     return inside is not None and any(_holds(v, depth - 1) for v in inside)
+
+
+def _tensors(value: Any, depth: int = _DEPTH) -> list[Tensor]:
+    """The tensors in it."""
+    if isinstance(value, Tensor):
+        return [value]
+    inside = (_insides(value) or []) if depth else []
+    return [t for v in inside for t in _tensors(v, depth - 1)]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a tensor's values can be kept and compared."""
+    return (
+        isinstance(value, Tensor)
+        and not isinstance(value, nn.Parameter)
+        and value.layout == torch.strided
+        and not value.is_inference()
+        and not value.is_meta
+        and not value.is_quantized
+    )
 
 
 def _containers(values: Iterable[Any], depth: int = _DEPTH) -> Iterator[tuple[Any, Any]]:
@@ -340,8 +370,46 @@ def in_double(
 
 
 def _widened(value: Tensor) -> Tensor:
-    if value.is_complex():
-        return value.detach().to(torch.complex128)
-    if value.is_floating_point():
-        return value.detach().double()
-    return value
+    """A tensor in double precision; a parameter stays one, since modules may be moved inside."""
+    if not (value.is_complex() or value.is_floating_point()):
+        return value
+    wide = value.detach().to(torch.complex128 if value.is_complex() else torch.float64)
+    if isinstance(value, nn.Parameter):
+        return nn.Parameter(wide, requires_grad=value.requires_grad)
+    return wide
+
+
+@contextmanager
+def kept_randomness(devices: Sequence[torch.device]) -> Iterator[None]:
+    """The random states of torch, NumPy and Python as they were, on every exit."""
+    with torch.random.fork_rng(devices=devices):
+        of_numpy, of_python = np.random.get_state(), random.getstate()
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)
+            random.setstate(of_python)
+
+
+@contextmanager
+def kept_weights(f: Any) -> Iterator[None]:
+    """Put back parameters that a call changes, and say that it does.
+
+    Raises:
+        ModelError: on exit, if one was changed.
+    """
+    kept = [(p, p.detach().clone()) for root in root_modules(f) for p in root.parameters()]
+    yield
+    changed = [p for p, value in kept if _is_plain(p.data) and not _equal(p.detach(), value)]
+    if changed:
+        with torch.no_grad():
+            for p, value in kept:
+                p.data.copy_(value)
+        raise ModelError(
+            f"the model changes its own weights when it is called ({len(changed)} parameters), so "
+            "it is another function each time; measure it where it only computes."
+        )
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a, b) or bool(((a == b) | (a.isnan() & b.isnan())).all())

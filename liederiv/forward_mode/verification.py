@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import FunctionType, MethodType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils._pytree import tree_flatten
 
@@ -28,6 +30,7 @@ class Verification:
         precision: of the differences, ``float64`` or ``float32``; empty without.
         rows: how many items were run alone and compared with their rows in the batch.
         unchecked: what was not checked, and why.
+        passed_over: why engines in front of this one were not used, the first reason; else empty.
     """
 
     engine: str
@@ -37,6 +40,7 @@ class Verification:
     precision: str = ""
     rows: int = 0
     unchecked: tuple[str, ...] = ()
+    passed_over: str = ""
 
     @classmethod
     def skipped(cls, engine: str) -> Verification:
@@ -99,7 +103,7 @@ def recall(f: Callable[..., Any], x: Any, action: Action, engine: str | None) ->
         return None
     known, state = found
     alive = len(known.roots) == len(known.references)
-    same = alive and _of_modules(known.roots) == state
+    same = alive and _of_modules(f, known.roots) == state
     return known if same and known.generators >= set(action.generators) else None
 
 
@@ -108,7 +112,7 @@ def remember(
 ) -> None:
     """Keep what was found as long as the function lives; see `recall`."""
     generators: frozenset[Hashable] = frozenset(action.generators)
-    state = _of_modules(known.roots)
+    state = _of_modules(f, known.roots)
     key = (*_of_input(x), engine)
     try:
         before = _KNOWN.setdefault(f, {}).get(key)
@@ -135,16 +139,54 @@ def _of_input(x: Any) -> _Key:
     return str(type(x)), shapes, leaves[0].dtype, str(leaves[0].device)
 
 
-def _of_modules(roots: Sequence[nn.Module]) -> _Key:
-    """What decides how modules compute, but for the values of their weights."""
-    return tuple(
+def _of_modules(f: Callable[..., Any], roots: Sequence[nn.Module]) -> _Key:
+    """What decides how a function computes, but for the values of its weights.
+
+    Modules, their code, mode, hooks and switches (attributes that are flags, names or functions);
+    what a function holds in its closure; and which weights are all zero: a branch behind such a gate
+    could not be seen when it was.
+    """
+    modules = tuple(
         (
             id(m),
             id(vars(m).get("forward", type(m).forward)),
-            m.training,
             len(m._forward_hooks),
             len(m._forward_pre_hooks),
+            _switches(vars(m)),
         )
         for root in roots
         for m in root.modules()
+        if not isinstance(m, torch.jit.ScriptModule)
     )
+    cells = tuple(id(c.cell_contents) for c in getattr(f, "__closure__", None) or () if _full(c))
+    own = () if isinstance(f, nn.Module) else _switches(getattr(f, "__dict__", {}))
+    return modules, cells, own, _closed_gates(roots)
+
+
+def _full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:  # not filled yet
+        return False
+
+
+def _switches(attributes: Mapping[str, Any]) -> _Key:
+    """Attributes that change what code does; numbers may be counters."""
+    return tuple(
+        (k, v if isinstance(v, bool | str) else id(v))
+        for k, v in attributes.items()
+        if isinstance(v, bool | str | FunctionType | MethodType | nn.Module)
+    )
+
+
+def _closed_gates(roots: Sequence[nn.Module]) -> _Key:
+    """Names of weights that are all zero; biases open and close nothing."""
+    return tuple(
+        name
+        for root in roots
+        for name, p in root.named_parameters()
+        if not name.endswith("bias") and p.numel() <= _GATE and not p.is_meta and not p.any()
+    )
+
+
+_GATE = 2**16  # weights of more entries are no gates

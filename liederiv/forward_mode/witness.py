@@ -43,6 +43,7 @@ _CERTAIN = 0.01  # a difference known so well (relative) settles the question
 _RESOLVED = 0.1  # one known less well proves nothing
 _LEAST = 1e-3  # responses below this share of that to noise are judged relative to this share
 _SPREAD = 4.0  # how far beyond its typical size a random deviation may lie
+_LARGE_STEP = 1e-2  # relative to the input: a slope over such steps is no derivative
 _UNREST = 0.25  # of ‖J v‖: where rounding moves it further, float32 is no precision to measure in
 
 
@@ -76,11 +77,21 @@ class Witness:
         direction: the random combination v of the tangents there, like the item.
         value: f(item), outside any engine.
         seed: of the noise that responses are compared with.
+        allow_coarse: whether the slope of a staircase, over steps of a percent of the input and
+            more, may stand for a derivative.
     """
 
     def __init__(
-        self, function: PlainFunction, item: Any, direction: Any, value: Any, seed: int = 0
+        self,
+        function: PlainFunction,
+        item: Any,
+        direction: Any,
+        value: Any,
+        seed: int = 0,
+        *,
+        allow_coarse: bool = False,
     ) -> None:
+        self.allow_coarse = allow_coarse
         self.function, self.item, self.direction = function, item, direction
         self.value = [v.detach() for v in tree_flatten(value)[0]]
         self._seed = seed
@@ -207,33 +218,67 @@ class Witness:
     def _settle(self, jv: Sequence[Tensor], uncertainty: float = 0.0) -> Finding:
         """J v against the difference that is known best."""
         best: tuple[float, DifferenceQuotient] | None = None
-        still = False
+        still, chosen = False, 0.0
         for step in steps_for(self.precision):
             quotient = self.quotient(step)
+            agreed = None if still else self._agreement(jv, quotient)
+            if agreed is not None:
+                return Finding(derivative=agreed, resolution=agreed)
             if quotient.is_still:
                 still = True
                 continue
             resolution = max(self._doubt(i, jv[i], quotient) for i in range(len(jv)))
             if best is None or resolution < best[0]:
-                best = resolution, quotient
+                best, chosen = (resolution, quotient), step
             if resolution <= _CERTAIN:
                 break
         if best is None:
-            moves = any(float(v.norm()) != 0 for v in jv)
-            seen = "the derivative is not zero, but the output stays the very same" if moves else ""
-            return Finding(seen, derivative=float(moves), resolution=0.0, vacuous=not moves)
-        if still and best[0] > _RESOLVED:  # nothing, then jumps
+            return self._motionless(jv)
+        coarse = chosen >= _LARGE_STEP and not self.allow_coarse
+        if still and (best[0] > _RESOLVED or coarse):  # nothing, then jumps
             raise NotDifferentiableError(_JUMPS)
         return self._judge(jv, *best, uncertainty)
+
+    def _agreement(self, jv: Sequence[Tensor], quotient: DifferenceQuotient) -> float | None:
+        """The largest relative error, where it is so small that nothing else need be known."""
+        errors = [0.0]
+        for j, d in zip(jv, quotient.value, strict=True):
+            size = max(float(j.norm()), float(d.norm()))
+            gap = float((j.double() - d).norm())
+            if not gap <= TOLERANCE * size or not size:
+                return None
+            errors.append(gap / size)
+        return max(errors)
+
+    def _motionless(self, jv: Sequence[Tensor]) -> Finding:
+        """What no step along v changes: a direction without effect, a constant, or a staircase."""
+        if any(float(v.norm()) != 0 for v in jv):
+            return Finding(
+                "the derivative is not zero, but the output stays the very same", None, 1.0
+            )
+        noise = noise_like(self.item, self._seed)
+        first = self._make(steps_for(self.precision)[0], noise, wide=self.wide)
+        if not first.is_still:
+            return Finding(derivative=0.0, resolution=0.0)
+        elsewhere = self.function.leaves(tree_map(lambda a, n: a + 3 * n, self.item, noise))
+        if self.primal_gap(elsewhere) > PRIMAL_TOLERANCE.get(self.dtype, 1e-4):
+            raise NotDifferentiableError(_JUMPS)
+        return Finding(derivative=0.0, resolution=0.0, vacuous=True)
 
     def _size(self, i: int, jv: Tensor, quotient: DifferenceQuotient, doubt: float) -> float:
         """What errors of one tensor of the output are relative to."""
         scale = max(
             float(jv.norm()) if jv.isfinite().all() else 0.0, float(quotient.value[i].norm())
         )
-        if scale and doubt <= _CERTAIN * scale:
+        if scale and doubt <= _CERTAIN * scale and scale > self._unseen(i):
             return scale
-        return max(scale, _LEAST * self.sensitivity[i]) or 1.0
+        return max(scale, _LEAST * self.sensitivity[i], self._unseen(i)) or 1.0
+
+    def _unseen(self, i: int) -> float:
+        """Responses that the output's own precision cannot show, were v as large as the input."""
+        value = self.value[i]
+        share = norm(self.direction) / (norm(self.item) or 1.0)
+        return torch.finfo(value.dtype).eps * float(value.double().nan_to_num().norm()) * share
 
     def _doubt(self, i: int, jv: Tensor, quotient: DifferenceQuotient) -> float:
         """Relative uncertainty of a difference, for one tensor of the output."""
@@ -260,6 +305,8 @@ class Witness:
                 if not j.isfinite().all() and resolution > _RESOLVED:
                     why = "the derivative (it is not finite, and the function has a kink here)"
                     return Finding(unchecked=(why,), vacuous=True)
+                if not j.isfinite().all():
+                    return Finding(_NOT_FINITE, None, error, resolution)
                 if not error <= allowed + 0.75 * kink or resolution > _RESOLVED:
                     sided = kink > max(_RESOLVED, 4 * doubt / size)
                     return Finding(_differs(error, resolution, sided), None, error, resolution)
@@ -303,6 +350,9 @@ _JUMPS = (
     "quantisation or argmax inside leaves it no derivative; measure metrics of finite transforms "
     "instead (metrics='sampled')."
 )
+
+
+_NOT_FINITE = "the derivative that torch records is not finite, where the function has one"
 
 
 def _differs(error: float, resolution: float, sided: bool) -> str:

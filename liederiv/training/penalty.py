@@ -34,6 +34,8 @@ from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import forward_mode, verify_product
+from liederiv.forward_mode.gradient_rules import elementary_norms
+from liederiv.forward_mode.models import as_it_was, kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import class_axis, is_classifier, lie_value
@@ -79,8 +81,9 @@ def equivariance_penalty(
         num_images: how many of the images are drawn, or which share of them (a float, rounded
             up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
-        verify: compare the derivative with differences of the model first, on two images, once per
-            model and size of image (``lie`` only); False for who counts passes.
+        verify: compare the derivative, and its gradient, with differences of the model first, on
+            two images, once per model and size of image (``lie`` only); False for who counts
+            passes.
 
     Returns:
         a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
@@ -116,11 +119,9 @@ def equivariance_penalty(
         x = x[_draw(len(x), num_images, "num_images", rng).to(x.device)]
     limits = _amplitudes(amplitudes, known)
     parts = []
-    with _without_side_effects(model), forward_mode():
+    with _without_side_effects(model), forward_mode(), elementary_norms(), as_it_was([model]):
         if verify and method == "lie":
-            some = x[:2]
-            whole = domain.bind(known, some, scheme)
-            verify_product(model, some, whole, _product, "penalty")
+            verify_product(model, x, domain.bind(known, x, scheme), _product, "penalty")
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
             step = _Step(model, domain, action, x, output, output_type)
@@ -178,11 +179,12 @@ def multitask_loss(
 
 def _product(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[Any, Any]:
     """f(x) and J_f(x)·v, as the penalty differentiates."""
+    device = [x.device] if x.device.type == "cuda" else []
     try:
-        return jvp(f, (tree_map(torch.clone, x),), (v,))[:2]
+        with kept_randomness(device):
+            return jvp(f, (tree_map(torch.clone, x),), (v,))[:2]
     except (NotImplementedError, RuntimeError) as error:
-        with torch.no_grad():
-            f(tree_map(torch.clone, x))  # an error of the model itself surfaces as such
+        f(tree_map(torch.clone, x))  # an error of the model itself surfaces as such
         raise NotDifferentiableError(
             f"the model has no derivative in forward mode: {str(error).splitlines()[0][:200]}; use "
             "method='finite'."

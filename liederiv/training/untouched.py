@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from liederiv.forward_mode.models import as_it_was, evaluated
+from liederiv.forward_mode.models import as_it_was, evaluated, kept_randomness
 
 __all__ = ["untouched"]
 
@@ -29,7 +29,7 @@ def untouched(model: Any, device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.random.fork_rng(devices=devices))
+        stack.enter_context(kept_randomness(devices))
         if isinstance(model, nn.Module):
             stack.enter_context(evaluated([model]))
             stack.enter_context(as_it_was([model]))
