@@ -22,6 +22,7 @@ from liederiv.errors import UnknownLayoutError
 from liederiv.grids import FeatureMap, Placed, TokenGrid
 
 __all__ = [
+    "NAMED",
     "Coordinates",
     "Custom",
     "FeatureMap",
@@ -114,8 +115,9 @@ class Resolved:
 
     Attributes:
         representation: ρ.
-        status: ``declared`` by the caller or the model's ``output_representation``; ``declared by
-            the model`` by what timm's models say of themselves; ``recognised`` by its shape.
+        status: ``declared`` by the caller or the model (its ``output_representation``, its number
+            of classes); ``declared by the model`` where the grid of patches is that of which timm's
+            models speak; ``recognised`` by its shape.
     """
 
     representation: Representation
@@ -148,7 +150,7 @@ def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resol
         if output.tokens is not None and _has_tokens(output, y, image_size):
             return Resolved(output.tokens, "declared by the model")
         if output.classes and tuple(y.shape[1:]) == (output.classes,):
-            return Resolved(Invariant(), "declared by the model")
+            return Resolved(Invariant(), "declared")
     elif output != "auto":
         raise UnknownLayoutError(
             f"output={output!r} is not understood; pass 'auto', one of {', '.join(NAMED)}, "
