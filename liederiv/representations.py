@@ -124,7 +124,7 @@ class Resolved:
     status: Literal["declared", "declared by the model", "recognised"]
 
 
-def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resolved:
+def resolve(output: OutputSpec, y: Tensor, image_size: tuple[float, float]) -> Resolved:
     """Decide how the group acts on an output tensor.
 
     A map that is recognised has the shape of one; whether it shows the image where it should is for
@@ -176,7 +176,7 @@ def _remedies(ndim: int) -> str:
     return "output='NCHW', output=FeatureMap(extent=(height, width)) for a part of the image, …"
 
 
-def _check_cover(output: Representation, y: Tensor, image_size: tuple[int, int]) -> None:
+def _check_cover(output: Representation, y: Tensor, image_size: tuple[float, float]) -> None:
     """Refuse a map of the whole image whose pixels cannot be spread evenly over it."""
     if not isinstance(output, Placed) or not output.whole:
         return
@@ -191,7 +191,7 @@ def _check_cover(output: Representation, y: Tensor, image_size: tuple[int, int])
     )
 
 
-def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Representation]:
+def recognise(shape: tuple[int, ...], image_size: tuple[float, float]) -> list[Representation]:
     """All standard representations that a shape fits; a single one is unambiguous.
 
     Args:
@@ -211,13 +211,13 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
     return found
 
 
-def _is_grid(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+def _is_grid(grid: tuple[int, ...], image_size: tuple[float, float]) -> bool:
     """Whether the grid is the image divided by the same whole number on both axes."""
     (h, w), (H, W) = grid, image_size
     return h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
 
 
-def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[int, int]) -> bool:
+def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[float, float]) -> bool:
     """Whether the output has the tokens that the model speaks of, and can be nothing else.
 
     The number of tokens must differ from that of the channels: [B, n, n] may be a map or a matrix.
