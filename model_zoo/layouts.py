@@ -43,18 +43,18 @@ class OutputLayout:
         is_classifier: Whether `model(x)` gives class logits.
         features_format: Layout of `model.forward_features(x)`: "NCHW", "NHWC" or "NLC".
         grid: Height and width of that feature map or token grid.
-        extent: Height and width of what the map covers in pixels, where that is not the image: its
-            grid times the stride that the model declares.
         num_prefix_tokens: Tokens (class, register) in front of the grid; 0 without tokens.
         features: The outputs of a `features_only` model, finest first; empty for others.
+        extent: Height and width of what the map covers in pixels, where that is not the image: its
+            grid times the stride that the model declares.
     """
 
     is_classifier: bool | None = None
     features_format: str | None = None
     grid: tuple[int, int] | None = None
-    extent: tuple[int, int] | None = None
     num_prefix_tokens: int = 0
     features: tuple[FeatureLevel, ...] = ()
+    extent: tuple[int, int] | None = None
 
 
 def declared_layout(model: nn.Module, input_size: tuple[int, int, int]) -> OutputLayout:
@@ -90,7 +90,7 @@ def declared_layout(model: nn.Module, input_size: tuple[int, int, int]) -> Outpu
         if grid is not None:
             extent = None if reduction is None else (grid[0] * reduction, grid[1] * reduction)
             part = None if extent == tuple(x.shape[2:]) else extent
-            return OutputLayout(is_classifier, declared, grid, part)
+            return OutputLayout(is_classifier, declared, grid, extent=part)
     return OutputLayout(is_classifier=is_classifier)
 
 
@@ -162,8 +162,7 @@ def _token_layout(
     counted = grid is not None and grid[0] * grid[1] + prefix == features.shape[1]
     if not counted or grid is None or features.shape[2] != channels:
         return OutputLayout(is_classifier=is_classifier)
-    shape = (int(grid[0]), int(grid[1]))
-    return OutputLayout(is_classifier, "NLC", shape, num_prefix_tokens=prefix)
+    return OutputLayout(is_classifier, "NLC", (int(grid[0]), int(grid[1])), prefix)
 
 
 def _feature_levels(model: nn.Module, x: Tensor) -> tuple[FeatureLevel, ...]:
