@@ -267,6 +267,22 @@ def test_what_a_map_covers_decides_how_it_moves(name, scheme):
     assert (wrong - right).norm() > 0.02 * right.norm()
 
 
+def test_a_part_of_a_periodic_image_is_not_periodic():
+    """The picture is cut off at the border of the part, where its other side does not follow."""
+    x = blobs()
+    f, rho = (lambda z: z[..., 4:36, 10:40]), FeatureMap(extent=(32, 30), offset=(-4, -7))
+    L = lie_derivative(f, x, "translation", scheme="fourier", output=rho)
+    action = ImageAction(resolve_generators("translation"), H, W, "fourier")
+    cut = f(x)[1, 0, :, -1].abs().max()
+    assert cut > 0.5 * f(x)[1].abs().max()  # near the brightest of the second spot
+    inside = slice(3, -3)
+    error = L[..., inside, inside].norm() / rho.act(action, f(x))[..., inside, inside].norm()
+    assert error < 0.05
+    g = FiniteTransform(action.take(slice(0, 1)), torch.tensor([[0.5]]))
+    assert g.within(32, 30).scheme.name == "fourier_mirror"
+    assert g.within(H, W, (0.5, 0.5)).scheme.name == "fourier"
+
+
 @pytest.mark.parametrize("name", CROPS)
 def test_finite_transforms_of_a_part_agree_with_their_generators(name):
     f, rho = CROPS[name]
