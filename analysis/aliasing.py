@@ -39,9 +39,11 @@ from liederiv.analysis.spectra import Spectrum, average_spectra, power_spectrum
 from liederiv.analysis.windows import Window
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode import forward_engine, forward_mode, pushforward
 from liederiv.generators import Generator, resolve_generators
+from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
 
 __all__ = ["measure_aliasing"]
@@ -53,7 +55,7 @@ def measure_aliasing(
     generators: str | Generator | Iterable[str | Generator] = "translation",
     *,
     scheme: str | Scheme = "fourier_mirror",
-    output: OutputSpec = "probs",
+    output: OutputSpec | None = None,
     factor: int = 4,
     boundary: Boundary | None = None,
     border: int = 1,
@@ -99,7 +101,9 @@ def measure_aliasing(
     if not isinstance(factor, int) or factor < 2:
         raise LieDerivError(f"factor={factor!r} must be a whole number, 2 or larger.")
     x = x.detach()
-    preflight(model, x)
+    expected = preflight(model, x)
+    if output is None:
+        output = "probs" if is_classifier(domain_of(x), expected, model) else "output"
     action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
     engine = forward_engine(model, x, action) if verify else None
     if boundary is None:

@@ -42,6 +42,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import forward_engine, forward_mode
 from liederiv.generators import Generator
+from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
 
 __all__ = ["attribute"]
@@ -77,7 +78,8 @@ def attribute(
         scheme: how images and feature maps are continued between pixels.
         output: ``"probs"`` for the softmax of the model's output, ``"logits"`` for the output as
             it is, or how the group acts on it (see `liederiv.representations`). None is ``"probs"``
-            for images and ``"output"`` for point clouds, whose model declares how it transforms.
+            for a classifier (an output [B, n] of images, unless the model declares that it has no
+            classes), else ``"output"``.
         probes: see `liederiv.analysis.probes.choose_probes`.
         tolerance: share of the norm that probes may leave out before random ones are added.
         modules: measure these only, beside the whole model: paths, or a function of path and
@@ -112,10 +114,10 @@ def attribute(
         raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
     if not 0 < tolerance < 1:
         raise LieDerivError(f"tolerance={tolerance} must lie between 0 and 1.")
-    if output is None:
-        output = "probs" if domain.probabilities else "output"
     x = x.detach()
     expected = preflight(model, x)
+    if output is None:
+        output = "probs" if is_classifier(domain, expected, model) else "output"
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal

@@ -50,7 +50,7 @@ class OutputReader:
             alone = model if isinstance(example, Tensor) else Part(model, self._output, i)
             self._resolved.append(resolve_output(alone, x, spec, y, bound))
         if self.softmax:
-            self._axis = class_axis(example, self._resolved[0].representation)
+            self._axis = class_axis(example, self._resolved[0].representation, "output")
         self._low_rank = self.softmax and example.ndim == 2 and len(example) == 1
 
     def __call__(self, out: Any) -> Tensor:

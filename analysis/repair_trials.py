@@ -128,7 +128,7 @@ def what_if(
     draws: int = 3,
     labels: Tensor | None = None,
     scheme: str | Scheme = "bspline",
-    output: Literal["logits", "probs"] = "logits",
+    output: Literal["logits", "probs", "output"] = "logits",
     attribution: Attribution | None = None,
     seed: int = 0,
 ) -> WhatIf:
@@ -144,9 +144,9 @@ def what_if(
         draws: number of random choices of k modules.
         labels: class of each image, [B].
         scheme: of the derivatives.
-        output: of a classifier, on which the error is attributed and measured. A repair changes
-            how confident the classifier is, and the derivatives of its probabilities with it; those
-            of its logits less.
+        output: on which the error is attributed and measured. A repair changes how confident a
+            classifier is, and the derivatives of its probabilities with it; those of its logits
+            less. ``output`` for models that are no classifiers.
         attribution: of this model for these arguments; computed if not given.
         seed: of the random choices.
 

@@ -115,7 +115,9 @@ class ImageAction(Action):
         """The same generators on a window of the image.
 
         Convolutions without padding leave maps that do not cover the image: `on_map` of the window
-        moves them, at any resolution, exactly along.
+        moves them, at any resolution, exactly along. What is beyond a part of the image is not its
+        other side, so a window of another size than the image is continued as mirrored by
+        ``fourier_mirror`` where the scheme is ``fourier``.
 
         Args:
             height: of the window, in pixels of the image; larger than the image's where strided
@@ -132,7 +134,10 @@ class ImageAction(Action):
                 else g
                 for g in self.generators
             ]
-            window = ImageAction(generators, height, width, self.scheme)
+            part = (height, width) != (self.height, self.width)
+            periodic = self.scheme.boundary == "periodic"
+            scheme = get_scheme("fourier_mirror") if part and periodic else self.scheme
+            window = ImageAction(generators, height, width, scheme)
             self._windows[key] = window
         return self._windows[key]
 

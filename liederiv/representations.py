@@ -22,6 +22,7 @@ from liederiv.errors import UnknownLayoutError
 from liederiv.grids import FeatureMap, Placed, TokenGrid
 
 __all__ = [
+    "NAMED",
     "Coordinates",
     "Custom",
     "FeatureMap",
@@ -114,15 +115,16 @@ class Resolved:
 
     Attributes:
         representation: ρ.
-        status: ``declared`` by the caller or the model's ``output_representation``; ``declared by
-            the model`` by what timm's models say of themselves; ``recognised`` by its shape.
+        status: ``declared`` by the caller or the model (its ``output_representation``, its number
+            of classes); ``declared by the model`` where the grid of patches is that of which timm's
+            models speak; ``recognised`` by its shape.
     """
 
     representation: Representation
     status: Literal["declared", "declared by the model", "recognised"]
 
 
-def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resolved:
+def resolve(output: OutputSpec, y: Tensor, image_size: tuple[float, float]) -> Resolved:
     """Decide how the group acts on an output tensor.
 
     A map that is recognised has the shape of one; whether it shows the image where it should is for
@@ -148,7 +150,7 @@ def resolve(output: OutputSpec, y: Tensor, image_size: tuple[int, int]) -> Resol
         if output.tokens is not None and _has_tokens(output, y, image_size):
             return Resolved(output.tokens, "declared by the model")
         if output.classes and tuple(y.shape[1:]) == (output.classes,):
-            return Resolved(Invariant(), "declared by the model")
+            return Resolved(Invariant(), "declared")
     elif output != "auto":
         raise UnknownLayoutError(
             f"output={output!r} is not understood; pass 'auto', one of {', '.join(NAMED)}, "
@@ -174,7 +176,7 @@ def _remedies(ndim: int) -> str:
     return "output='NCHW', output=FeatureMap(extent=(height, width)) for a part of the image, …"
 
 
-def _check_cover(output: Representation, y: Tensor, image_size: tuple[int, int]) -> None:
+def _check_cover(output: Representation, y: Tensor, image_size: tuple[float, float]) -> None:
     """Refuse a map of the whole image whose pixels cannot be spread evenly over it."""
     if not isinstance(output, Placed) or not output.whole:
         return
@@ -189,7 +191,7 @@ def _check_cover(output: Representation, y: Tensor, image_size: tuple[int, int])
     )
 
 
-def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Representation]:
+def recognise(shape: tuple[int, ...], image_size: tuple[float, float]) -> list[Representation]:
     """All standard representations that a shape fits; a single one is unambiguous.
 
     Args:
@@ -209,13 +211,13 @@ def recognise(shape: tuple[int, ...], image_size: tuple[int, int]) -> list[Repre
     return found
 
 
-def _is_grid(grid: tuple[int, ...], image_size: tuple[int, int]) -> bool:
+def _is_grid(grid: tuple[int, ...], image_size: tuple[float, float]) -> bool:
     """Whether the grid is the image divided by the same whole number on both axes."""
     (h, w), (H, W) = grid, image_size
     return h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
 
 
-def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[int, int]) -> bool:
+def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[float, float]) -> bool:
     """Whether the output has the tokens that the model speaks of, and can be nothing else.
 
     The number of tokens must differ from that of the channels: [B, n, n] may be a map or a matrix.

@@ -82,6 +82,7 @@ def measure_clouds(
         options.transforms,
         options.metrics,
         scheme=options.scheme,
+        output=options.representation,
         output_type=options.output_type,
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=options.images_per_pass,

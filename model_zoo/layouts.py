@@ -45,6 +45,8 @@ class OutputLayout:
         grid: Height and width of that feature map or token grid.
         num_prefix_tokens: Tokens (class, register) in front of the grid; 0 without tokens.
         features: The outputs of a `features_only` model, finest first; empty for others.
+        extent: Height and width of what the map covers in pixels, where that is not the image: its
+            grid times the stride that the model declares.
     """
 
     is_classifier: bool | None = None
@@ -52,6 +54,7 @@ class OutputLayout:
     grid: tuple[int, int] | None = None
     num_prefix_tokens: int = 0
     features: tuple[FeatureLevel, ...] = ()
+    extent: tuple[int, int] | None = None
 
 
 def declared_layout(model: nn.Module, input_size: tuple[int, int, int]) -> OutputLayout:
@@ -85,7 +88,9 @@ def declared_layout(model: nn.Module, input_size: tuple[int, int, int]) -> Outpu
             features, declared, getattr(model, "num_features", None), reduction, x
         )
         if grid is not None:
-            return OutputLayout(is_classifier, declared, grid)
+            extent = None if reduction is None else (grid[0] * reduction, grid[1] * reduction)
+            part = None if extent == tuple(x.shape[2:]) else extent
+            return OutputLayout(is_classifier, declared, grid, extent=part)
     return OutputLayout(is_classifier=is_classifier)
 
 

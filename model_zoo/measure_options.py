@@ -47,7 +47,14 @@ class MeasureRequest:
 
 @dataclass(frozen=True)
 class MeasureOptions(MeasureRequest):
-    """A request, and how it is carried out: progress bar, tangents per pass (None: as fit)."""
+    """A request for a model of the user's, and how it is carried out.
 
+    Attributes:
+        representation: how the output transforms, by name; ``auto`` leaves it to the model.
+        progress: show a progress bar.
+        chunk_size: tangents per pass; None chooses by memory.
+    """
+
+    representation: str = "auto"
     progress: bool = False
     chunk_size: int | None = None

@@ -94,7 +94,8 @@ def measure_loaded(
     size = options.images_per_pass
     images = _open_images(options, loaded)
     device, dtype = model_options.torch_device, model_options.torch_dtype
-    model, output = output_of(loaded, options.output_type)
+    model, declared = output_of(loaded, options.output_type)
+    output = declared if options.representation == "auto" else options.representation
     try_model(model, images[0][None].to(device, dtype))
     # Labels count as the model's classes only where the numbers of classes agree.
     labelled = images.labels is not None and len(images.class_names) == loaded.num_classes

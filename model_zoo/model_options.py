@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
-from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
+from liederiv.representations import FeatureMap, Representation, TokenGrid
 
 from .cloud_measuring import refuse_image_options
 from .point_models import LoadedPointModel, is_point_model, load_point_model
@@ -173,8 +173,7 @@ def output_of(loaded: LoadedModel, output_type: str) -> tuple[nn.Module, str | R
         UnknownLayoutError: if features are asked for and nothing declares their layout.
     """
     if "features" not in output_type:
-        declared = Invariant() if loaded.layout.is_classifier else "auto"
-        return loaded.model, declared
+        return loaded.model, "auto"  # the model says of how many classes it has scores
     if output_type != "features":
         raise LieDerivError(
             f"--output-type={output_type!r} mixes features with others; measure them separately."
@@ -184,7 +183,7 @@ def output_of(loaded: LoadedModel, output_type: str) -> tuple[nn.Module, str | R
     if layout.features_format == "NLC" and layout.grid:
         return features, TokenGrid(layout.grid, layout.num_prefix_tokens)
     if layout.features_format in ("NCHW", "NHWC"):
-        return features, FeatureMap(layout.features_format)  # type: ignore[arg-type]
+        return features, FeatureMap(layout.features_format, extent=layout.extent)  # type: ignore[arg-type]
     raise UnknownLayoutError(
         f"--output-type=features: {loaded.name} does not declare how its features are laid out; "
         "measure probs or logits, or call liederiv.measure(…, output=…) with a representation."

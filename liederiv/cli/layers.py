@@ -106,6 +106,7 @@ def layers(
         how.output_type,
         how.seed,
         progress=not quiet,
+        representation=how.representation,
     )
     attribution = run.attribution()
     with _status("measuring aliasing, module by module", aliasing and not quiet):

@@ -11,6 +11,7 @@ import typer
 from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import FAMILIES
+from liederiv.representations import NAMED
 
 MODELS = "Models"
 _MODEL = "Model"
@@ -152,6 +153,15 @@ OPTIONS: dict[str, Any] = {
             metavar="auto|probs|logits|features|output",
             help="What of the model is measured; several with commas. auto: probs and logits of a "
             "classifier, else the output as it is.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "representation": Annotated[
+        str,
+        typer.Option(
+            metavar="auto|" + "|".join(NAMED),
+            help="How the output transforms, where the model does not declare it "
+            "(output_representation): not at all, or as a map over the whole image.",
             rich_help_panel=_MEASURE,
         ),
     ],

@@ -106,6 +106,8 @@ def _plain(chosen: ModelOptions, how: MeasureOptions) -> dict[str, Any]:
     neutral = {"progress", "batch_size", "device", "chunk_size"}
     both = asdict(chosen) | asdict(how)
     kept = {k: v for k, v in both.items() if k not in neutral}
+    if kept["representation"] == "auto":
+        del kept["representation"]  # runs from before it could be declared go on
     return json_format.loads(json_format.dumps(kept, default=str))
 
 

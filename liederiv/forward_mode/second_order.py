@@ -1,7 +1,7 @@
 """Is the gradient of a derivative right? What a loss made of J v needs of torch, checked once.
 
-Reverse mode through forward mode takes formulas of formulas; where one of them is wrong, the loss is
-right and training goes elsewhere. So the gradient of ‖J v‖² in the weights, along a random
+Reverse mode through forward mode takes formulas of formulas; where one of them is wrong, the loss
+is right and training goes elsewhere. So the gradient of ‖J v‖² in the weights, along a random
 direction, is compared with its central difference.
 """
 
@@ -120,7 +120,7 @@ def _difference(
             with torch.no_grad():
                 for p, value, move in zip(weights, kept, moves, strict=True):
                     p.copy_(value + sign * h * move)
-            ends.append(float(_size(product(f, x, v)[1])))
+            ends.append(float(_size(product(f, x, v)[1]).detach()))
     finally:
         with torch.no_grad():
             for p, value in zip(weights, kept, strict=True):

@@ -143,8 +143,8 @@ def _of_modules(f: Callable[..., Any], roots: Sequence[nn.Module]) -> _Key:
     """What decides how a function computes, but for the values of its weights.
 
     Modules, their code, mode, hooks and switches (attributes that are flags, names or functions);
-    what a function holds in its closure; and which weights are all zero: a branch behind such a gate
-    could not be seen when it was.
+    what a function holds in its closure; and which weights are all zero: a branch behind such a
+    gate could not be seen when it was.
     """
     modules = tuple(
         (

@@ -222,8 +222,13 @@ def local_batch(
     return out, lin
 
 
-def class_axis(y: Tensor, rho: Representation) -> int:
+def class_axis(y: Tensor, rho: Representation, argument: str = "output_type") -> int:
     """The axis of an output on which the scores of classes stand.
+
+    Args:
+        y: the output.
+        rho: how the group acts on it.
+        argument: by which a softmax was asked for, for messages.
 
     Raises:
         ModelError: if there are none to normalise by a softmax: entries that turn or move, a single
@@ -232,13 +237,13 @@ def class_axis(y: Tensor, rho: Representation) -> int:
     axis = rho.class_axis(y.ndim)
     if axis is None:
         raise ModelError(
-            f"output_type='probs' needs scores of classes, but the output of shape "
-            f"{list(y.shape)} is {rho}; measure output_type='output'."
+            f"{argument}='probs' needs scores of classes, but the output of shape "
+            f"{list(y.shape)} is {rho}; pass {argument}='output'."
         )
     if y.shape[axis] < 2:
         raise ModelError(
-            f"output_type='probs' needs scores of two classes or more, but the output has shape "
-            f"{list(y.shape)}: the softmax of one logit is 1; measure output_type='output', or a "
+            f"{argument}='probs' needs scores of two classes or more, but the output has shape "
+            f"{list(y.shape)}: the softmax of one logit is 1; pass {argument}='output', or a "
             "model that ends in a sigmoid."
         )
     return axis

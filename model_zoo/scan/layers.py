@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from liederiv.analysis import (
     AliasingReport,
@@ -19,8 +18,10 @@ from liederiv.analysis import (
     measure_finite,
     what_if,
 )
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
+from liederiv.metrics.local import is_classifier
 from liederiv.model_zoo.model_options import output_of, try_model
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.timm_models import LoadedModel
@@ -53,6 +54,7 @@ class LayersRun:
         seed: of everything random.
         progress: show a progress bar.
         chunk_size: tangents per forward-mode pass; None lets memory decide.
+        representation: how the output transforms, by name; ``auto`` leaves it to the model.
     """
 
     loaded: LoadedModel | LoadedPointModel
@@ -63,6 +65,7 @@ class LayersRun:
     seed: int
     progress: bool = False
     chunk_size: int | None = None
+    representation: str = "auto"
 
     def attribution(self) -> Attribution:
         """Shares of all modules in the Lie derivative."""
@@ -146,10 +149,8 @@ class LayersRun:
         y = try_model(model, self.x[:1])
         if self.output_type in ("probs", "logits"):
             return model, self.output_type
-        classifier = (
-            self.output_type == "auto"
-            and self.loaded.layout.is_classifier is not False
-            and isinstance(y, Tensor)
-            and y.ndim == 2
-        )
-        return model, "probs" if classifier else declared
+        named = self.representation != "auto"
+        free = self.output_type == "auto" and not named
+        if free and self.loaded.layout.is_classifier is not False:
+            declared = "probs" if is_classifier(domain_of(self.x), y, model) else declared
+        return model, self.representation if named else declared

@@ -313,7 +313,8 @@ def test_a_window_is_moved_by_as_many_pixels_as_the_image():
     moved = shift.within(8, 10).on_map(x[middle])
     torch.testing.assert_close(moved[..., :-1, :-1], shift.on_map(x)[middle][..., :-1, :-1])
     turn = FiniteTransform(
-        ImageAction(resolve_generators("rotation"), 12, 16), torch.full((1, 1), math.pi / 2)
+        ImageAction(resolve_generators("rotation"), 12, 16),
+        torch.full((1, 1), math.pi / 2, dtype=torch.float64),
     )
     square = x[..., 2:10, 4:12]
     torch.testing.assert_close(turn.within(8, 8).on_map(square), rot90(square))
