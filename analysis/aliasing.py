@@ -40,7 +40,7 @@ from liederiv.analysis.windows import Window
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import forward_mode, pushforward
+from liederiv.forward_mode import forward_engine, forward_mode, pushforward
 from liederiv.generators import Generator, resolve_generators
 from liederiv.representations import OutputSpec
 
@@ -61,6 +61,7 @@ def measure_aliasing(
     probes: ProbeSpec = "auto",
     tolerance: float = 1e-2,
     seed: int = 0,
+    verify: bool = True,
 ) -> AliasingReport:
     """Measure aliasing in every module of a network.
 
@@ -78,9 +79,11 @@ def measure_aliasing(
         probes: see `liederiv.analysis.probes.choose_probes`.
         tolerance: of the probes.
         seed: of random probes.
+        verify: see `liederiv.analysis.attribute`.
 
     Raises:
         ModelError: if the model cannot be measured as it is.
+        NotDifferentiableError: if forward mode has not the derivative of what it computes.
         LieDerivError: for arguments that are not understood.
 
     Example:
@@ -98,6 +101,7 @@ def measure_aliasing(
     x = x.detach()
     preflight(model, x)
     action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
+    engine = forward_engine(model, x, action) if verify else None
     if boundary is None:
         boundary = "periodic" if action.scheme.boundary == "periodic" else "mirror"
     check_boundary(boundary)
@@ -107,7 +111,9 @@ def measure_aliasing(
         reader = OutputReader(model, plan.output, output, x[:1])
         units, skipped = _units(twin, plan, x[:1], None if modules is None else set(modules))
         parts = _counterparts(twin, plan, units, x[:1], AliasFree(factor, boundary))
-        run = _Run(twin, plan, units, parts, reader, action, boundary, border, probes, tolerance)
+        run = _Run(
+            twin, plan, units, parts, reader, action, boundary, border, probes, tolerance, engine
+        )
         images = [run.image(x[b : b + 1], seed + b) for b in range(len(x))]
     return AliasingReport(
         rows=tuple(_row(plan.calls[i], parts[i], [image[i] for image, _ in images]) for i in units),
@@ -226,6 +232,7 @@ class _Run:
     border: int
     probes: ProbeSpec
     tolerance: float
+    engine: str | None = None
 
     def image(self, x: Tensor, seed: int) -> tuple[dict[int, _Values], Tensor]:
         """What is measured for one image, per unit, and ‖L f‖² [K]."""
@@ -259,7 +266,8 @@ class _Run:
 
     def _lie(self, x: Tensor, seed: int) -> tuple[Tensor, Probes]:
         """L f, float64 [K, D], and the probes for this image."""
-        y, jv, _ = pushforward(_Read(self.model, self.reader), x, self.action.tangents(x))
+        read, moved = _Read(self.model, self.reader), self.action.tangents(x)
+        y, jv, _ = pushforward(read, x, moved, engine=self.engine)
         lie = (jv - self.reader.act(self.action, y)).double()
         probes = choose_probes(
             lie,

@@ -254,7 +254,6 @@ class _Run:
             "lee,relative_spectrum",
             scheme=self.scheme,
             output_type=self.output,
-            verify=False,
             resamples=1,
         )
         lee, relative = (

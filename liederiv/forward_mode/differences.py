@@ -9,7 +9,7 @@ curvature's leading term.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -94,25 +94,20 @@ class Differences:
         y: f(x).
         jv: like f(x), with a leading axis of K.
         errors: root mean square error per entry of the output, estimated, float64 [K].
-        step: the relative step that served.
     """
 
     y: Any
     jv: Any
     errors: Tensor
-    step: float
 
 
-def difference_jvp(
-    f: PlainFunction, x: Any, tangents: Any, *, step: float | None = None
-) -> Differences:
+def difference_jvp(f: PlainFunction, x: Any, tangents: Any) -> Differences:
     """J_f(x)·v for K tangents v from 4 K forward passes, in float64 where f runs in it.
 
     Args:
         f: the function.
         x: primal.
         tangents: like x, every tensor with a leading axis of K.
-        step: relative; None finds the step that resolves the first moving tangent best.
     """
     y = f(x)
     y_leaves, spec = tree_flatten(y)
@@ -127,8 +122,7 @@ def difference_jvp(
             columns.append([torch.zeros_like(leaf, dtype=torch.float64) for leaf in y_leaves])
             errors.append(0.0)
             continue
-        candidates = steps_for(dtype) if step is None else (step,)
-        best, error, step = _best(function, wide, v, candidates)
+        best, error = _best(function, wide, v)
         columns.append(best)
         errors.append(error)
     jv = [
@@ -136,26 +130,24 @@ def difference_jvp(
         for column, leaf in zip(zip(*columns, strict=True), y_leaves, strict=True)
     ]
     found = torch.tensor(errors, dtype=torch.float64)
-    return Differences(y, tree_unflatten(jv, spec), found, step or steps_for(dtype)[0])
+    return Differences(y, tree_unflatten(jv, spec), found)
 
 
-def _best(
-    function: Callable[[Any], list[Tensor]], x: Any, v: Any, steps: Sequence[float]
-) -> tuple[list[Tensor], float, float]:
-    """Richardson's value, its error per entry and the step, at the step of the least error."""
-    best: tuple[list[Tensor], float, float] | None = None
+def _best(function: Callable[[Any], list[Tensor]], x: Any, v: Any) -> tuple[list[Tensor], float]:
+    """Richardson's value and its root mean square error per entry, at the step of the least."""
+    best: tuple[list[Tensor], float] | None = None
+    steps = steps_for(tree_flatten(x)[0][0].dtype)
     for step in steps:
         quotient = DifferenceQuotient(function, x, v, step)
+        if quotient.is_still and step != steps[-1]:
+            continue  # too small a step for this function to notice
         pairs = list(zip(quotient.value, quotient.halved, strict=True))
         value = [(4 * half - whole) / 3 for whole, half in pairs]
-        count = sum(d.numel() for d in value)
-        error = norm([half - whole for whole, half in pairs]) / math.sqrt(max(count, 1))
-        size = norm(value) / math.sqrt(max(count, 1))
-        if quotient.is_still and step != steps[-1] and best is None:
-            continue  # too small a step for this function to notice
+        entries = math.sqrt(max(sum(d.numel() for d in value), 1))
+        error = norm([half - whole for whole, half in pairs]) / entries
         if best is None or error < best[1]:
-            best = value, error, step
-        if error <= _SETTLED * size:
+            best = value, error
+        if error <= _SETTLED * norm(value) / entries:
             break
     assert best is not None
     return best

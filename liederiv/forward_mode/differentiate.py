@@ -140,7 +140,7 @@ def verified_pushforward(
     with sound_numerics(), torch.random.fork_rng(devices=_devices(x)):
         known = recall(f, x, action, engine) if verify else None
         if known is not None and (len(x) == 1 or known.verification.rows > 1):
-            job = _Job(f, x, tangents, chunk_size, known.roots, known.verification.step)
+            job = _Job(f, x, tangents, chunk_size, known.roots)
             with _mode_of(known.roots, mode):
                 found = job.run(known.verification.engine)
             if found is not None:
@@ -261,12 +261,10 @@ class _Job:
         tangents: Any,
         chunk_size: int | None,
         roots: Sequence[nn.Module],
-        step: float | None = None,
     ) -> None:
         self.f, self.x, self.tangents, self.roots = f, x, tangents, tuple(roots)
         self.chunk = auto_chunk(x, len(tree_flatten(tangents)[0][0]), chunk_size)
         self.complaints: dict[str, str] = {}
-        self._step = step
 
     def candidates(self, engine: str | None) -> Sequence[str]:
         """Engines to try, in order."""
@@ -299,9 +297,8 @@ class _Job:
     def _attempt(self, engine: str) -> Pushforward:
         if engine == ENGINES[-1]:
             function = PlainFunction(self.f, self.roots)
-            found = difference_jvp(function, self.x, self.tangents, step=self._step)
-            verification = Verification(engine, step=found.step)
-            return Pushforward(found.y, found.jv, verification, found.errors)
+            found = difference_jvp(function, self.x, self.tangents)
+            return Pushforward(found.y, found.jv, Verification(engine), found.errors)
         with forward_mode(), as_it_was(self.roots):
             y, jv = in_chunks(engine, self.f, self.x, self.tangents, self.chunk)
         return Pushforward(y, jv, Verification(engine))
@@ -446,7 +443,7 @@ class _Trial:
 
     def _leave(self) -> None:
         """Leave the attributes that a call adds to the model, if it computes the same with them."""
-        other = noise_like(self.item, 1)
+        other = noise_like(self.item, _SEED)
         with self.watched.left_behind() as any_left:
             if not any_left:
                 return

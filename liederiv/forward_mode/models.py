@@ -218,7 +218,8 @@ class _State:
 
     def restore(self) -> None:
         for _, buffer, version, values in self.buffers:
-            if buffer._version != version:
+            # Batch norm's kernel updates its statistics without counting a version.
+            if buffer._version != version or not torch.equal(buffer, values):
                 with torch.no_grad():
                     buffer.copy_(values)
         for store, old in self.stores:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -28,7 +28,6 @@ class Verification:
         precision: of the differences, ``float64`` or ``float32``; empty without.
         rows: how many items were run alone and compared with their rows in the batch.
         unchecked: what was not checked, and why.
-        step: of the finite-difference engine, relative to the input.
     """
 
     engine: str
@@ -38,7 +37,6 @@ class Verification:
     precision: str = ""
     rows: int = 0
     unchecked: tuple[str, ...] = ()
-    step: float | None = field(default=None, repr=False)
 
     @classmethod
     def skipped(cls, engine: str) -> Verification:

@@ -44,7 +44,6 @@ _RESOLVED = 0.1  # one known less well proves nothing
 _LEAST = 1e-3  # responses below this share of that to noise are judged relative to this share
 _SPREAD = 4.0  # how far beyond its typical size a random deviation may lie
 _UNREST = 0.25  # of ‖J v‖: where rounding moves it further, float32 is no precision to measure in
-_LARGE_STEP = 1e-2  # what changes by such steps only is constant between jumps
 
 
 @dataclass(frozen=True)
@@ -121,15 +120,23 @@ class Witness:
 
     @cached_property
     def sensitivity(self) -> list[float]:
-        """Size of the response to Gaussian noise of v's norm, per tensor of the output."""
+        """Size of the response to Gaussian noise of v's norm, per tensor of the output.
+
+        0 where no difference is sharp enough: what is not known excuses nothing.
+        """
         noise = noise_like(self.item, self._seed)
         scale = norm(self.direction) / (norm(noise) or 1.0)
         noise = tree_map(lambda n: n * scale, noise)
-        found = [0.0] * len(self.value)
+        found, doubts = [0.0] * len(self.value), [float("inf")] * len(self.value)
         for step in steps_for(self.precision):
             response = self._make(step, noise, wide=self.wide)
-            if not response.is_still:
-                found = [float(d.norm()) for d in response.value]
+            if response.is_still:
+                continue
+            for i, (d, half) in enumerate(zip(response.value, response.halved, strict=True)):
+                size, doubt = float(d.norm()), float((d - half).norm())
+                if doubt <= min(doubts[i], _RESOLVED * size):
+                    found[i], doubts[i] = size, doubt
+            if all(d <= _CERTAIN * size for d, size in zip(doubts, found, strict=True)):
                 break
         return found
 
@@ -200,12 +207,12 @@ class Witness:
     def _settle(self, jv: Sequence[Tensor], uncertainty: float = 0.0) -> Finding:
         """J v against the difference that is known best."""
         best: tuple[float, DifferenceQuotient] | None = None
+        still = False
         for step in steps_for(self.precision):
             quotient = self.quotient(step)
             if quotient.is_still:
+                still = True
                 continue
-            if best is None and step >= _LARGE_STEP:
-                raise NotDifferentiableError(_JUMPS)
             resolution = max(self._doubt(i, jv[i], quotient) for i in range(len(jv)))
             if best is None or resolution < best[0]:
                 best = resolution, quotient
@@ -215,6 +222,8 @@ class Witness:
             moves = any(float(v.norm()) != 0 for v in jv)
             seen = "the derivative is not zero, but the output stays the very same" if moves else ""
             return Finding(seen, derivative=float(moves), resolution=0.0, vacuous=not moves)
+        if still and best[0] > _RESOLVED:  # nothing, then jumps
+            raise NotDifferentiableError(_JUMPS)
         return self._judge(jv, *best, uncertainty)
 
     def _size(self, i: int, jv: Tensor, quotient: DifferenceQuotient, doubt: float) -> float:
@@ -252,7 +261,8 @@ class Witness:
                     why = "the derivative (it is not finite, and the function has a kink here)"
                     return Finding(unchecked=(why,), vacuous=True)
                 if not error <= allowed + 0.75 * kink or resolution > _RESOLVED:
-                    return Finding(_differs(error, resolution), None, error, resolution)
+                    sided = kink > max(_RESOLVED, 4 * doubt / size)
+                    return Finding(_differs(error, resolution, sided), None, error, resolution)
             worst = max(worst, error)
         return Finding(derivative=worst, resolution=resolution)
 
@@ -295,7 +305,12 @@ _JUMPS = (
 )
 
 
-def _differs(error: float, resolution: float) -> str:
+def _differs(error: float, resolution: float, sided: bool) -> str:
+    if sided:
+        return (
+            f"the function has kinks right at this input (its slopes on both sides differ by "
+            f"{resolution:.0%})"
+        )
     if resolution > _RESOLVED:
         return f"no central difference is sharp enough to judge it by (known to {resolution:.0%})"
     return (
