@@ -57,7 +57,12 @@ def _reversed(net: Awkward, f: Any, x: Any) -> None:
     with net.ambient():
         L = lie_derivative(f, x, names[::-1], scheme="fourier", output=net.output)
     if _expects_number(net, "reversed"):
-        judge_arrays(net, truth_of(type(net)), {k: v.flip(0) for k, v in leaves(L).items()}, x)
+        judge_arrays(
+            net,
+            truth_of(type(net)),
+            {k: v if v is None else v.flip(0) for k, v in leaves(L).items()},
+            x,
+        )
     elif not all(v.isfinite().all() for v in leaves(L).values() if v is not None):
         raise NoNumberError("not finite")
 

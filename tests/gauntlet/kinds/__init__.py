@@ -11,6 +11,7 @@ from . import (
     dropped,
     forces,
     functions,
+    hidden,
     inplace,
     inputs,
     norms,
@@ -24,6 +25,7 @@ from . import (
 MODULES = (
     inplace,
     dropped,
+    hidden,
     functions,
     forces,
     norms,

@@ -196,9 +196,7 @@ class WithoutABatchAxisButOfItsSize(Small):
         return self.head(self.c(x).tanh()).mean(0)
 
 
-class OnlyTheFirstImage(Small):
-    right = "refusal"
-
+class OnlyTheFirstImage(_OneByOne):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.c(x[:1]).tanh())
 
