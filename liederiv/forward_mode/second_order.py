@@ -1,8 +1,8 @@
 """Is the gradient of a derivative right? What a loss made of J v needs of torch, checked once.
 
 Reverse mode through forward mode takes formulas of formulas; where one of them is wrong, the loss
-is right and training goes elsewhere. So the gradient of ‖J v‖² in the weights, along a random
-direction, is compared with its central difference.
+is right and training goes elsewhere. So the gradient in the weights of ⟨r, J v⟩, r random, is
+compared with its central difference along a random direction.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Product = Callable[[Callable[[Any], Any], Any, Any], tuple[Any, Any]]
 
 # Relative changes of the weights, in float64. J v of a network with kinks jumps where a weight
 # moves a unit across one; small steps cross few, and a wrong gradient fits none of them.
-_STEPS = (1e-8, 1e-9, 1e-7)
+_STEPS = (1e-8, 1e-10, 1e-6)
 _TOLERANCE = 1e-2
 
 
 def check_gradient(function: PlainFunction, x: Any, v: Any, product: Product) -> str:
-    """Compare the gradient of ‖J v‖² with differences in the weights.
+    """Compare the gradient of ⟨r, J v⟩ with differences in the weights.
 
     Args:
         function: the model, with the modules behind it.
@@ -53,12 +53,12 @@ def check_gradient(function: PlainFunction, x: Any, v: Any, product: Product) ->
             return "the gradient (no weight is trained)"
         source = torch.Generator().manual_seed(0)
         moves = [_move(p, source) for p in weights]
-        size = _size(product(f, x, v)[1])
-        if not size.requires_grad:
+        value = _along(product(f, x, v)[1])
+        if not value.requires_grad:
             return "the gradient (none reaches the weights)"
         try:
             gradients = torch.autograd.grad(
-                size, weights, allow_unused=True, materialize_grads=True
+                value, weights, allow_unused=True, materialize_grads=True
             )
         except RECOVERABLE as error:
             raise NotDifferentiableError(
@@ -91,9 +91,13 @@ def _error(gradients: tuple[Tensor, ...], moves: list[Tensor], difference: float
     return abs(slope - difference) / size if size else 0.0
 
 
-def _size(jv: Any) -> Tensor:
-    """‖J v‖² over all tensors of the output."""
-    first, *rest = [w.square().sum() for w in tree_flatten(jv)[0]]
+def _along(jv: Any) -> Tensor:
+    """⟨r, J v⟩ over all tensors of the output, the same r each time."""
+    source = torch.Generator().manual_seed(1)
+    first, *rest = [
+        (w * torch.randn(w.shape, dtype=torch.float64, generator=source).to(w)).sum()
+        for w in tree_flatten(jv)[0]
+    ]
     return sum(rest, first)
 
 
@@ -120,7 +124,7 @@ def _difference(
             with torch.no_grad():
                 for p, value, move in zip(weights, kept, moves, strict=True):
                     p.copy_(value + sign * h * move)
-            ends.append(float(_size(product(f, x, v)[1]).detach()))
+            ends.append(float(_along(product(f, x, v)[1]).detach()))
     finally:
         with torch.no_grad():
             for p, value in zip(weights, kept, strict=True):

@@ -264,13 +264,14 @@ def _check(model: nn.Module, images: Any) -> Domain:
             "is to be trained."
         )
     domain = domain_of(images)
-    domain.check(images, f"{domain.item}s")
+    device = getattr(images, "device", None)
     for p in parameters:
-        if p.device != images.device:
+        if device is not None and p.device != device:
             raise ModelError(
                 f"a parameter of the model is on {p.device}, but the {domain.item}s are on "
-                f"{images.device}; move one of them with .to(device)."
+                f"{device}; move one of them with .to(device)."
             )
+    domain.check(images, f"{domain.item}s")
     return domain
 
 
