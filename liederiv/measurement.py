@@ -35,7 +35,7 @@ from liederiv.metrics.local import (
 )
 from liederiv.metrics.reference import reference_batch, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import FiniteContext, Piece, runners
+from liederiv.metrics.suite import FiniteContext, Piece, check_sampling, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.results import Measurement, Provenance, Score
@@ -62,6 +62,8 @@ def measure(
     chunk_size: int | None = None,
     engine: str | None = None,
     seed: int = 0,
+    dynamic_range: float | None = None,
+    margin: float = 0.0,
     resamples: int = 2000,
     clusters: Sequence[Any] | None = None,
     image_names: Sequence[str] = (),
@@ -88,7 +90,13 @@ def measure(
         batch_size: images or clouds per pass; None chooses by memory.
         chunk_size: tangents per pass; None chooses by memory.
         engine: see `liederiv.forward_mode`.
-        seed: of noise directions, sampled transforms and the bootstrap.
+        seed: of noise directions and sampled transforms, which belong to the image (see
+            `liederiv.draws`), and of the bootstrap.
+        dynamic_range: I_max of ``eq_t``, ``eq_t_frac`` and ``eq_r``: the largest difference between
+            two values of the output, 2 for pictures in [−1, 1]. None takes 1 for probabilities, and
+            leaves these metrics out for outputs that have no range of their own.
+        margin: pixels of an output map that the metrics of random transforms leave out along its
+            border, beyond those that come in from outside.
         resamples: bootstrap samples over images.
         clusters: per image or cloud, a label shared by those that are not independent (crops of
             one photograph); the bootstrap then draws whole clusters.
@@ -115,6 +123,7 @@ def measure(
         >>> scores.get("lee", "translation", "logits").value < 1e-12
         True
     """
+    check_sampling(dynamic_range, margin)
     settings = _Settings(
         model=model,
         transforms=transforms if isinstance(transforms, str | Generator) else tuple(transforms),
@@ -127,6 +136,8 @@ def measure(
         chunk_size=chunk_size,
         engine=engine,
         seed=seed,
+        dynamic_range=dynamic_range,
+        margin=margin,
         self_check=self_check,
     )
     run: _Run | None = None
@@ -173,6 +184,8 @@ class _Settings:
     chunk_size: int | None
     engine: str | None
     seed: int
+    dynamic_range: float | None
+    margin: float
     self_check: bool
 
     def wants(self, *kinds: str) -> bool:
@@ -241,7 +254,16 @@ class _Run:
             names.append("accuracy")
         f = _Probabilities(s.model) if classifier else s.model
         for name in names:
-            context = FiniteContext(f, classifier, s.output, s.scheme, s.seed, labels)
+            context = FiniteContext(
+                f,
+                classifier,
+                s.output,
+                s.scheme,
+                s.seed,
+                s.dynamic_range,
+                s.margin,
+                labels,
+            )
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:

@@ -59,8 +59,10 @@ class Score:
         unit: of value.
         floor: what rounding alone contributes to value, in the same unit; None if unknown.
         status: ``measured``, ``not applicable`` or ``failed``.
-        reason: why it was not measured, else empty.
-        per_image: value of each image; `value` is their mean, over that of the denominators.
+        reason: why it was not measured, or which images do not count; else empty.
+        definition: formula and source, where the metric's name does not say all.
+        per_image: value of each image; `value` is their mean, over that of the denominators. Of
+            decibels: the squared error over I_max², before the logarithm.
         per_image_denominator: for a ratio of means, its denominator for each image; else empty.
     """
 
@@ -74,6 +76,7 @@ class Score:
     floor: float | None = None
     status: Status = "measured"
     reason: str = ""
+    definition: str = ""
     per_image: tuple[float, ...] = field(default=(), repr=False)
     per_image_denominator: tuple[float, ...] = field(default=(), repr=False)
 
@@ -179,7 +182,7 @@ class Measurement:
                 "output": s.output,
                 "value": v,
                 "denominator": s.per_image_denominator[i] if s.per_image_denominator else 1.0,
-                "unit": s.unit,
+                "unit": "1" if s.unit == "dB" else s.unit,  # the ratio before the logarithm
             }
             for s in self.scores
             for i, v in enumerate(s.per_image)

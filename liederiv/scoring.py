@@ -286,9 +286,31 @@ def finite_scores(
 
 
 def _finite_score(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score:
-    values = metric.per_image.numpy()
+    row = _on_scale(metric, _averaged(metric, output, bootstrap))
+    return replace(row, definition=metric.definition)
+
+
+def _averaged(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score:
+    """The weighted mean over images, before any change of scale."""
+    top, weights, kept = metric.per_image.numpy(), None, None
+    if metric.weight is not None:
+        weights = metric.weight.numpy()
+        top, kept = top * weights, weights > 0
+        if (weights == 1).all():
+            weights = None
     unit = metric.unit.replace("output", _OUTPUT_UNIT[output])
-    row = make_score(metric.name, metric.transform, output, unit, values, None, bootstrap)
+    key = (metric.name, metric.transform, output)
+    if kept is not None and not kept.any():
+        return _empty(key, unit, "not applicable", metric.excluded)
+    row = make_score(*key, unit, top, weights, bootstrap, kept=kept)
+    if kept is not None and not kept.all() and row.value is not None:
+        why = f"without {int((~kept).sum())} of {len(kept)} inputs: {metric.excluded}"
+        row = replace(row, reason=why)
+    return row
+
+
+def _on_scale(metric: SampledMetric, row: Score) -> Score:
+    """The row in the metric's own scale."""
     if metric.scale == "linear" or row.value is None:
         return row
     # Decibels fall where the error rises: the ends of the interval change places.

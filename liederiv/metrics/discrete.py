@@ -22,8 +22,8 @@ from torch import Tensor
 from liederiv.actions import check_images
 from liederiv.channels import ChannelAction
 from liederiv.errors import LieDerivError
-from liederiv.metrics.finite import act_finite, evaluate
-from liederiv.representations import FeatureMap, OutputSpec, Representation, TokenGrid, resolve
+from liederiv.metrics.finite import act_finite, evaluate, map_size
+from liederiv.representations import OutputSpec, Representation, resolve
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [
@@ -249,10 +249,8 @@ def discrete_checks(
 
 def _stride(representation: Representation, y: Tensor, height: int, width: int) -> int:
     """Pixels of the input per pixel of the output; 1 where that is no whole number, or no map."""
-    if isinstance(representation, TokenGrid):
-        h, w = representation.grid
-    elif isinstance(representation, FeatureMap):
-        h, w = y.shape[1:3] if representation.layout == "NHWC" else y.shape[2:]
-    else:
+    size = map_size(representation, y)
+    if size is None:
         return 1
+    h, w = size
     return height // h if height * w == width * h and height % h == 0 else 1

@@ -21,7 +21,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
-__all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
+__all__ = ["GroupElement", "act_finite", "evaluate", "map_size", "valid"]
 
 
 class GroupElement(Protocol):
@@ -129,6 +129,16 @@ def _(representation: Custom, element: GroupElement, y: Tensor) -> Tensor:
     return out
 
 
+def map_size(representation: Representation, y: Tensor) -> tuple[int, int] | None:
+    """Height and width of the map that an output is, in its own pixels; None if it is none."""
+    if isinstance(representation, TokenGrid):
+        return representation.grid
+    if isinstance(representation, FeatureMap):
+        h, w = y.shape[1:3] if representation.layout == "NHWC" else y.shape[2:4]
+        return h, w
+    return None
+
+
 @singledispatch
 def valid(representation: Representation, element: Any, y: Tensor, margin: float = 0.0) -> Tensor:
     """Entries of ρ_g y that come from inside the image: bool, broadcastable to y.
@@ -144,10 +154,9 @@ def valid(representation: Representation, element: Any, y: Tensor, margin: float
 
 @valid.register
 def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
-    last = representation.layout == "NHWC"
-    h, w = y.shape[1:3] if last else y.shape[2:]
+    h, w = map_size(representation, y) or (0, 0)
     inside = element.valid(h, w, margin).to(y.device)
-    return inside.movedim(1, -1) if last else inside
+    return inside.movedim(1, -1) if representation.layout == "NHWC" else inside
 
 
 @valid.register
