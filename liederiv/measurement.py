@@ -221,7 +221,22 @@ class _Run:
             self._check_and_floor(x[:1])
 
     def add(self, x: Any, labels: Tensor | None) -> None:
-        """Measure one batch."""
+        """Measure one batch; one that is interrupted leaves nothing behind."""
+        before = {name: len(known) for name, known in self._kept.items()}
+        try:
+            self._add(x, labels)
+        except BaseException:
+            for name, known in self._kept.items():
+                del known[before.get(name, 0) :]
+            raise
+        self.count += len(x)
+
+    @property
+    def _kept(self) -> dict[str, list[Any]]:
+        """What grows with every batch, by name."""
+        return {"": self.local, "reference": self.reference, "bad": self.bad, **self.finite}
+
+    def _add(self, x: Any, labels: Tensor | None) -> None:
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
         seeds = self.domain.seeds(x, s.seed)
@@ -243,7 +258,6 @@ class _Run:
         if s.wants("reference"):
             self.reference.append(reference_batch(x, seeds))
         self._add_finite(x, labels)
-        self.count += len(x)
 
     def _add_finite(self, x: Any, labels: Tensor | None) -> None:
         """Run the finite metrics; accuracy needs no asking where labels are known."""
@@ -341,8 +355,8 @@ class _Run:
         if self.reference:
             rows.append(reference_score(self.reference, bootstrap, self.reference_transform))
         kind = "probs" if "probs" in self.output_types else self.output_types[0]
-        for batches in self.finite.values():
-            rows += finite_scores(batches, kind, bootstrap)
+        for batches in filter(None, self.finite.values()):
+            rows += finite_scores(batches, kind, bootstrap, self.count)
         return tuple(rows)
 
     def describe(self, known: Provenance) -> Provenance:

@@ -270,18 +270,21 @@ def reference_score(
 
 
 def finite_scores(
-    batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap
+    batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap, count: int
 ) -> list[Score]:
-    """Rows of one finite metric: its transforms over all batches."""
+    """Rows of one finite metric: its transforms over all batches, of ``count`` inputs in all."""
     rows = []
     for pieces in zip(*batches, strict=True):
-        first = pieces[0]
-        if isinstance(first, NotApplicable):
-            key = (first.name, first.transform, output)
-            rows.append(Score(*key, None, None, None, "", None, "not applicable", first.reason))
+        key = (pieces[0].name, pieces[0].transform, output)
+        obstacle = next((p.reason for p in pieces if isinstance(p, NotApplicable)), "")
+        found = [p for p in pieces if isinstance(p, SampledMetric)]
+        known = sum(len(p.per_image) for p in found)
+        if 0 < known < count:  # batches with labels beside batches without
+            obstacle = f"known for {known} of {count} inputs only"
+        if obstacle:
+            rows.append(_empty(key, "", "not applicable", obstacle))
         else:
-            whole = SampledMetric.join([p for p in pieces if isinstance(p, SampledMetric)])
-            rows.append(_finite_score(whole, output, bootstrap))
+            rows.append(_finite_score(SampledMetric.join(found), output, bootstrap))
     return rows
 
 

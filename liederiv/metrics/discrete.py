@@ -19,11 +19,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from liederiv.actions import check_images
 from liederiv.channels import ChannelAction
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.metrics.finite import act_finite, evaluate, map_size
-from liederiv.representations import OutputSpec, Representation, resolve
+from liederiv.representations import OutputSpec, Representation, declared, resolve
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [
@@ -169,7 +169,7 @@ class DiscreteCheck:
         status: ``measured`` or ``not applicable``.
         reason: why not, else empty.
         relative: ‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖² per image, float64 [B], dimensionless; None unless
-            measured. NaN where f(x) = 0.
+            measured. NaN where f(x) = f(g x) = 0.
         absolute: ‖f(g x) − ρ_g f(x)‖² / dim per image, in the output's unit squared.
     """
 
@@ -220,10 +220,10 @@ def discrete_checks(
     Raises:
         UnknownLayoutError: if the representation of the output is not known.
     """
-    check_images(x)
+    domain_of(x).check(x)
     H, W = x.shape[-2:]
     y = evaluate(f, x)
-    representation = resolve(output, y, (H, W)).representation
+    representation = resolve(declared(f, output), y, (H, W)).representation
     if transforms is None:
         transforms = lattice_transforms(H, W, sorted({1, _stride(representation, y, H, W)}))
     norms = y.reshape(len(x), -1).double().square().sum(1)

@@ -21,7 +21,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
-__all__ = ["GroupElement", "act_finite", "evaluate", "map_size", "valid"]
+__all__ = ["GroupElement", "act_finite", "evaluate", "map_size", "relative_error", "valid"]
 
 
 class GroupElement(Protocol):
@@ -45,12 +45,15 @@ class GroupElement(Protocol):
 
 
 def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
-    """f(x) without gradients; x survives a model that works in place.
+    """f(x), detached; x survives a model that works in place.
+
+    Gradients stay enabled meanwhile, for models that differentiate inside (forces of an energy).
+    Half precision is widened, so that what acts on the output afterwards does not round it.
 
     Raises:
         ModelError: if the output is not one tensor with the batch in front.
     """
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.enable_grad():
         y = f(x.detach().clone())
     if not isinstance(y, Tensor):
         raise ModelError(
@@ -63,7 +66,13 @@ def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
             f"the model returns shape {list(y.shape)} for {len(x)} {domain.item}s; the finite "
             f"metrics need one output per {domain.item}, batch first."
         )
-    return y
+    y = y.detach()
+    return y.float() if y.dtype in (torch.bfloat16, torch.float16) else y
+
+
+def relative_error(error: Tensor, size: Tensor) -> Tensor:
+    """Error over size, item by item: 0 where there is no error at all, ∞ beside an output of 0."""
+    return torch.where(error == 0, 0.0, error / size)
 
 
 @singledispatch
@@ -162,6 +171,7 @@ def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: floa
 @valid.register
 def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
     patches = element.valid(*representation.grid, margin).flatten(2)
-    prefix = torch.ones(len(patches), 1, representation.prefix, dtype=torch.bool)
+    # Prefix tokens belong to the image as a whole: no number without a patch beside them.
+    prefix = patches.any(2, keepdim=True).expand(-1, -1, representation.prefix)
     inside = torch.cat([prefix, patches], 2).to(y.device)
     return inside.mT if representation.layout == "NLC" else inside

@@ -157,12 +157,21 @@ def _discrete(c: FiniteContext, x: Tensor) -> Sequence[Piece]:
     definition = "‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖²"
     pieces: list[Piece] = []
     for check in discrete_checks(c.f, x, output=c.output):
-        if check.relative is None:
+        if check.relative is None or check.absolute is None:
             pieces.append(NotApplicable("discrete", check.transform, check.reason))
-        else:
-            pieces.append(
-                SampledMetric("discrete", check.transform, check.relative, "1", definition)
+            continue
+        nothing = check.relative.isnan() & (check.absolute == 0)
+        pieces.append(
+            SampledMetric(
+                "discrete",
+                check.transform,
+                check.relative.masked_fill(nothing, 0),
+                "1",
+                definition,
+                weight=(~nothing).double(),
+                excluded="the output is 0 there, so there is nothing to compare with",
             )
+        )
     return pieces
 
 
