@@ -41,7 +41,7 @@ _PER_IMAGE_COLUMNS = [
     "denominator",
     "unit",
 ]
-_PER_IMAGE = ("per_image", "per_image_denominator")
+_APART = ("per_image", "per_image_denominator", "definition")
 Status = Literal["measured", "not applicable", "failed"]
 
 
@@ -165,10 +165,15 @@ class Measurement:
             )
         return rows[0]
 
+    @property
+    def definitions(self) -> dict[str, str]:
+        """Formula and source of the metrics whose name does not say all."""
+        return {s.metric: s.definition for s in self.scores if s.definition}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
         frame = pd.DataFrame([asdict(s) for s in self.scores])
-        return frame.drop(columns=list(_PER_IMAGE))
+        return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
         """One row per score and image; a ratio's numerator and denominator stand apart."""
@@ -192,8 +197,9 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
         origin = asdict(self.provenance)
-        rows = [{k: v for k, v in asdict(s).items() if k not in _PER_IMAGE} for s in self.scores]
-        return json_ready({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
+        rows = [{k: v for k, v in asdict(s).items() if k not in _APART} for s in self.scores]
+        about = {"definitions": self.definitions, "results": rows}
+        return json_ready({"schema_version": SCHEMA_VERSION, **origin, **about})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a .json, .csv or .parquet file, atomically; .parquet holds values per image.

@@ -138,9 +138,8 @@ def _notes(measurement: Measurement) -> Iterable[str]:
                 "An exactly invariant network, measured in the same way: LEE ÷ noise = "
                 f"{number(s.value)} ({_REFERENCE.get(s.transform, s.transform)})."
             )
-    for metric, definition in {s.metric: s.definition for s in measurement.scores}.items():
-        if definition:
-            yield f"{metric}: {definition}."
+    for metric, definition in measurement.definitions.items():
+        yield f"{metric}: {definition}."
     for s in measurement.scores:
         if s.metric in _LOCAL and s.status == "measured" and s.reason:
             yield f"{s.metric} under {s.transform} ({s.output}): {s.reason}."
