@@ -236,9 +236,9 @@ def _compared(
 
     Where X x = 0 there is nothing to compare with: 0 over 0, whatever the output does.
     """
-    moves = joined["moves"][index]
+    moves: NDArray[np.bool_] = joined["moves"][index]
     above, below = (np.where(moves, joined[name][index], 0.0).mean(0) for name in (top, bottom))
-    return above, below, moves.any(0)
+    return above, below, np.any(moves, axis=0)
 
 
 def _needs(metric: Metric) -> str | None:

@@ -16,7 +16,7 @@ the output does not matter, and the output moves by the same scheme as the input
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from liederiv.metrics.sampled import (
     squared_errors,
 )
 from liederiv.representations import OutputSpec, declared
+from liederiv.transforms import FiniteTransform
 
 __all__ = ["ROTATION", "NoWholeShiftError", "eq_r", "eq_r_relative", "eq_t", "eq_t_relative",
            "translation_label"]  # fmt: skip
@@ -201,7 +202,7 @@ def _translations(
     output: OutputSpec,
     scheme: str | Scheme,
     seed: int,
-):  # type: ignore[no-untyped-def]  # of what random_transforms yields
+) -> Iterator[FiniteTransform]:
     """Shifts of each image, by whole pixels of its own and the output's grid if asked for."""
     size = (x.shape[-1], x.shape[-2])
     steps = None
