@@ -1,14 +1,15 @@
-r"""EQ-T and EQ-R of every module: how far it is from equivariant under transforms of finite size.
+r"""EQ-T and EQ-R of every module, relative to the range of its output.
 
 For a module M from z to y, with both tensors moved at their own resolution,
 
     E ‖M(T z) − T M(z)‖² / dim,
 
-over the entries of y that T moves from inside the image, as a peak signal-to-noise ratio in dB.
-These are the finite relatives of a module's own violation δ_M. They look at one module at a time:
-what the rest of the network makes of the error is not weighed, which `attribute` does. Sources: the
-metrics of Karras et al. 2021 (arXiv 2106.12423), applied to layers by Gruver et al.
-(arXiv 2210.02984). Departures from the latter's code are listed in docs/method.md.
+over the entries of y that T moves from inside the image, as a peak signal-to-noise ratio in dB. The
+peak is the range of each image's own y, since features have no other. These are the finite
+relatives of a module's own violation δ_M. They look at one module at a time: what the rest of the
+network makes of the error is not weighed, which `attribute` does. Sources: the metrics of
+Karras et al. 2021 (arXiv 2106.12423), applied to layers by Gruver et al. (arXiv 2210.02984).
+Departures from the latter's code are listed in docs/method.md.
 """
 
 from __future__ import annotations
@@ -55,18 +56,19 @@ def measure_finite(
     seed: int = 0,
     progress: bool = False,
 ) -> FiniteLayers:
-    """Measure EQ-T, EQ-T_frac and EQ-R of every module whose layouts are known.
+    """Measure relative EQ-T, EQ-T_frac and EQ-R of every module whose layouts are known.
 
     Each module is run again on moved copies of what enters it, containers included.
 
     Args:
         model: in eval mode; not touched.
         x: images [B, C, H, W]; measured one after another.
-        metrics: of `FINITE_METRICS`. ``eq_t`` shifts by whole pixels of the coarser of a module's
-            grids, never by nothing.
+        metrics: of `FINITE_METRICS`. ``eq_t_relative`` shifts by whole pixels of the coarser of a
+            module's grids, never by nothing.
         scheme: how maps are continued between pixels and beyond their border.
         num_samples: transforms per module, metric and image; the same draws for every module.
-        max_fraction: largest shift in units of the image's size (at least one pixel for ``eq_t``).
+        max_fraction: largest shift in units of the image's size (at least one pixel for
+            ``eq_t_relative``).
         margin: pixels of a module's output that are left out along the border of what T moves from
             inside; a module's receptive field reaches across it.
         modules: paths to measure; None measures all.
@@ -80,8 +82,9 @@ def measure_finite(
     Example:
         >>> conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
         >>> net = nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-        >>> found = measure_finite(net, torch.rand(1, 3, 16, 16), "eq_t", scheme="fourier")
-        >>> found.get("0", "eq_t").value > 120  # dB: exact to rounding
+        >>> x = torch.rand(1, 3, 16, 16)
+        >>> found = measure_finite(net, x, "eq_t_relative", scheme="fourier")
+        >>> found.get("0", "eq_t_relative").value > 120  # dB: exact to rounding
         True
     """
     check_images(x)
@@ -182,11 +185,11 @@ class _Draws:
 
     def transforms(self, metric: str, before: Layout, after: Layout) -> list[FiniteTransform]:
         """Those of one metric, for a module between these layouts."""
-        if metric == "eq_r":
+        if metric == "eq_r_relative":
             angles = (2 * self.uniform[:, :1] - 1) * math.pi
             return [FiniteTransform(self.rotation, t[None]) for t in angles]
         size = torch.tensor([self.translation.width, self.translation.height], dtype=torch.float64)
-        if metric == "eq_t_frac":
+        if metric == "eq_t_frac_relative":
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
             coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
@@ -258,14 +261,18 @@ class _Remeasure:
                 self._error(run(_move(t, z, before)), y, t, after)
                 for t in self.draws.transforms(name, before, after)
             ]
-            self.found[number, name] = float(np.mean(errors))
+            known = [e for e in errors if not math.isnan(e)]
+            self.found[number, name] = float(np.mean(known)) if known else math.nan
 
     def _error(self, found: Tensor, y: Tensor, t: FiniteTransform, layout: Layout) -> float:
         """Mean squared error over the valid entries, relative to the squared range of y."""
         inside = _inside(t, y, layout, self.margin)
         peak = y.double().amax() - y.double().amin()
         gap = (found.double() - _move(t, y, layout).double()).square()[inside]
-        return float(gap.mean() / peak.square()) if gap.numel() and peak > 0 else math.nan
+        if gap.numel() == 0 or peak == 0:
+            return math.nan  # nothing to compare, or with
+        error = float(gap.mean() / peak.square())
+        return error if math.isfinite(error) else math.inf
 
 
 def _move(t: FiniteTransform, z: Tensor, layout: Layout) -> Tensor:

@@ -13,7 +13,7 @@ from liederiv.errors import LieDerivError
 
 __all__ = ["FINITE_METRICS", "FiniteLayers", "FiniteRow"]
 
-FINITE_METRICS = ("eq_t", "eq_t_frac", "eq_r")
+FINITE_METRICS = ("eq_t_relative", "eq_t_frac_relative", "eq_r_relative")
 """Whole-pixel translation, fractional translation, rotation by any angle."""
 
 
@@ -31,7 +31,8 @@ class FiniteRow:
         output_layout: of the tensor that leaves.
         metric: one of `FINITE_METRICS`.
         error: E ‖M(T z) − T M(z)‖²/dim over the squared peak-to-peak range of M(z), [B]; without
-            unit. NaN where M(z) is constant.
+            unit. NaN where M(z) is constant or no entry can be compared: such images do not count;
+            ∞ where an output is not finite.
     """
 
     path: str
@@ -47,7 +48,8 @@ class FiniteRow:
     @property
     def value(self) -> float:
         """−10 log₁₀ of the mean error over images, in dB; ∞ for an exactly equivariant module."""
-        mean = float(self.error.mean())
+        known = self.error[~np.isnan(self.error)]
+        mean = float(known.mean()) if len(known) else math.nan
         return math.inf if mean == 0 else -10 * math.log10(mean)
 
 

@@ -13,7 +13,8 @@ from liederiv.analysis.rank_correlation import rank_correlation
 __all__ = ["HIGHER_IS_BETTER", "metric_agreement", "metric_columns"]
 
 HIGHER_IS_BETTER = (
-    *("eq_t", "eq_t_frac", "eq_r", "shift_consistency", "effective_invariance", "accuracy"),
+    *("eq_t", "eq_t_frac", "eq_r", "eq_t_relative", "eq_t_frac_relative", "eq_r_relative"),
+    *("shift_consistency", "effective_invariance", "accuracy"),
 )
 """Metrics that grow as a model gets closer to equivariant; the others are errors."""
 

@@ -116,6 +116,8 @@ def _interval(
     counts = resample_counts(len(labels), resamples, seed, labels)
     with np.errstate(divide="ignore", invalid="ignore"):
         first, second = ((counts @ top[counted]) / (counts @ low[counted]) for top, low in parts)
+        if a.unit == "dB":
+            first, second = -10 * np.log10(first), -10 * np.log10(second)
         gap = second - first
         if np.isnan(gap).all():
             return math.nan, math.nan

@@ -37,7 +37,7 @@ from liederiv.metrics.local import (
 )
 from liederiv.metrics.reference import reference_batch, reference_transform
 from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import FiniteContext, Piece, runners
+from liederiv.metrics.suite import FiniteContext, Piece, check_sampling, runners
 from liederiv.points import PointCloud
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
@@ -71,6 +71,8 @@ def measure(
     chunk_size: int | None = None,
     engine: str | None = None,
     seed: int = 0,
+    dynamic_range: float | None = None,
+    margin: float = 0.0,
     resamples: int = 2000,
     clusters: Sequence[Any] | None = None,
     image_names: Sequence[str] = (),
@@ -97,7 +99,13 @@ def measure(
         batch_size: images or clouds per pass; None chooses by memory.
         chunk_size: tangents per pass; None chooses by memory.
         engine: see `liederiv.forward_mode`.
-        seed: of noise directions, sampled transforms and the bootstrap.
+        seed: of noise directions and sampled transforms, which belong to the image (see
+            `liederiv.draws`), and of the bootstrap.
+        dynamic_range: I_max of ``eq_t``, ``eq_t_frac`` and ``eq_r``: the largest difference between
+            two values of the output, 2 for pictures in [−1, 1]. None takes 1 for probabilities, and
+            leaves these metrics out for outputs that have no range of their own.
+        margin: pixels of an output map that the metrics of random transforms leave out along its
+            border, beyond those that come in from outside.
         resamples: bootstrap samples over images.
         clusters: per image or cloud, a label shared by those that are not independent (crops of
             one photograph); the bootstrap then draws whole clusters.
@@ -125,6 +133,7 @@ def measure(
         >>> scores.get("lee", "translation", "logits").value < 1e-12
         True
     """
+    check_sampling(dynamic_range, margin)
     settings = _Settings(
         model=model,
         transforms=transforms if isinstance(transforms, str | Generator) else tuple(transforms),
@@ -137,6 +146,8 @@ def measure(
         chunk_size=chunk_size,
         engine=engine,
         seed=seed,
+        dynamic_range=dynamic_range,
+        margin=margin,
         verify=verify,
     )
     run: _Run | None = None
@@ -183,6 +194,8 @@ class _Settings:
     chunk_size: int | None
     engine: str | None
     seed: int
+    dynamic_range: float | None
+    margin: float
     verify: bool
 
     def wants(self, *kinds: str) -> bool:
@@ -224,7 +237,22 @@ class _Run:
             self.axis = class_axis(y, self.known.representation)
 
     def add(self, x: Any, labels: Tensor | None) -> None:
-        """Measure one batch."""
+        """Measure one batch; one that is interrupted leaves nothing behind."""
+        before = {name: len(known) for name, known in self._kept.items()}
+        try:
+            self._add(x, labels)
+        except BaseException:
+            for name, known in self._kept.items():
+                del known[before.get(name, 0) :]
+            raise
+        self.count += len(x)
+
+    @property
+    def _kept(self) -> dict[str, list[Any]]:
+        """What grows with every batch, by name."""
+        return {"": self.local, "reference": self.reference, "bad": self.bad, **self.finite}
+
+    def _add(self, x: Any, labels: Tensor | None) -> None:
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
         seeds = self.domain.seeds(x, s.seed)
@@ -239,7 +267,6 @@ class _Run:
         if s.wants("reference"):
             self.reference.append(reference_batch(x, seeds))
         self._add_finite(x, labels)
-        self.count += len(x)
 
     def _add_local(self, x: Any, seeds: Sequence[int]) -> None:
         """Derivatives along the generators and the comparison directions."""
@@ -273,7 +300,16 @@ class _Run:
             names.append("accuracy")
         f = s.model if self.axis is None else _Probabilities(s.model, self.axis)
         for name in names:
-            context = FiniteContext(f, classifier, self.known, s.scheme, s.seed, labels)
+            context = FiniteContext(
+                f,
+                classifier,
+                self.known,
+                s.scheme,
+                s.seed,
+                s.dynamic_range,
+                s.margin,
+                labels,
+            )
             self.finite[name].append(self.runners[name](context, x))
 
     def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
@@ -333,8 +369,8 @@ class _Run:
         if self.reference:
             rows.append(reference_score(self.reference, bootstrap, self.reference_transform))
         kind = "probs" if "probs" in self.output_types else self.output_types[0]
-        for batches in self.finite.values():
-            rows += finite_scores(batches, kind, bootstrap)
+        for batches in filter(None, self.finite.values()):
+            rows += finite_scores(batches, kind, bootstrap, self.count)
         return tuple(rows)
 
     def describe(self, known: Provenance) -> Provenance:

@@ -41,7 +41,7 @@ _PER_IMAGE_COLUMNS = [
     "denominator",
     "unit",
 ]
-_PER_IMAGE = ("per_image", "per_image_denominator")
+_APART = ("per_image", "per_image_denominator", "definition")
 Status = Literal["measured", "not applicable", "failed"]
 
 
@@ -59,8 +59,10 @@ class Score:
         unit: of value.
         floor: what rounding alone contributes to value, in the same unit; None if unknown.
         status: ``measured``, ``not applicable`` or ``failed``.
-        reason: why it was not measured, else empty.
-        per_image: value of each image; `value` is their mean, over that of the denominators.
+        reason: why it was not measured, or which images do not count; else empty.
+        definition: formula and source, where the metric's name does not say all.
+        per_image: value of each image; `value` is their mean, over that of the denominators. Of
+            decibels: the squared error over I_max², before the logarithm.
         per_image_denominator: for a ratio of means, its denominator for each image; else empty.
     """
 
@@ -74,6 +76,7 @@ class Score:
     floor: float | None = None
     status: Status = "measured"
     reason: str = ""
+    definition: str = ""
     per_image: tuple[float, ...] = field(default=(), repr=False)
     per_image_denominator: tuple[float, ...] = field(default=(), repr=False)
 
@@ -164,10 +167,15 @@ class Measurement:
             )
         return rows[0]
 
+    @property
+    def definitions(self) -> dict[str, str]:
+        """Formula and source of the metrics whose name does not say all."""
+        return {s.metric: s.definition for s in self.scores if s.definition}
+
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
         frame = pd.DataFrame([asdict(s) for s in self.scores])
-        return frame.drop(columns=list(_PER_IMAGE))
+        return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
         """One row per score and image; a ratio's numerator and denominator stand apart."""
@@ -181,7 +189,7 @@ class Measurement:
                 "output": s.output,
                 "value": v,
                 "denominator": s.per_image_denominator[i] if s.per_image_denominator else 1.0,
-                "unit": s.unit,
+                "unit": "1" if s.unit == "dB" else s.unit,  # the ratio before the logarithm
             }
             for s in self.scores
             for i, v in enumerate(s.per_image)
@@ -191,8 +199,9 @@ class Measurement:
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
         origin = asdict(self.provenance)
-        rows = [{k: v for k, v in asdict(s).items() if k not in _PER_IMAGE} for s in self.scores]
-        return json_ready({"schema_version": SCHEMA_VERSION, **origin, "results": rows})
+        rows = [{k: v for k, v in asdict(s).items() if k not in _APART} for s in self.scores]
+        about = {"definitions": self.definitions, "results": rows}
+        return json_ready({"schema_version": SCHEMA_VERSION, **origin, **about})
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write to a .json, .csv or .parquet file, atomically; .parquet holds values per image.

@@ -233,9 +233,9 @@ def _compared(
 
     Where X x = 0 there is nothing to compare with: 0 over 0, whatever the output does.
     """
-    moves = joined["moves"][index]
+    moves: NDArray[np.bool_] = joined["moves"][index]
     above, below = (np.where(moves, joined[name][index], 0.0).mean(0) for name in (top, bottom))
-    return above, below, moves.any(0)
+    return above, below, np.any(moves, axis=0)
 
 
 def _needs(metric: Metric) -> str | None:
@@ -267,25 +267,50 @@ def reference_score(
 
 
 def finite_scores(
-    batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap
+    batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap, count: int
 ) -> list[Score]:
-    """Rows of one finite metric: its transforms over all batches."""
+    """Rows of one finite metric: its transforms over all batches, of ``count`` inputs in all."""
     rows = []
     for pieces in zip(*batches, strict=True):
-        first = pieces[0]
-        if isinstance(first, NotApplicable):
-            key = (first.name, first.transform, output)
-            rows.append(Score(*key, None, None, None, "", None, "not applicable", first.reason))
+        key = (pieces[0].name, pieces[0].transform, output)
+        obstacle = next((p.reason for p in pieces if isinstance(p, NotApplicable)), "")
+        found = [p for p in pieces if isinstance(p, SampledMetric)]
+        known = sum(len(p.per_image) for p in found)
+        if 0 < known < count:  # batches with labels beside batches without
+            obstacle = f"known for {known} of {count} inputs only"
+        if obstacle:
+            rows.append(_empty(key, "", "not applicable", obstacle))
         else:
-            whole = SampledMetric.join([p for p in pieces if isinstance(p, SampledMetric)])
-            rows.append(_finite_score(whole, output, bootstrap))
+            rows.append(_finite_score(SampledMetric.join(found), output, bootstrap))
     return rows
 
 
 def _finite_score(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score:
-    values = metric.per_image.numpy()
+    row = _on_scale(metric, _averaged(metric, output, bootstrap))
+    return replace(row, definition=metric.definition)
+
+
+def _averaged(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score:
+    """The weighted mean over images, before any change of scale."""
+    top, weights, kept = metric.per_image.numpy(), None, None
+    if metric.weight is not None:
+        weights = metric.weight.numpy()
+        top, kept = top * weights, weights > 0
+        if (weights == 1).all():
+            weights = None
     unit = metric.unit.replace("output", _OUTPUT_UNIT[output])
-    row = make_score(metric.name, metric.transform, output, unit, values, None, bootstrap)
+    key = (metric.name, metric.transform, output)
+    if kept is not None and not kept.any():
+        return _empty(key, unit, "not applicable", metric.excluded)
+    row = make_score(*key, unit, top, weights, bootstrap, kept=kept)
+    if kept is not None and not kept.all() and row.value is not None:
+        why = f"without {int((~kept).sum())} of {len(kept)} inputs: {metric.excluded}"
+        row = replace(row, reason=why)
+    return row
+
+
+def _on_scale(metric: SampledMetric, row: Score) -> Score:
+    """The row in the metric's own scale."""
     if metric.scale == "linear" or row.value is None:
         return row
     # Decibels fall where the error rises: the ends of the interval change places.

@@ -176,12 +176,22 @@ class FiniteTransform:
             margin: pixels of the map between the border and what counts as inside; 0 asks that
                 the value is interpolated between pixels, not continued beyond them.
         """
-        pixel = _pixel_map(self.flow, h, w, self.scheme)
         inside = [
             (u >= margin) & (u <= n - 1 - margin)
-            for u, n in zip(_sources(pixel, h, w), (w, h), strict=True)
+            for u, n in zip(self.sources(h, w), (w, h), strict=True)
         ]
         return (inside[0] & inside[1]).reshape(len(self.t), 1, h, w)
+
+    def sources(self, h: int, w: int) -> tuple[Tensor, Tensor]:
+        """Where each pixel of an h × w map comes from, (x, y) in its pixels, float64 [B or 1, h·w].
+
+        Pixel (0, 0) is the upper left one, rows follow each other.
+        """
+        return _sources(_pixel_map(self.flow, h, w, self.scheme), h, w)
+
+    def linear(self, h: int, w: int) -> Tensor:
+        """Offsets (x, y) of sources per offset of an h × w map's pixels, float64 [B or 1, 2, 2]."""
+        return _pixel_map(self.flow, h, w, self.scheme)[..., :2]
 
     def _check_batch(self, z: Tensor) -> None:
         if len(self.t) not in (1, len(z)):

@@ -87,6 +87,8 @@ def measure_clouds(
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=options.images_per_pass,
         seed=options.seed,
+        dynamic_range=options.dynamic_range,
+        margin=options.margin,
         image_names=found.names,
         provenance=provenance_of_clouds(loaded, found),
         progress=options.progress,

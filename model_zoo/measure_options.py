@@ -27,6 +27,8 @@ class MeasureRequest:
     metrics: str = DEFAULT_METRICS
     output_type: str = "auto"
     unit: str = "pixel"
+    dynamic_range: float | None = None
+    margin: float = 0.0
     batch_size: str = "auto"
     seed: int = 0
 

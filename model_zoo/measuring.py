@@ -113,6 +113,8 @@ def measure_loaded(
         batch_size=size,
         chunk_size=options.chunk_size,
         seed=options.seed,
+        dynamic_range=options.dynamic_range,
+        margin=options.margin,
         clusters=clusters(options.images, images),
         image_names=images.names,
         provenance=provenance_of(loaded, images),

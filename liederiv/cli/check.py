@@ -21,7 +21,7 @@ __all__ = ["check"]
 _TOLERANCE = 1e-3
 _FIXED = (
     "num_images", "split", "data_dir", "crop_pct", "mean", "std", "interpolation", "metrics",
-    "unit", "dtype", "batch_size", "representation",
+    "unit", "dynamic_range", "margin", "dtype", "batch_size", "representation",
 )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ BROKEN = 3  # exit code
 _COLOURS = {"kept": "green", "unclear": "yellow", "broken": "red", "not measured": "red"}
 
 
-@grouped(omit=("metrics",))
+@grouped(omit=("metrics", "dynamic_range", "margin"))
 def gate(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,

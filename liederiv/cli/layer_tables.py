@@ -212,7 +212,8 @@ def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
     ].dropna(how="all")
     leaves = [i for i in table.index if i[0] and not frame["path"].str.startswith(i[0] + ".").any()]
     worst = table.loc[leaves].mean(axis=1).nsmallest(top).index
-    out = new_table("EQ-T, EQ-T_frac and EQ-R of single modules, dB (small: far from equivariant)")
+    title = "EQ-T, EQ-T_frac and EQ-R of single modules, dB over the range of their output"
+    out = new_table(f"{title} (small: far from equivariant)")
     out.add_column("module", no_wrap=True)
     out.add_column("type", no_wrap=True)
     for name in table.columns:

@@ -28,7 +28,7 @@ _LAYERS = "Layers"
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
-@grouped(omit=("metrics", "batch_size"))
+@grouped(omit=("metrics", "dynamic_range", "margin", "batch_size"))
 def layers(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,
@@ -57,7 +57,7 @@ def layers(
         bool,
         typer.Option(
             "--finite",
-            help="EQ-T and EQ-R of single modules, under finite transforms (slower).",
+            help="EQ-T and EQ-R of single modules over the range of their output (slower).",
             rich_help_panel=_LAYERS,
         ),
     ] = False,

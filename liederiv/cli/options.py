@@ -173,6 +173,22 @@ OPTIONS: dict[str, Any] = {
             rich_help_panel=_MEASURE,
         ),
     ],
+    "dynamic_range": Annotated[
+        float | None,
+        typer.Option(
+            metavar="I_MAX",
+            help="Of eq_t, eq_t_frac, eq_r: largest difference of two values of the output; 2 for "
+            "pictures in [−1, 1]. Default: 1 for probabilities; other outputs have none.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
+    "margin": Annotated[
+        float,
+        typer.Option(
+            help="Pixels of output maps that random transforms leave out along the border.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
     "device": Annotated[
         str,
         typer.Option(help="auto, cpu, cuda, cuda:1, …", rich_help_panel=_MEASURE),

@@ -138,6 +138,11 @@ def _notes(measurement: Measurement) -> Iterable[str]:
                 "An exactly invariant network, measured in the same way: LEE ÷ noise = "
                 f"{number(s.value)} ({_REFERENCE.get(s.transform, s.transform)})."
             )
+    for metric, definition in measurement.definitions.items():
+        yield f"{metric}: {definition}."
+    for s in measurement.scores:
+        if s.metric in _LOCAL and s.status == "measured" and s.reason:
+            yield f"{s.metric} under {s.transform} ({s.output}): {s.reason}."
     failed = dict.fromkeys(s.reason for s in measurement.scores if s.status == "failed")
     for reason in failed:
         yield f"Failed: {reason}."

@@ -31,6 +31,9 @@ __all__ = [
 ]
 
 
+_BEYOND = {"mirror": "mirrored", "periodic": "rolled", "reflection": "reflected"}
+
+
 def shift_consistency(
     f: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -44,10 +47,11 @@ def shift_consistency(
     """Probability that two shifts of an image get the same top-1 class. Unit: fraction of pairs.
 
     E 1{argmax f(S_a x) = argmax f(S_b x)} for two independent shifts a, b, uniform over the whole
-    pixels 0 … max_shift along x and y (equal shifts included). Source: Zhang 2019, "Making
-    Convolutional Networks Shift-Invariant Again", arXiv 1904.11486. There, crops of a
-    larger image are compared; here the image is continued beyond its border by ``scheme``:
-    ``bspline`` mirrors it, ``fourier`` rolls it as in the code of arXiv 2210.02984.
+    pixels 0 … max_shift along x and y (equal shifts included). The image is continued beyond its
+    border by ``scheme``: ``bspline`` mirrors it, ``fourier`` rolls it as in the code of
+    arXiv 2210.02984. So this is not the consistency of Zhang 2019 ("Making Convolutional Networks
+    Shift-Invariant Again", arXiv 1904.11486), which compares crops of a larger image, where new
+    content enters at the border; numbers of the two do not compare.
 
     Args:
         f: class scores [B, classes].
@@ -61,8 +65,9 @@ def shift_consistency(
     """
     names = {"x": ("translation_x",), "y": ("translation_y",)}
     axes = names.get(along, ("translation_x", "translation_y"))
-    check_images(x)
+    domain_of(x).check(x)
     action = ImageAction([generator(a) for a in axes], x.shape[-2], x.shape[-1], scheme)
+    beyond = _BEYOND[action.scheme.boundary]
 
     def classes(shift: Tensor) -> Tensor:
         return _scores(f, FiniteTransform(action, shift).on_input(x)).argmax(1).cpu()
@@ -80,10 +85,11 @@ def shift_consistency(
         agreement = torch.stack(same).double().mean(0)
     return SampledMetric(
         "shift_consistency",
-        f"shift along {along}, 0 to {max_shift} px",
+        f"shift along {along}, 0 to {max_shift} px, border {beyond}",
         agreement,
         "fraction",
-        "fraction of pairs of shifts with the same top-1 class (Zhang 2019, arXiv 1904.11486)",
+        f"fraction of pairs of whole-pixel shifts with the same top-1 class, the image {beyond} "
+        "beyond its border (not crops of a larger image, as in Zhang 2019, arXiv 1904.11486)",
     )
 
 

@@ -19,8 +19,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from liederiv.actions import ImageAction, check_images
+from liederiv.actions import ImageAction
 from liederiv.channels import ChannelAction
+from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.grids import Placed
 from liederiv.metrics.finite import act_finite, evaluate
@@ -235,7 +236,7 @@ class DiscreteCheck:
         status: ``measured`` or ``not applicable``.
         reason: why not, else empty.
         relative: ‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖² per image, float64 [B], dimensionless; None unless
-            measured. NaN where f(x) = 0.
+            measured. NaN where f(x) = f(g x) = 0.
         absolute: ‖f(g x) − ρ_g f(x)‖² / dim per image, in the output's unit squared.
     """
 
@@ -286,7 +287,7 @@ def discrete_checks(
     Raises:
         UnknownLayoutError: if the representation of the output is not known.
     """
-    check_images(x)
+    domain_of(x).check(x)
     H, W = x.shape[-2:]
     y = evaluate(f, x)
     action = ImageAction((), H, W)

@@ -22,9 +22,10 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
 from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import watched
+from liederiv.grids import Placed
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
-__all__ = ["GroupElement", "act_finite", "evaluate", "valid"]
+__all__ = ["GroupElement", "act_finite", "evaluate", "map_size", "relative_error", "valid"]
 
 
 class GroupElement(Protocol):
@@ -68,6 +69,7 @@ def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
     """f(x), detached; x survives a model that works in place, and the model what it keeps.
 
     Gradients are on while f runs: force fields differentiate inside.
+    Half precision is widened, so that what acts on the output afterwards does not round it.
 
     Raises:
         ModelError: if the output is not one tensor with the batch in front.
@@ -85,7 +87,13 @@ def evaluate(f: Callable[[Any], Tensor], x: Any) -> Tensor:
             f"the model returns shape {list(y.shape)} for {len(x)} {domain.item}s; the finite "
             f"metrics need one output per {domain.item}, batch first."
         )
-    return y
+    y = y.detach()
+    return y.float() if y.dtype in (torch.bfloat16, torch.float16) else y
+
+
+def relative_error(error: Tensor, size: Tensor) -> Tensor:
+    """Error over size, item by item: 0 where there is no error at all, ∞ beside an output of 0."""
+    return torch.where(error == 0, 0.0, error / size)
 
 
 @singledispatch
@@ -154,6 +162,11 @@ def _(representation: Custom, element: GroupElement, y: Tensor) -> Tensor:
     return out
 
 
+def map_size(representation: Representation, y: Tensor) -> tuple[int, int] | None:
+    """Height and width of an output's grid of places; None if it has none."""
+    return representation.places(y) if isinstance(representation, Placed) else None
+
+
 @singledispatch
 def valid(representation: Representation, element: Any, y: Tensor, margin: float = 0.0) -> Tensor:
     """Entries of ρ_g y that come from inside the image: bool, broadcastable to y.
@@ -178,9 +191,10 @@ def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: floa
 def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
     element = representation.window(element, representation.grid)
     patches = element.valid(*representation.grid, margin).flatten(2)
+    # Prefix and suffix tokens belong to the image as a whole: no number without a patch beside them.
+    any_patch = patches.any(2, keepdim=True)
     before, behind = (
-        torch.ones(len(patches), 1, n, dtype=torch.bool)
-        for n in (representation.prefix, representation.suffix)
+        any_patch.expand(-1, -1, n) for n in (representation.prefix, representation.suffix)
     )
     inside = torch.cat([before, patches, behind], 2).to(y.device)
     return inside.mT if representation.layout == "NLC" else inside

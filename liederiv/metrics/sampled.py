@@ -11,7 +11,6 @@ compared; ``margin`` keeps away from the border by a network's receptive field.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -19,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from liederiv.actions import check_images
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.draws import seeded_coordinates
@@ -30,13 +28,16 @@ from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 
 __all__ = [
+    "NOTHING_INSIDE",
     "SampledMetric",
-    "eq_r",
-    "eq_t",
+    "SquaredErrors",
     "equivariance_error",
-    "mean_square_errors",
     "random_transforms",
+    "squared_errors",
 ]
+
+
+NOTHING_INSIDE = "no entry of the output lies far enough inside to be compared"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class SampledMetric:
         definition: formula, unit and source.
         scale: how the average becomes the value. ``linear``: it is the value. ``decibel``:
             −10 log₁₀ of it, so per_image holds MSE / I_max².
+        weight: of each image in the average, float64 [B], 0 for those that do not count; None
+            weighs all alike.
+        excluded: why images of weight 0 do not count.
     """
 
     name: str
@@ -59,11 +63,16 @@ class SampledMetric:
     unit: str
     definition: str
     scale: Literal["linear", "decibel"] = "linear"
+    weight: Tensor | None = None
+    excluded: str = ""
 
     @property
     def value(self) -> float:
-        """The metric over all images; NaN if it is undefined for one of them."""
-        return float(self.on_scale(self.per_image.mean()))
+        """The metric over all images; ∞ dB where there is no error at all, NaN if none counts."""
+        if self.weight is None:
+            return float(self.on_scale(self.per_image.mean()))
+        total = (self.per_image * self.weight).sum() / self.weight.sum()
+        return float(self.on_scale(total))
 
     def on_scale(self, mean: Tensor) -> Tensor:
         """Turn averages of `per_image` (the mean, or bootstrap means) into values of the metric."""
@@ -72,9 +81,14 @@ class SampledMetric:
     @staticmethod
     def join(parts: Sequence[SampledMetric]) -> SampledMetric:
         """The metric over the images of several batches."""
-        if len({(p.name, p.transform, p.unit) for p in parts}) != 1:
+        if len({(p.name, p.transform, p.unit, p.weight is None) for p in parts}) != 1:
             raise LieDerivError("parts must be the same metric of one or more batches.")
-        return replace(parts[0], per_image=torch.cat([p.per_image for p in parts]))
+        weights = [p.weight for p in parts if p.weight is not None]
+        return replace(
+            parts[0],
+            per_image=torch.cat([p.per_image for p in parts]),
+            weight=torch.cat(weights) if weights else None,
+        )
 
 
 def random_transforms(
@@ -86,7 +100,7 @@ def random_transforms(
     seed: int = 0,
     stream: str = "",
     scheme: str | Scheme = "bspline",
-    whole: bool = False,
+    steps: Sequence[float] | None = None,
 ) -> Iterator[Any]:
     """Transforms exp(Σ t_k X_k) with t_k uniform in ±half_range[k], drawn for each image or cloud.
 
@@ -98,7 +112,7 @@ def random_transforms(
         seed: of the draws, which belong to the image or cloud, see `liederiv.draws`.
         stream: purpose of the draws; different ones are independent.
         scheme: interpolation scheme.
-        whole: round t to whole numbers.
+        steps: K numbers; round t to whole multiples of them.
 
     Yields:
         num_samples transforms, each with its own t for every image or cloud.
@@ -111,18 +125,49 @@ def random_transforms(
         )
     seeds = domain.seeds(x, seed, stream)
     for t in seeded_coordinates(seeds, half_range, num_samples=num_samples):
-        yield domain.transform(action, t.round() if whole else t)
+        if steps is not None:
+            step = torch.as_tensor(steps, dtype=torch.float64)
+            t = (t / step).round() * step
+        yield domain.transform(action, t)
 
 
-def mean_square_errors(
+@dataclass(frozen=True)
+class SquaredErrors:
+    """What an output changes by beyond what it should, summed over transforms and entries.
+
+    Attributes:
+        total: Σ |f(g x) − ρ_g f(x)|² over the entries that are compared, float64 [B].
+        count: how many these are, float64 [B].
+        possible: how many there would be without masks.
+        y: f(x).
+    """
+
+    total: Tensor
+    count: Tensor
+    possible: Tensor
+    y: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over what is compared, [B]; 0 where that is nothing."""
+        return self.total / self.count.clamp_min(1)
+
+    @property
+    def share(self) -> Tensor:
+        """Share of the entries that are compared, [B]."""
+        return self.count / self.possible
+
+
+def squared_errors(
     f: Callable[[Any], Tensor],
     x: Any,
     elements: Iterable[Any],
     *,
     output: OutputSpec = "auto",
     margin: float = 0.0,
-) -> tuple[Tensor, Tensor]:
-    """‖f(g x) − ρ_g f(x)‖² averaged over transforms and valid entries of the output.
+    afterwards: Callable[[Any], Any] | None = None,
+) -> SquaredErrors:
+    """|f(g x) − ρ_g f(x)|² summed over transforms and valid entries of the output.
 
     Args:
         f: model; one output tensor.
@@ -131,131 +176,27 @@ def mean_square_errors(
         output: representation of the output, see `liederiv.lie_derivative`.
         margin: entries of a map to leave out along the border, see
             `liederiv.transforms.FiniteTransform.valid`.
-
-    Returns:
-        The mean squared errors, float64 [B], and f(x). NaN for an image without valid entries.
+        afterwards: of a transform g, what f(g x) goes through before it is compared.
     """
     y = evaluate(f, x)
     domain = domain_of(x)
     action = domain.bind((), x, "bspline")
     rho = resolve_output(f, x, output, y, action).representation
     total = torch.zeros(len(x), dtype=torch.float64, device=y.device)
-    count = torch.zeros_like(total)
+    count, possible = torch.zeros_like(total), torch.zeros_like(total)
     for element in elements:
-        error = evaluate(f, element.on_input(x)) - act_finite(rho, element, y)
-        mask = valid(rho, element, y, margin).expand_as(y)
+        found = evaluate(f, element.on_input(x))
+        mask = valid(rho, element, y, margin)
+        if afterwards is not None:
+            last = afterwards(element)
+            found, mask = act_finite(rho, last, found), mask & valid(rho, last, y, margin)
+        mask = mask.expand_as(y)
+        error = found - act_finite(rho, element, y)
         squares = error.double().square().masked_fill(~mask, 0)
         total += domain.sums(squares[None], action, rho)[0]
         count += domain.sums(mask[None], action, rho)[0]
-    return (total / count).cpu(), y
-
-
-def eq_t(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    seed: int = 0,
-    integer: bool = True,
-    max_fraction: float = 1 / 8,
-    num_samples: int = 10,
-    output: OutputSpec = "auto",
-    scheme: str | Scheme = "bspline",
-    dynamic_range: float | None = None,
-    margin: float = 0.0,
-) -> SampledMetric:
-    """EQ-T: peak signal-to-noise ratio of the translated against the recomputed output, in dB.
-
-    EQ-T = 10 log₁₀(I_max² / E ‖f(T_t x) − ρ_t f(x)‖²/dim), t uniform in ±max_fraction of width and
-    height; ∞ for an exactly equivariant network. Source: Karras et al. 2021, "Alias-Free GAN",
-    arXiv 2106.12423. There a generator's latent frame moves; here the
-    input image does. Fractional shifts use ``scheme`` in place of a Lanczos filter.
-
-    Args:
-        f: model; one output tensor, invariant or equivariant.
-        x: images [B, C, H, W].
-        seed: of the transforms, which belong to the image, see `liederiv.draws`.
-        integer: shifts rounded to whole pixels of the input (EQ-T), or not (EQ-T_frac).
-        max_fraction: largest shift in units of the image's size.
-        num_samples: transforms per image.
-        output: representation of the output.
-        scheme: interpolation scheme.
-        dynamic_range: I_max. None takes the peak-to-peak range of each image's own f(x), which
-            makes the metric indifferent to the scale of logits or features; pass 1.0 for
-            probabilities to compare absolutely, 2.0 for pictures in [−1, 1] as in the paper.
-        margin: see `mean_square_errors`.
-    """
-    check_images(x)
-    ranges = [max_fraction * x.shape[-1], max_fraction * x.shape[-2]]
-    elements = random_transforms(
-        x,
-        "translation",
-        ranges,
-        num_samples=num_samples,
-        seed=seed,
-        stream="eq_t",
-        scheme=scheme,
-        whole=integer,
-    )
-    kind = "integer" if integer else "fractional"
-    moved = f"{kind} translation, ±{max_fraction:g} of the size"
-    name = "eq_t" if integer else "eq_t_frac"
-    return _psnr(name, moved, mean_square_errors(f, x, elements, output=output, margin=margin),
-                 dynamic_range)  # fmt: skip
-
-
-def eq_r(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    seed: int = 0,
-    num_samples: int = 10,
-    output: OutputSpec = "auto",
-    scheme: str | Scheme = "bspline",
-    dynamic_range: float | None = None,
-    margin: float = 0.0,
-) -> SampledMetric:
-    """EQ-R: the same as `eq_t` for rotations by an angle uniform in [0°, 360°), in dB.
-
-    Source: Karras et al. 2021, arXiv 2106.12423. The image is continued
-    into the corners by ``scheme``; the output is not low-passed as if it had been rotated (their
-    pseudo-rotation).
-
-    Args:
-        f: model; one output tensor, invariant or equivariant.
-        x: images [B, C, H, W].
-        seed: of the transforms, which belong to the image, see `liederiv.draws`.
-        num_samples: transforms per image.
-        output: representation of the output.
-        scheme: interpolation scheme.
-        dynamic_range: see `eq_t`.
-        margin: see `mean_square_errors`.
-    """
-    check_images(x)
-    elements = random_transforms(
-        x, "rotation", [math.pi], num_samples=num_samples, seed=seed, stream="eq_r", scheme=scheme
-    )
-    errors = mean_square_errors(f, x, elements, output=output, margin=margin)
-    return _psnr("eq_r", "rotation, 0° to 360°", errors, dynamic_range)
-
-
-def _psnr(
-    name: str, transform: str, errors: tuple[Tensor, Tensor], dynamic_range: float | None
-) -> SampledMetric:
-    mse, y = errors
-    flat = y.reshape(len(y), -1).double().cpu()
-    peak = (
-        flat.amax(1) - flat.amin(1)
-        if dynamic_range is None
-        else torch.full_like(mse, dynamic_range)
-    )
-    return SampledMetric(
-        name,
-        transform,
-        mse / peak.square(),
-        "dB",
-        "10 log10(I_max² / E ‖f(T x) − ρ_T f(x)‖²/dim) (Karras et al. 2021, arXiv 2106.12423)",
-        "decibel",
-    )
+        possible += domain.sums(torch.ones_like(mask)[None], action, rho)[0]
+    return SquaredErrors(total.cpu(), count.cpu(), possible.cpu(), y)
 
 
 def equivariance_error(
@@ -290,7 +231,7 @@ def equivariance_error(
         num_samples: transforms per image or cloud.
         output: representation of the output.
         scheme: interpolation scheme.
-        margin: see `mean_square_errors`.
+        margin: see `squared_errors`.
 
     Raises:
         LieDerivError: without a range for a generator that has no default.
@@ -298,11 +239,13 @@ def equivariance_error(
     domain = domain_of(x)
     action = domain.action([generator], x, scheme)
     elements, label = domain.sample(action, x, half_range, num_samples=num_samples, seed=seed)
-    errors, _ = mean_square_errors(f, x, elements, output=output, margin=margin)
+    errors = squared_errors(f, x, elements, output=output, margin=margin)
     return SampledMetric(
         "sampled_error",
         label,
-        errors,
+        errors.mean,
         "output²",
         "E ‖f(T_t x) − ρ_t f(x)‖² / dim, t uniform (Gruver et al., arXiv 2210.02984)",
+        weight=(errors.count > 0).double(),
+        excluded=NOTHING_INSIDE,
     )

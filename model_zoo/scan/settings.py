@@ -14,6 +14,7 @@ from liederiv.derivatives import get_scheme
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
 from liederiv.metrics.registry import resolve_metrics
+from liederiv.metrics.suite import check_sampling
 from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions
@@ -24,7 +25,7 @@ __all__ = ["ScanSettings"]
 
 # What does not change the numbers: how much at once, and where files lie (their content counts).
 _NEUTRAL = ("measurements", "images", "data_dir", "batch_size", "layers_images")
-_ONLY_SCORE = ("metrics",)
+_ONLY_SCORE = ("metrics", "dynamic_range", "margin")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class ScanSettings(MeasureRequest):
         metrics: comma-separated.
         output_type: what of the model is measured.
         unit: of translations.
+        dynamic_range: of the output, see `liederiv.measure`; so the next.
+        margin: pixels of output maps that are left out along the border.
         device: resolved: ``cpu``, ``cuda``, ….
         dtype: of the computation.
         batch_size: ``auto`` or a number.
@@ -91,6 +94,7 @@ class ScanSettings(MeasureRequest):
         _check_transforms(self.transforms, self.unit)
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
+        check_sampling(self.dynamic_range, self.margin)
         _ = self.images_per_pass
         options = self.model_options()
         options.check()

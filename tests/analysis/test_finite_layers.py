@@ -30,19 +30,19 @@ def test_what_commutes_with_whole_pixels_is_exact_and_only_that(images):
     model = network(circular(3, 4), nn.ReLU(), circular(4, 4, stride=2), nn.GELU())
     found = measure_finite(model, images, scheme="fourier")
     for path in ("0", "1", "2", "3", "4"):
-        assert found.get(path, "eq_t").value > 250, path
+        assert found.get(path, "eq_t_relative").value > 250, path
     # A ReLU's kinks and a stride alias; a convolution moves with the periodic signal, a point at
     # the Nyquist frequency aside. The average over all positions does not notice translations.
-    assert 5 < found.get("1", "eq_t_frac").value < 60
-    assert 5 < found.get("2", "eq_t_frac").value < 60
-    assert found.get("0", "eq_t_frac").value > found.get("1", "eq_t_frac").value
-    assert found.get("0", "eq_r").value < 60
+    assert 5 < found.get("1", "eq_t_frac_relative").value < 60
+    assert 5 < found.get("2", "eq_t_frac_relative").value < 60
+    assert found.get("0", "eq_t_frac_relative").value > found.get("1", "eq_t_frac_relative").value
+    assert found.get("0", "eq_r_relative").value < 60
 
 
 def test_pointwise_linear_maps_commute_with_everything(images):
     model = network(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5))
     found = measure_finite(model, images)
-    for metric in ("eq_t", "eq_t_frac", "eq_r"):
+    for metric in ("eq_t_relative", "eq_t_frac_relative", "eq_r_relative"):
         for path in ("0", "1"):
             assert found.get(path, metric).value > 250, (path, metric)
 
@@ -51,8 +51,10 @@ def test_agrees_with_rolling_by_hand(images):
     """One whole-pixel shift of a zero-padded convolution, by slicing instead of resampling."""
     model = network(nn.Conv2d(3, 4, 3, padding=1))
     conv = model[0]
-    found = measure_finite(model, images[:1], "eq_t", scheme="fourier", num_samples=1, seed=3)
-    value = found.get("0", "eq_t").error[0]
+    found = measure_finite(
+        model, images[:1], "eq_t_relative", scheme="fourier", num_samples=1, seed=3
+    )
+    value = found.get("0", "eq_t_relative").error[0]
     with torch.no_grad():
         y = conv(images[:1])
         candidates = []
@@ -75,10 +77,10 @@ def test_tokens_move_and_prefix_tokens_stay():
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()
     found = measure_finite(model, torch.rand(1, 3, 64, 64), scheme="fourier", num_samples=2)
-    assert found.get("patch_embed", "eq_t").value > 100  # shifts by whole patches
-    assert found.get("patch_embed", "eq_t_frac").value < 60
-    assert found.get("blocks.0.mlp.fc1", "eq_r").value > 100
-    row = found.get("blocks.0", "eq_r")
+    assert found.get("patch_embed", "eq_t_relative").value > 100  # shifts by whole patches
+    assert found.get("patch_embed", "eq_t_frac_relative").value < 60
+    assert found.get("blocks.0.mlp.fc1", "eq_r_relative").value > 100
+    row = found.get("blocks.0", "eq_r_relative")
     assert row.output_layout == "NLC 1+4×4"
     assert 5 < row.value < 100
     assert "blocks.0.attn.q_norm" in dict(found.skipped)
@@ -86,7 +88,7 @@ def test_tokens_move_and_prefix_tokens_stay():
 
 def test_a_pooled_output_is_compared_as_it_is(images):
     model = network(circular(3, 4), nn.Softplus())
-    row = measure_finite(model, images, "eq_t", scheme="fourier").get("", "eq_t")
+    row = measure_finite(model, images, "eq_t_relative", scheme="fourier").get("", "eq_t_relative")
     assert row.output_layout == "vector"
     assert row.value > 250
 
@@ -118,7 +120,7 @@ def test_hooks_are_gone_after_a_failure(images):
     model = network(nn.Conv2d(3, 4, 3), Fails())
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(RuntimeError, match="moved"):
-        measure_finite(model, images, "eq_t")
+        measure_finite(model, images, "eq_t_relative")
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
@@ -142,12 +144,12 @@ def test_constant_outputs_are_undefined_not_perfect(images):
         def forward(self, x):
             return x * 0
 
-    found = measure_finite(network(nn.Conv2d(3, 4, 1), Zero()), images, "eq_t")
-    assert math.isnan(found.get("1", "eq_t").value)
+    found = measure_finite(network(nn.Conv2d(3, 4, 1), Zero()), images, "eq_t_relative")
+    assert math.isnan(found.get("1", "eq_t_relative").value)
 
 
 def test_dataframe(images):
-    frame = measure_finite(network(nn.ReLU()), images, "eq_t").to_dataframe()
+    frame = measure_finite(network(nn.ReLU()), images, "eq_t_relative").to_dataframe()
     assert set(frame["unit"]) == {"dB"}
     assert list(frame["path"]) == ["", "0", "1"]
 
@@ -159,5 +161,5 @@ def test_a_stride_without_padding_commutes_with_shifts_by_its_stride(kernel):
     nn.init.zeros_(conv.weight).data[..., kernel // 2, kernel // 2] = 1.0
     net = nn.Sequential(conv, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     x = torch.rand(1, 3, 31, 31)
-    found = measure_finite(net, x, "eq_t", scheme="bspline", num_samples=6, margin=1.0)
-    assert found.get("0", "eq_t").value > 100
+    found = measure_finite(net, x, "eq_t_relative", scheme="bspline", num_samples=6, margin=1.0)
+    assert found.get("0", "eq_t_relative").value > 100

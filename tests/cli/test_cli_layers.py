@@ -76,7 +76,7 @@ def test_finite_metrics_of_single_modules(layers, tmp_path):
     assert "EQ-R of single modules, dB" in result.stdout
     data = json.loads(path.read_text())["finite"]
     rows = pd.DataFrame(data["rows"])
-    assert set(rows["metric"]) == {"eq_t", "eq_t_frac", "eq_r"}
+    assert set(rows["metric"]) == {"eq_t_relative", "eq_t_frac_relative", "eq_r_relative"}
     assert set(rows["unit"]) == {"dB"}
     assert rows["value"].dropna().between(0, 400).all()
     assert (rows["module"] == "").sum() == 3

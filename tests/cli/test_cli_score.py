@@ -223,3 +223,36 @@ def test_a_model_without_classifier_has_no_probabilities(run, photographs, tmp_p
     )
     assert result.exit_code == 0, result.output
     assert {key[2] for key in values(tmp_path / "a.json")} == {"output"}
+
+
+def test_the_dynamic_range_reaches_the_metrics_and_results_say_what_they_are(score, tmp_path):
+    how = ("--metrics", "eq_t,shift_consistency", "--quiet", "--json", tmp_path / "a.json")
+    known = []
+    for more in ((), ("--dynamic-range", 2)):
+        assert score(*how, *more).exit_code == 0
+        report = json.loads((tmp_path / "a.json").read_text())
+        (row,) = [r for r in report["results"] if r["metric"] == "eq_t"]
+        known.append(row["value"])
+    assert known[1] - known[0] == pytest.approx(20 * math.log10(2), abs=1e-6)
+    assert "I_max = 2" in report["definitions"]["eq_t"]
+    assert "not crops of a larger image" in report["definitions"]["shift_consistency"]
+    (row,) = [r for r in report["results"] if r["metric"] == "shift_consistency"]
+    assert row["transform"] == "shift along xy, 0 to 7 px, border mirrored"
+    result = score("--metrics", "eq_t", "--output-type", "logits")
+    assert "give dynamic_range" in str(result.exception)
+    assert "must be a positive number" in str(score("--dynamic-range", 0).exception)
+    printed = score("--metrics", "shift_consistency").stdout
+    assert "not crops of a larger image" in " ".join(printed.split())
+
+
+def test_the_margin_reaches_the_metrics(score, tmp_path):
+    values = []
+    for margin in (0, 8):
+        score(
+            *("--metrics", "eq_t", "--dynamic-range", 1, "--margin", margin),
+            *("--output-type", "output", "--json", tmp_path / "a.json"),
+            model="dense",
+        )
+        (row,) = json.loads((tmp_path / "a.json").read_text())["results"]
+        values.append(row["value"])
+    assert values[1] is None or values[1] > values[0] + 20  # a padding of 1 px, far away

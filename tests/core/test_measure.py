@@ -243,6 +243,36 @@ def test_interrupted_run_keeps_what_it_has():
     assert "stopped after 2 images: interrupted" in m.provenance.warnings
 
 
+def test_a_batch_that_is_interrupted_leaves_nothing_behind():
+    """Values per image stay aligned with their names and clusters."""
+    f, calls = formula_network(), []
+
+    def g(x):
+        calls.append(len(x))
+        if len(calls) > 40:
+            raise KeyboardInterrupt
+        return f(x)
+
+    metrics = "lee,relative,reference,sampled_error"
+    m = measure(g, four_images(), "rotation", metrics, batch_size=1, clusters="abcd",
+                image_names="abcd", self_check=False)  # fmt: skip
+    count = m.provenance.num_images
+    assert 0 < count < 4
+    assert {len(s.per_image) for s in m.scores} == {count}
+    assert m.image_names == tuple("abcd"[:count])
+    assert f"stopped after {count} images: interrupted" in m.provenance.warnings
+
+
+def test_accuracy_of_some_batches_is_not_taken_for_that_of_all():
+    f, x = formula_network(), four_images()
+    labels = f(x).argmax(1)
+    for batches in ([(x[:2], labels[:2]), x[2:]], [x[:2], (x[2:], labels[2:])]):
+        for metrics in ("lee", "lee,accuracy"):
+            row = measure(f, batches, "rotation", metrics, clusters="abcd").get("accuracy", "none")
+            assert (row.status, row.value, row.per_image) == ("not applicable", None, ())
+            assert row.reason == "known for 2 of 4 inputs only"
+
+
 def test_saving_and_reading(tmp_path):
     m = measure(formula_network(), four_images(), "rotation", "lee,relative", image_names="abcd")
     data = json.loads(m.save(tmp_path / "m.json").read_text())
@@ -297,6 +327,33 @@ def test_paired_comparison():
     assert all(not d.significant and d.difference == 0 for d in compare(a, a))
     with pytest.raises(LieDerivError, match="different images"):
         compare(a, measure(f, x[:3], "rotation", "lee"))
+
+
+def test_images_with_an_output_of_zero_do_not_count_for_discrete_checks():
+    def f(x):
+        return x[:, :, 3, 4].clamp_min(0)
+
+    x = torch.cat([four_images(), -torch.ones(1, 3, 32, 32)])
+    rows = [measure(f, v, "rotation", "discrete", output_type="output") for v in (x, x[:4])]
+    rows = [m.get("discrete", "rot90") for m in rows]
+    assert rows[0].value == rows[1].value > 0
+    assert rows[0].reason.startswith("without 1 of 5 inputs: the output is 0 there")
+    row = measure(f, x[4:], "rotation", "discrete", output_type="output").scores[0]
+    assert (row.status, row.value) == ("not applicable", None)
+
+
+def test_differences_in_decibels_have_intervals_in_decibels():
+    f, x = formula_network(), four_images()
+
+    def g(x):
+        return 2 * f(x)
+
+    options = {"output_type": "logits", "dynamic_range": 10.0}
+    one, other = (measure(v, x, "rotation", "eq_t", **options) for v in (f, g))
+    (row,) = compare(one, other)  # twice the error on the same range: −6.02 dB for every image
+    assert row.difference == pytest.approx(-20 * math.log10(2), abs=1e-4)
+    assert (row.ci_low, row.ci_high) == pytest.approx((row.difference,) * 2, abs=1e-4)
+    assert row.significant
 
 
 def test_sampled_transforms_are_the_same_whatever_the_batch_size():
@@ -405,7 +462,7 @@ def test_an_output_that_ignores_noise_but_breaks_the_symmetry_has_no_finite_rati
 def test_images_that_are_not_finite_are_refused():
     x = four_images()
     x[2, 0, 3, 4] = math.nan
-    with pytest.raises(ImageError, match=r"infinite pixels in 1 of 4 images .first: number 2"):
+    with pytest.raises(ImageError, match=r"infinite pixels in 1 of 4 images \(first: number 2"):
         measure(formula_network(), x)
     with pytest.raises(ImageError, match="x has NaN or infinite pixels in 4 of 4"):
         lie_derivative(formula_network(), x / 0, "rotation")

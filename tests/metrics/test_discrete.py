@@ -218,3 +218,18 @@ def test_unknown_outputs_are_refused_and_zero_outputs_have_no_relative_error():
 
 def test_shifts_by_the_whole_size_move_nothing_and_are_left_out():
     assert [r.name for r in rolls(8, 16, 8)] == ["roll(8, 0)"]
+
+
+class Declared(nn.Module):
+    """[B, 5, 6, 8] for 8 × 6 images: no stride that is known, but a declared map."""
+
+    output_representation = FeatureMap()
+
+    def forward(self, x):
+        return x[:, :, 1:-1, 1:-1]
+
+
+def test_what_the_model_declares_is_heeded():
+    x = images(2, 3, 10, 10)
+    checks = {c.transform: c for c in discrete_checks(Declared(), x)}
+    assert (checks["rot90"].relative == 0).all()

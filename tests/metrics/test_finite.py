@@ -158,3 +158,44 @@ def test_evaluate_protects_the_images_and_refuses_other_outputs():
         evaluate(lambda x: (x, x), x)
     with pytest.raises(ModelError, match="one output per image"):
         evaluate(lambda x: x.mean(0), x)
+
+
+class Force(torch.nn.Module):
+    """The gradient of Σ x³/3 that a model takes inside, in eval mode, without a graph."""
+
+    def forward(self, x):
+        x = x.detach().clone().requires_grad_()
+        energy = (x.pow(3) / 3).sum()
+        return torch.autograd.grad(energy, x)[0].mean((2, 3))
+
+
+def test_models_that_differentiate_inside_are_evaluated():
+    x = band_limited((2, 3, 8, 8))
+    y = evaluate(Force().eval(), x)
+    torch.testing.assert_close(y, x.square().mean((2, 3)), rtol=1e-12, atol=0)
+    weight = torch.nn.Conv2d(3, 2, 1).double()
+    assert not evaluate(lambda x: weight(x).mean((2, 3)), x).requires_grad
+    assert weight.weight.grad is None
+
+
+def test_half_precision_outputs_are_moved_in_single_precision():
+    """T f(x) must not be rounded to 8 bits, which would be charged to the network."""
+    from liederiv.metrics.sampled import squared_errors
+
+    x = band_limited((1, 3, H, W)).float()
+    g = element("rotation", [0.3])
+
+    def f(z):
+        return z.bfloat16()
+
+    found = squared_errors(f, x, [g], output="NCHW")
+    want = f(g.on_input(x)).double() - g.on_map(f(x).double())
+    want = want.square()[valid(FeatureMap(), g, x).expand_as(x)].sum()
+    assert float(found.total) == pytest.approx(float(want), rel=1e-3)
+
+
+def test_prefix_tokens_are_no_evidence_without_a_patch_beside_them():
+    y = output((1, 98, 3))
+    g = element("translation_x", [3.0])
+    assert valid(TokenGrid((8, 12), 2), g, y)[:, :2].all()
+    assert not valid(TokenGrid((8, 12), 2), g, y, margin=9.0).any()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from cases import formula_images, formula_network
+from sampling_cases import blob, circular_net, drawn, images, rng
 from torch import nn
 
 from liederiv import (
@@ -25,51 +26,14 @@ from liederiv.metrics.agreement import (
     shift_consistency,
     top1_accuracy,
 )
+from liederiv.metrics.eq import eq_r, eq_r_relative, eq_t, eq_t_relative
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.sampled import (
     SampledMetric,
-    eq_r,
-    eq_t,
     equivariance_error,
     random_transforms,
 )
 from liederiv.transforms import FiniteTransform, transform
-
-
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def images(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=rng(seed))
-
-
-def drawn(x: torch.Tensor, names, ranges: list[float], samples: int, *, seed: int = 0,
-          stream: str = "", whole: bool = False) -> np.ndarray:  # fmt: skip
-    """The parameters that a metric draws: [images, samples, generators]."""
-    moves = random_transforms(
-        x, names, ranges, num_samples=samples, seed=seed, stream=stream, whole=whole
-    )
-    return torch.stack([T.t for T in moves], 1).numpy()
-
-
-def circular_net() -> nn.Sequential:
-    """Smooth and exactly equivariant under rolls."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layers = [
-            nn.Conv2d(3, 6, 3, padding=1, padding_mode="circular"),
-            nn.GELU(),
-            nn.Conv2d(6, 4, 5, padding=2, padding_mode="circular"),
-        ]
-    return nn.Sequential(*layers).double().eval()
-
-
-def blob(height: int, width: int) -> torch.Tensor:
-    y = torch.arange(height, dtype=torch.float64)[:, None] - (height - 1) / 2
-    x = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
-    return torch.exp(-((x - 2) ** 2 + 1.4 * (y + 1) ** 2) / 16)[None, None]
-
 
 # --- the limit of small transforms --------------------------------------------------------------
 
@@ -116,97 +80,6 @@ def test_sampled_error_over_t_squared_tends_to_the_squared_lie_derivative(name):
     np.testing.assert_allclose(metric.per_image.numpy(), expected, rtol=1e-3)
 
 
-# --- EQ-T and EQ-R ------------------------------------------------------------------------------
-
-
-def test_eq_t_is_infinite_for_an_exactly_equivariant_and_an_exactly_invariant_network():
-    x, pointwise = images(3, 3, 16, 24), nn.GELU()
-    for scheme in ("bspline", "fourier", "fourier_mirror", "central"):
-        metric = eq_t(pointwise, x, scheme=scheme, output="NCHW")
-        assert metric.value == math.inf
-        assert (metric.per_image == 0).all()
-    net = circular_net()
-    exact = eq_t(net, x, scheme="fourier", output="NCHW")
-    assert exact.value > 280, "rounding of float64 only"
-    pooled = eq_t(lambda x: net(x).mean((2, 3)), x, scheme="fourier")
-    assert pooled.value > 280
-    fractional = eq_t(net, x, integer=False, scheme="fourier", output="NCHW")
-    assert fractional.value < 60, "GELU aliases"
-    assert (exact.name, fractional.name, exact.unit) == ("eq_t", "eq_t_frac", "dB")
-
-
-def test_eq_t_equals_hand_computation_on_a_map_that_is_not_equivariant():
-    """f(x) = a ⊙ x: f(T x) − T f(x) = (a − T a) ⊙ T x, over the pixels that stay inside."""
-    x, a = images(2, 1, 16, 24), images(1, 1, 16, 24, seed=9)
-    metric = eq_t(lambda x: a * x, x, seed=3, num_samples=5, output="NCHW", dynamic_range=2.0)
-    shifts = drawn(x, "translation", [3.0, 2.0], 5, seed=3, stream="eq_t", whole=True).astype(int)
-    mse = []
-    for b in range(2):
-        squares, count = 0.0, 0
-        for dx, dy in shifts[b]:
-            rows = slice(max(-dy, 0), 16 - max(dy, 0))
-            columns = slice(max(-dx, 0), 24 - max(dx, 0))
-            there = (slice(rows.start + dy, rows.stop + dy),
-                     slice(columns.start + dx, columns.stop + dx))  # fmt: skip
-            factor = a[0, 0].numpy()[rows, columns] - a[0, 0].numpy()[there]
-            squares += float(((factor * x[b, 0].numpy()[there]) ** 2).sum())
-            count += factor.size
-        mse.append(squares / count)
-    np.testing.assert_allclose(metric.per_image.numpy(), np.array(mse) / 4, rtol=1e-12)
-    assert metric.value == pytest.approx(10 * math.log10(4 / np.mean(mse)), abs=1e-9)
-
-
-def test_dynamic_range_decides_whether_the_scale_of_the_output_counts():
-    x = images(2, 3, 16, 16)
-    net = nn.Sequential(circular_net(), nn.Flatten())
-    args = {"output": "invariant"}
-    once = eq_t(net, x, **args)
-    y = net(x).detach()
-    peak = y.amax(1) - y.amin(1)
-    fixed = eq_t(net, x, output="invariant", dynamic_range=1.0)
-    torch.testing.assert_close(once.per_image * peak**2, fixed.per_image, rtol=1e-12, atol=0)
-    ten = eq_t(lambda x: 10 * net(x), x, output="invariant")
-    assert ten.value == pytest.approx(once.value, abs=1e-9)
-    ten = eq_t(lambda x: 10 * net(x), x, output="invariant", dynamic_range=1.0)
-    assert ten.value == pytest.approx(fixed.value - 20, abs=1e-9)
-    constant = eq_t(lambda x: torch.zeros(len(x), 4), x)
-    assert math.isnan(constant.value), "no range, no ratio: not 0 and not ∞"
-
-
-def test_eq_r_equals_its_analytic_value_for_a_derivative_taken_as_a_scalar():
-    """f = ∂x: f(T x) − T f(x) = ((cos θ − 1) ∂x x + sin θ ∂y x)∘R, and the picture is smooth."""
-    x = blob(49, 49)
-    size, samples = 49, 8
-
-    def f(x):
-        return ImageAction(resolve_generators("translation_x"), size, size, "fourier").on_map(x)[0]
-
-    metric = eq_r(f, x, seed=5, num_samples=samples, scheme="fourier", output="NCHW",
-                  dynamic_range=1.0)  # fmt: skip
-    gx, gy = ImageAction(resolve_generators("translation"), size, size, "fourier").on_map(x)
-    q = np.arange(size) - (size - 1) / 2
-    squares, count = 0.0, 0
-    for theta in drawn(x, "rotation", [math.pi], samples, seed=5, stream="eq_r")[0, :, 0]:
-        squares += float(((math.cos(theta) - 1) * gx + math.sin(theta) * gy).square().sum())
-        turned_x = math.cos(theta) * q - math.sin(theta) * q[:, None]
-        turned_y = math.sin(theta) * q + math.cos(theta) * q[:, None]
-        count += ((abs(turned_x) <= q[-1]) & (abs(turned_y) <= q[-1])).sum()
-    assert float(metric.per_image) == pytest.approx(squares / count, rel=1e-6)
-    assert eq_r(nn.Identity(), x, output="NCHW").value == math.inf
-
-
-def test_margin_keeps_away_from_the_border_of_a_zero_padded_network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Conv2d(1, 2, 5, padding=2).double()
-    x = images(2, 1, 24, 24)
-    plain = eq_t(net, x, output="NCHW")
-    inside = eq_t(net, x, output="NCHW", margin=2 + 3)
-    # 2 pixels of receptive field on each side of a shift of up to 3.
-    assert plain.value < 40
-    assert inside.value > 280
-
-
 # --- sampled error ------------------------------------------------------------------------------
 
 
@@ -247,8 +120,10 @@ def test_draws_depend_on_the_seed_and_not_on_the_batches_or_the_global_state():
     x, net = images(5, 3, 16, 16), circular_net()
     before = torch.random.get_rng_state()
     for metric in (
-        lambda x, s: eq_t(net, x, seed=s, output="NCHW"),
-        lambda x, s: eq_r(net, x, seed=s, output="NCHW"),
+        lambda x, s: eq_t(net, x, seed=s, output="NCHW", dynamic_range=2.0),
+        lambda x, s: eq_r(net, x, seed=s, output="NCHW", dynamic_range=2.0),
+        lambda x, s: eq_t_relative(net, x, seed=s, output="NCHW", integer=False),
+        lambda x, s: eq_r_relative(net, x, seed=s, output="NCHW"),
         lambda x, s: equivariance_error(net, x, "translation_y", seed=s, output="NCHW"),
         lambda x, s: shift_consistency(lambda x: net(x).mean((2, 3)), x, num_pairs=4, seed=s),
     ):
@@ -257,8 +132,8 @@ def test_draws_depend_on_the_seed_and_not_on_the_batches_or_the_global_state():
         torch.testing.assert_close(parts.per_image, whole.per_image, rtol=1e-9, atol=0)
         assert parts.value == pytest.approx(whole.value, rel=1e-9)
     assert not torch.equal(
-        eq_t(net, x, seed=8, output="NCHW").per_image,
-        eq_t(net, x, seed=7, output="NCHW").per_image,
+        eq_t_relative(net, x, seed=8, output="NCHW").per_image,
+        eq_t_relative(net, x, seed=7, output="NCHW").per_image,
     )
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -271,7 +146,7 @@ def test_parameters_are_uniform_in_the_range_and_whole_ones_are_whole():
     assert (t.square().mean(0) * 3 / torch.tensor([9.0, 0.25])).tolist() == pytest.approx(
         [1, 1], abs=0.06
     )
-    whole = next(random_transforms(x, "rotation", [3.2], num_samples=1, whole=True))
+    whole = next(random_transforms(x, "rotation", [3.2], num_samples=1, steps=[1.0]))
     assert set(whole.t.flatten().tolist()) == {-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0}
     with pytest.raises(LieDerivError, match="1 entries for 2"):
         next(random_transforms(x, "translation", [3.0], num_samples=1))
@@ -282,8 +157,8 @@ def test_parameters_are_uniform_in_the_range_and_whole_ones_are_whole():
 def test_unknown_outputs_are_refused_and_batches_of_other_metrics_not_joined():
     x = images(2, 3, 16, 16)
     with pytest.raises(UnknownLayoutError, match="declare it"):
-        eq_t(lambda x: x[:, :, :5, :7], x)
-    one, other = eq_t(nn.GELU(), x), eq_r(nn.GELU(), x)
+        eq_t_relative(lambda x: x[:, :, :5, :7], x)
+    one, other = eq_t_relative(nn.GELU(), x), eq_r_relative(nn.GELU(), x)
     with pytest.raises(LieDerivError, match="same metric"):
         SampledMetric.join([one, other])
 
@@ -313,7 +188,17 @@ def test_shift_consistency_over_all_pairs(scheme):
         assert metric.per_image.tolist() == [expected] * 2
     uneven = shift_consistency(column_parity, x, along="x", max_shift=2, scheme=scheme)
     assert uneven.value == pytest.approx((2 / 3) ** 2 + (1 / 3) ** 2)
-    assert (uneven.unit, uneven.transform) == ("fraction", "shift along x, 0 to 2 px")
+    assert (uneven.unit, uneven.transform) == (
+        "fraction",
+        f"shift along x, 0 to 2 px, border {'mirrored' if scheme == 'bspline' else 'rolled'}",
+    )
+
+
+def test_shift_consistency_says_that_it_is_not_the_one_of_crops():
+    metric = shift_consistency(column_parity, bright_pixels(15))
+    assert "mirrored beyond its border (not crops of a larger image, as in Zhang" in (
+        metric.definition
+    )
 
 
 def test_shift_consistency_of_drawn_pairs():
