@@ -29,7 +29,8 @@ def scout(model: nn.Module, x: Any) -> Plan:
         x: one image [1, C, H, W], or a `PointCloud` of one cloud.
     """
     scouting = _Scout(_recogniser(model, x))
-    leaf = tree_map(torch.clone, as_leaf(x))  # which a first operation in place may write to
+    with torch.enable_grad():
+        leaf = tree_map(torch.clone, as_leaf(x))  # which a first operation in place may write to
     if isinstance(leaf, PointCloud):
         for z, layout in input_layouts(leaf):
             scouting.know(z, layout)

@@ -15,15 +15,34 @@ import timm
 import torch
 from timm.models import list_modules
 
+from liederiv import lie_derivative
 from liederiv.analysis import attribute
 from liederiv.model_zoo import load_images
+from liederiv.representations import TokenGrid
 
 _FILE = Path(__file__).parents[1] / "families" / "test_timm_families.py"
 SMALL = ("byobnet", "convnext", "efficientnet", "resnet", "vision_transformer")
-LAWFUL = (
-    *("beit", "byobnet", "convnext", "densenet", "efficientnet", "mlp_mixer", "poolformer"),
-    *("pvt_v2", "resnet", "swin_transformer", "vision_transformer", "xcit"),
-)
+# Networks of a dozen families, small enough for every test run: name, size, arguments.
+LAWFUL = [
+    ("mixer_s16_224", 64, {"img_size": 64}),
+    ("pvt_v2_b0", 64, {"depths": (1, 1, 1, 1)}),
+    (
+        "swin_tiny_patch4_window7_224",
+        56,
+        {"img_size": 56, "depths": (1, 2, 1), "num_heads": (1, 2, 4), "embed_dim": 24},
+    ),
+    ("vit_tiny_patch16_224", 64, {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3}),
+    ("convnext_atto", 64, {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}),
+    ("beit_base_patch16_224", 64, {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3}),
+    ("test_resnet", 64, {}),
+    ("test_byobnet", 64, {}),
+    ("test_efficientnet", 64, {}),
+    ("xcit_nano_12_p16_224", 64, {"img_size": 64, "depth": 2}),
+    ("poolformer_s12", 64, {}),
+    ("pit_ti_224", 64, {"img_size": 64, "depth": (1, 1, 1)}),
+    ("cait_xxs24_224", 64, {"img_size": 64, "depth": 2, "embed_dim": 48, "num_heads": 3}),
+    ("densenet121", 64, {"block_config": (2, 2), "growth_rate": 8}),
+]
 
 
 def _families():
@@ -99,6 +118,56 @@ def test_closes(family):
     if not families.smallest(family).startswith("test_"):
         pytest.skip("no tiny model of this family")
     assert not unclosed(measured(*photographs(family, families)))
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "size", "kwargs"), LAWFUL, ids=[name for name, _, _ in LAWFUL])
+def test_a_contribution_does_not_depend_on_what_else_is_asked_for(name, size, kwargs):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **kwargs).eval().requires_grad_(False)
+    x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
+    _families().calibrate_batch_norms(model, x)
+    _families().randomise_zero_classifier(model)
+    whole = measured(model, x[:1])
+    assert not unclosed(whole)
+    assert not unlawful(model, x[:1], whole)
+
+
+EMBEDDINGS = [
+    ("mixer_s16_224", 64, {"img_size": 64}, "stem", TokenGrid((4, 4))),
+    ("mixer_s16_224", 64, {"img_size": 64}, "stem.proj", "NCHW"),
+    ("pvt_v2_b0", 64, {"depths": (1, 1, 1, 1)}, "patch_embed", "NHWC"),
+    ("swin_tiny_patch4_window7_224", 56, {"img_size": 56}, "patch_embed", "NHWC"),
+    ("vit_tiny_patch16_224", 64, {"img_size": 64}, "patch_embed", TokenGrid((4, 4))),
+    ("vit_tiny_patch16_224", 64, {"img_size": 64}, "blocks.0", TokenGrid((4, 4), 1)),
+    ("convnext_atto", 64, {}, "stem", "NCHW"),
+    ("convnext_atto", 64, {"conv_mlp": False}, "stages.1.blocks.0.mlp", "NHWC"),
+]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(("name", "size", "kwargs", "path", "layout"), EMBEDDINGS)
+def test_the_profile_is_the_lie_derivative_of_the_truncated_network(
+    name, size, kwargs, path, layout
+):
+    """‖ℓ‖ inside against `lie_derivative` of the network up to there: no attribution in it."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=10, **kwargs).double().eval()
+    x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0)).double()
+
+    def truncated(x):
+        kept = []
+        handle = model.get_submodule(path).register_forward_hook(
+            lambda m, args, out: kept.append(out.clone())
+        )
+        model(x)
+        handle.remove()
+        return kept[0]
+
+    direct = lie_derivative(truncated, x, "translation_x,rotation", output=layout)
+    a = measured(model, x)
+    (row,) = (r for r in a.profile if (a.entries[r.entry].path, r.role) == (path, "output"))
+    np.testing.assert_allclose(row.lie_norm[:, 0], direct.flatten(1).norm(dim=1), rtol=1e-8)
 
 
 @pytest.mark.slow
