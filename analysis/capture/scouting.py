@@ -144,7 +144,8 @@ class _Scout:
         else:
             fresh = False
         slot = self._slots[key]
-        if m is not None and self.layouts[slot] is None and (fresh or is_map):
+        again = fresh or is_map or (returned and _is_pair(getattr(m, "grid_size", None)))
+        if m is not None and self.layouts[slot] is None and again:
             self.layouts[slot] = self._recognise(z, m, is_map, returned)
             found = self.layouts[slot]
             if found is not None and found.spatial and not found.flat:
