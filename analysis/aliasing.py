@@ -292,7 +292,7 @@ class _Run:
             i: {name: empty.clone() for name in (*violations[i], "error_interior", "floor")}
             for i in self.units
         }
-        for p, u in enumerate(directions):
+        for p, u in enumerate(directions if ends else ()):
             grads = torch.autograd.grad(
                 out, [e.edge for e in ends], u, retain_graph=True, allow_unused=True
             )
