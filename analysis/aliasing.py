@@ -25,16 +25,25 @@ from torch import Tensor, nn
 from liederiv.actions import ImageAction, check_images
 from liederiv.analysis.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
 from liederiv.analysis.aliasing_results import AliasingReport, ModuleAliasing
-from liederiv.analysis.capture import Call, Plan, measured_copy, record_edges, scout
+from liederiv.analysis.aliasing_units import choose_units
+from liederiv.analysis.capture import (
+    Call,
+    Plan,
+    as_leaf,
+    check_same,
+    measured_copy,
+    record_edges,
+    scout,
+)
 from liederiv.analysis.kinds import kind_of
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.maps import from_map, to_map
-from liederiv.analysis.pointwise import is_affine, is_elementwise
+from liederiv.analysis.pointwise import is_affine
 from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.repairs import AliasFree, LowPass, Padding
 from liederiv.analysis.resampling import Boundary, check_boundary
-from liederiv.analysis.sites import Site, read_inputs, simple_calls
+from liederiv.analysis.sites import Site, read_inputs
 from liederiv.analysis.spectra import Spectrum, average_spectra, power_spectrum
 from liederiv.analysis.windows import Window
 from liederiv.checks import preflight
@@ -112,8 +121,10 @@ def measure_aliasing(
     twin = measured_copy(model)
     with forward_mode():
         plan = scout(twin, x[:1])
+        check_same(expected, plan.output)
         reader = OutputReader(model, plan.output, output, x[:1])
-        units, skipped = _units(twin, plan, x[:1], None if modules is None else set(modules))
+        wanted = None if modules is None else set(modules)
+        units, skipped = choose_units(twin, reader, plan, x[:1], wanted)
         parts = _counterparts(twin, plan, units, x[:1], AliasFree(factor, boundary))
         run = _Run(
             twin, plan, units, parts, reader, action, boundary, border, probes, tolerance, engine
@@ -132,56 +143,6 @@ def measure_aliasing(
         seed=seed,
         skipped=tuple(skipped),
     )
-
-
-def _units(
-    model: nn.Module, plan: Plan, x: Tensor, wanted: set[str] | None
-) -> tuple[list[int], list[tuple[str, str]]]:
-    """Numbers of the calls to report, and the leaves that cannot be: path and why."""
-    if wanted is not None and (unknown := wanted - {c.path for c in plan.calls}):
-        raise LieDerivError(f"modules={sorted(unknown)} are not called by the model.")
-    parents = {c.parent for c in plan.calls}
-    simple = {id(c) for c in simple_calls(plan)}
-    maps = [
-        i
-        for i, c in enumerate(plan.calls)
-        if id(c) in simple and _on_grid(c.in_layouts[0]) and _on_grid(c.out_layouts[0])
-    ]
-    slots = sorted({plan.calls[i].inputs[0][1] for i in maps})
-    values = dict(zip(slots, read_inputs(model, plan, slots, x), strict=True))
-    units: list[int] = []
-    skipped: list[tuple[str, str]] = []
-    for i, call in enumerate(plan.calls[1:], 1):
-        if wanted is not None:
-            chosen = call.path in wanted
-        elif _inside(plan, i, units) or call.zero:
-            continue
-        else:
-            leaf = i not in parents
-            chosen = leaf or (i in maps and _elementwise(call, values))
-        if chosen and i in maps:
-            units.append(i)
-        elif chosen:
-            skipped.append((call.path, call.reason or "it is no map from one tensor to one"))
-    return units, skipped
-
-
-def _on_grid(layout: Layout | None) -> bool:
-    return layout is not None and layout.spatial and not layout.flat
-
-
-def _inside(plan: Plan, i: int, units: Sequence[int]) -> bool:
-    parent = plan.calls[i].parent
-    while parent is not None and parent not in units:
-        parent = plan.calls[parent].parent
-    return parent is not None
-
-
-def _elementwise(call: Call, values: dict[int, Tensor]) -> bool:
-    layout = call.in_layouts[0]
-    if layout is None or layout != call.out_layouts[0]:
-        return False
-    return is_elementwise(call.module, values[call.inputs[0][1]], layout)
 
 
 @dataclass(frozen=True)
@@ -334,7 +295,7 @@ class _Run:
         scales: dict[int, Tensor],
     ) -> dict[int, dict[str, Tensor]]:
         """⟨g_u, δ⟩ per unit and kind of violation, float64 [K, P]."""
-        leaf = x.clone().requires_grad_(True)
+        leaf = as_leaf(x)
         recorded = record_edges(self.model, self.reader, self.plan, self.units, leaf)
         out, ends = recorded.out, [e for e in recorded.edges if e.sign > 0]
         directions, eps = probes.directions.to(out).mT, torch.finfo(x.dtype).eps
@@ -343,7 +304,7 @@ class _Run:
             i: {name: empty.clone() for name in (*violations[i], "error_interior", "floor")}
             for i in self.units
         }
-        for p, u in enumerate(directions):
+        for p, u in enumerate(directions if ends else ()):
             grads = torch.autograd.grad(
                 out, [e.edge for e in ends], u, retain_graph=True, allow_unused=True
             )

@@ -18,7 +18,8 @@ arXiv 2210.02984; theirs differentiates each layer locally.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -121,7 +122,7 @@ def attribute(
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
-    with forward_mode():
+    with forward_mode(), _followed():
         plan = scout(twin, x[:1])
         check_same(expected, plan.output)
         reader = OutputReader(model, plan.output, output, x[:1])
@@ -135,6 +136,22 @@ def attribute(
             images.append(_measure(setting, turns, one, seeds[b], witness=witness))
     found = _assemble(setting, images, action, output, seed)
     return replace(found, witness=_witness(plan, measured, images[0]) if verify else None)
+
+
+@contextmanager
+def _followed() -> Iterator[None]:
+    """Errors of autograd on the model's graph, in a sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, KeyError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise ModelError(
+            f"attribution cannot follow this model ({type(error).__name__}: {reason}); `measure` "
+            "gives the whole model's score. What writes in place to tensors that the gradient "
+            "needs, or calls its modules differently from pass to pass, has to return new tensors."
+        ) from error
 
 
 def _measure(
@@ -273,7 +290,7 @@ def _assemble(
         entries=entries,
         generators=tuple(g.name for g in action.generators),
         units=tuple(g.unit for g in action.generators),
-        **{name: table(name) for name in _TABLES},
+        **{name: table(name) for name in _TABLES},  # type: ignore[arg-type]
         lie_norm_squared=np.stack([v.lie.numpy() for v in images], -1),
         closure=np.stack([v.closure.numpy() for v in images], -1),
         covered=np.stack([v.covered.numpy() for v in images], -1),

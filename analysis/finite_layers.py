@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from tqdm import tqdm
 
 from liederiv.actions import ImageAction, check_images
-from liederiv.analysis.capture import Call, Plan, measured_copy, module_hooks, scout
+from liederiv.analysis.capture import Call, Plan, check_same, measured_copy, module_hooks, scout
 from liederiv.analysis.finite_results import FINITE_METRICS, FiniteLayers, FiniteRow
 from liederiv.analysis.kinds import kind_of
 from liederiv.analysis.layouts import Layout
@@ -90,7 +90,7 @@ def measure_finite(
     check_images(x)
     names = _check(metrics, num_samples, max_fraction)
     x = x.detach()
-    preflight(model, x)
+    expected = preflight(model, x)
     translation, rotation = (
         ImageAction(resolve_generators(g), x.shape[-2], x.shape[-1], scheme)
         for g in ("translation", "rotation")
@@ -98,6 +98,7 @@ def measure_finite(
     twin = measured_copy(model)
     with forward_mode(), torch.no_grad():
         plan = scout(twin, x[:1])
+        check_same(expected, plan.output)
         chosen = _choose(plan, modules)
         hidden = None if progress else True
         images, seeds = [], domain_of(x).seeds(x, seed)
@@ -251,7 +252,9 @@ class _Remeasure:
         z = leaves[place]
 
         def run(moved: Tensor) -> Tensor:
-            a, k = tree_unflatten([*leaves[:place], moved, *leaves[place + 1 :]], spec)
+            fresh = [v.clone() if isinstance(v, Tensor) else v for v in leaves]
+            fresh[place] = moved
+            a, k = tree_unflatten(fresh, spec)
             y: Tensor = tree_flatten(m(*a, **k))[0][back]
             return y.detach().clone()
 

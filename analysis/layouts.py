@@ -15,16 +15,20 @@ is unknown, and the module around it absorbs it. No rule knows an architecture:
    follows from the strides: a map may cover less of the image, or more, around its centre.
 3. A square map whose side is a number of tokens (with prefix tokens or without) of the enclosing
    module's grid is an attention map.
-4. Tokens must match a grid that was seen before as a map; only a network without any map may be
-   recognised by its token count alone, if that is unambiguous.
-5. Where the axis order is ambiguous, the tensor takes the order of one of equal shape that entered
+4. Tokens must match a grid that was seen before as a map, or that a patch embedding declares
+   (`grid_size`); without one, no [1, n, m] is a token grid.
+5. A grid other than the enclosing module's is confirmed, where no layer's own arithmetic leads to
+   it: gradients show where its positions look (`liederiv.analysis.capture.looking`). A crop has the
+   shape of a stride, and queries that of tokens.
+6. A tensor of the shape of one that entered the enclosing module, and is unknown, is unknown too.
+7. Where the axis order is ambiguous, the tensor takes the order of one of equal shape that entered
    the enclosing module, or stays unknown.
-6. Once a module has reordered positions, tokens stay unknown.
+8. Once a module has reordered positions, tokens stay unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -176,6 +180,7 @@ class LayoutRecogniser:
         is_map: bool = False,
         module: nn.Module | None = None,
         returned: bool = False,
+        confirm: Callable[[Layout], bool] | None = None,
     ) -> Layout | None:
         """The layout of z, or None if it is not certain.
 
@@ -185,13 +190,24 @@ class LayoutRecogniser:
             is_map: whether a module that works on NCHW maps takes or returns it.
             module: which module that is.
             returned: whether it returns it, and is the enclosing module itself.
+            confirm: asked about a layout on another grid than those that entered.
         """
         found = self._recognise(z, enclosing, is_map, module if returned else None)
+        if found is not None and found.spatial and not found.flat and confirm is not None:
+            entered = {(v.grid, v.extent) for v, _ in enclosing}
+            if (found.grid, found.extent) not in entered and not confirm(found):
+                return None
         if found is not None and found.spatial:
             if found.kind in ("NCHW", "NHWC") and found.grid != self.image_size:
                 self._grids[found.grid] = found.extent or self.image_size
             self._last = (found, z.numel())
         return found
+
+    def declare(self, grid: Grid) -> None:
+        """Let tokens be recognised on a grid that a patch embedding says it makes of the image."""
+        extent = _divided(self.image_size, grid)
+        if extent is not None and grid != (1, 1):
+            self._grids.setdefault(grid, extent)
 
     def note_reordering(self, z: Tensor, before: Layout, y: Tensor, after: Layout | None) -> None:
         """Find out whether a module without parameters shuffled the positions of its input.
@@ -286,24 +302,15 @@ class LayoutRecogniser:
     def _tokens(self, z: Tensor) -> list[Layout]:
         if z.ndim != 3:
             return []
-        tilings: dict[Grid, Grid] = dict.fromkeys(_tilings(self.image_size), self.image_size)
-        grids = self._grids or tilings
         found: dict[Layout, None] = {}
         axes: tuple[tuple[Kind, int], ...] = (("NLC", z.shape[1]), ("NCL", z.shape[2]))
         for kind, length in axes:
-            for grid, extent in grids.items():
+            for grid, extent in self._grids.items():
                 for prefix in self.prefixes:
                     if grid[0] * grid[1] > 1 and length == grid[0] * grid[1] + prefix:
                         part = _partial(extent, self.image_size)
                         found.setdefault(Layout(kind, grid, prefix, extent=part))
         return list(found)
-
-
-def _tilings(size: Grid) -> list[Grid]:
-    """All grids of square patches that tile the image, of 2 × 2 patches and more."""
-    H, W = size
-    strides = [s for s in range(2, min(H, W) // 2 + 1) if H % s == 0 and W % s == 0]
-    return [(H // s, W // s) for s in strides]
 
 
 def _divided(outer: Grid, inner: Grid) -> Grid | None:

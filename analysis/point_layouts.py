@@ -19,7 +19,7 @@ Everything else is unknown, and the module around it absorbs it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,6 +162,7 @@ class PointRecogniser:
         is_map: bool = False,
         module: nn.Module | None = None,
         returned: bool = False,
+        confirm: Callable[[Layout], bool] | None = None,
     ) -> Layout | None:
         """The layout of z, or None if it is not certain.
 
@@ -171,6 +172,7 @@ class PointRecogniser:
             is_map: not looked at.
             module: which takes or returns it.
             returned: not looked at.
+            confirm: not asked.
         """
         speaks_irreps = any(hasattr(module, name) for name in ("irreps_in", "irreps_out"))
         if z.ndim == 0 or z.numel() == 0 or speaks_irreps or z.shape[-1] == self.dim:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from liederiv.actions import check_images
-from liederiv.analysis.capture import Call, Plan, TangentReader, measured_copy, scout
+from liederiv.analysis.capture import Call, Plan, TangentReader, check_same, measured_copy, scout
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.pointwise import is_affine, is_pointwise_nonlinearity, sample_inputs
 from liederiv.analysis.windows import Window
@@ -86,10 +86,11 @@ def find_sites(model: nn.Module, paths: Sequence[str], example: Tensor | None) -
         return {path: Site(path) for path in paths}
     check_images(example, "example")
     x = example[:1].detach()
-    preflight(model, x)
+    expected = preflight(model, x)
     twin = measured_copy(model)
     with forward_mode():
         plan = scout(twin, x)
+        check_same(expected, plan.output)
         calls = [c for c in simple_calls(plan) if c.path in set(paths)]
         slots = sorted({c.inputs[0][1] for c in calls})
         values = dict(zip(slots, read_inputs(twin, plan, slots, x), strict=True))
@@ -119,7 +120,7 @@ def stride_of(module: nn.Module, site: Site) -> tuple[int, int] | None:
     for z, layout in site.inputs:
         if layout.kind != "NCHW" or not is_affine(module, z):
             continue
-        y = module(z)
+        y = module(z.clone())
         if y.ndim != 4 or max(y.shape[-2:]) == 1:
             continue
         stride = (round(z.shape[-2] / y.shape[-2]), round(z.shape[-1] / y.shape[-1]))

@@ -68,7 +68,7 @@ def _held_tensors(model: nn.Module) -> Iterator[Tensor]:
         elif isinstance(value, Mapping):
             left += value.values()
         elif isinstance(value, list | tuple | set | frozenset):
-            left += value
+            left.extend(v for v in value)  # some subclasses refuse to tell their length
         elif isinstance(value, nn.Module) or not callable(value):
             left += getattr(value, "__dict__", {}).values()
 

@@ -77,6 +77,11 @@ def _leaks(recording: Recording) -> Iterator[tuple[int, str]]:
     starts = {(e.call, e.edge.node) for e in recording.edges if e.sign < 0}
     ends = {(e.call, *e.edge[:2]) for e in recording.edges if e.sign > 0}
     around = _Enclosing(recording.spans)
+    if recording.out.grad_fn is None:
+        raise ModelError(
+            "no gradient reaches the model's output, which attribution needs beside the forward "
+            "derivative; the model computes under no_grad, or detaches."
+        )
     for node, before, index in _graph(recording.out.grad_fn):
         inside, source = around(node), around(before)
         if source is None or inside is None or inside == source:

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.analysis.capture.calls import Call, Plan
 from liederiv.analysis.capture.hooks import as_leaf, module_hooks, plain_checkpointing
+from liederiv.analysis.capture.looking import looks_there
 from liederiv.analysis.kinds import commutes, takes_maps
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.analysis.point_layouts import PointRecogniser, input_layouts
@@ -29,7 +30,8 @@ def scout(model: nn.Module, x: Any) -> Plan:
         x: one image [1, C, H, W], or a `PointCloud` of one cloud.
     """
     scouting = _Scout(_recogniser(model, x))
-    leaf = tree_map(torch.clone, as_leaf(x))  # which a first operation in place may write to
+    with torch.enable_grad():
+        leaf = tree_map(torch.clone, as_leaf(x))  # which a first operation in place may write to
     if isinstance(leaf, PointCloud):
         for z, layout in input_layouts(leaf):
             scouting.know(z, layout)
@@ -55,6 +57,7 @@ class _Scout:
         self.calls: list[Call] = []
         self.layouts: list[Layout | None] = []
         self.recogniser = recogniser
+        self._latest: int | None = None  # slot of the last map or tokens that were recognised
         self._stack: list[int] = []
         self._count: dict[str, int] = {}
         self._slots: dict[tuple[int, int], int] = {}
@@ -131,7 +134,7 @@ class _Scout:
         return found, reason
 
     def _slot(self, z: Tensor, m: nn.Module | None, *, returned: bool = False) -> int:
-        is_map = m is not None and takes_maps(m)
+        is_map = takes_maps(m) if m is not None else False
         key = (id(z), z._version)
         if key not in self._slots:
             self._slots[key] = len(self._tensors)
@@ -141,27 +144,70 @@ class _Scout:
         else:
             fresh = False
         slot = self._slots[key]
-        if self.layouts[slot] is None and (fresh or is_map):
-            near = self._enclosing()
-            self.layouts[slot] = self.recogniser(
-                z, near, is_map=is_map, module=m, returned=returned
-            )
+        again = fresh or is_map or (returned and _is_pair(getattr(m, "grid_size", None)))
+        if m is not None and self.layouts[slot] is None and again:
+            self.layouts[slot] = self._recognise(z, m, is_map, returned)
+            found = self.layouts[slot]
+            if found is not None and found.spatial and not found.flat:
+                self._latest = slot
         return slot
 
-    def _enclosing(self) -> list[tuple[Layout, torch.Size]]:
-        """What entered the innermost module around the present place whose layouts are known."""
+    def _recognise(self, z: Tensor, m: nn.Module, is_map: bool, returned: bool) -> Layout | None:
+        number, near = self._enclosing()
+        own = returned and bool(self._stack) and number == self._stack[-1]
+        if not is_map and z.shape in self._unknown(number):
+            return None
+
+        def confirm(layout: Layout) -> bool:
+            if own and is_map:  # what the layer makes of a map that is known
+                return True
+            sources = [*([self._latest] if self._latest is not None else []), *near]
+            return any(self._looks(z, layout, source) for source in sources)
+
+        grid: Any = getattr(m, "grid_size", None)
+        if returned and isinstance(self.recogniser, LayoutRecogniser) and _is_pair(grid):
+            self.recogniser.declare((grid[0], grid[1]))
+        known = [(layout, self._tensors[s][0].shape) for s in near if (layout := self.layouts[s])]
+        return self.recogniser(
+            z,
+            known or [(self.recogniser.root, torch.Size())],
+            is_map=is_map,
+            module=m,
+            returned=returned,
+            confirm=confirm,
+        )
+
+    def _looks(self, z: Tensor, layout: Layout, source: int) -> bool:
+        known, (s, version) = self.layouts[source], self._tensors[source]
+        usable = known is not None and known.spatial and not known.flat and s._version == version
+        if known is None or not usable or s is z:
+            return False
+        return looks_there(z, layout, s, known, self.recogniser.root.grid)
+
+    def _enclosing(self) -> tuple[int | None, list[int]]:
+        """The innermost call around the present place that took known layouts, and their slots."""
         number: int | None = self._stack[-1] if self._stack else None
         while number is not None:
             call = self.calls[number]
-            known = [
-                (layout, self._tensors[s][0].shape)
-                for (_, s), layout in zip(call.inputs, call.in_layouts, strict=True)
-                if layout is not None
-            ]
+            known = [s for _, s in call.inputs if self.layouts[s] is not None]
             if known:
-                return known
+                return number, known
             number = call.parent
-        return [(self.recogniser.root, torch.Size())]
+        return None, []
+
+    def _unknown(self, until: int | None) -> set[torch.Size]:
+        """Shapes of unknown layout that entered the calls around the present place."""
+        found: set[torch.Size] = set()
+        number: int | None = self._stack[-1] if self._stack else None
+        while number is not None:
+            call = self.calls[number]
+            found |= {self._tensors[s][0].shape for _, s in call.inputs if self.layouts[s] is None}
+            number = None if number == until else call.parent
+        return found
+
+
+def _is_pair(grid: Any) -> bool:
+    return isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, int) for n in grid)
 
 
 def _hides_tensors(leaf: Any) -> bool:

@@ -76,7 +76,7 @@ class _ElementaryNorms(TorchFunctionMode):
         return func(*args, **kwargs) if found is None else found
 
 
-def _standardised(x: Tensor, axes: Sequence[int], eps: float) -> Tensor:
+def _standardised(x: Tensor, axes: list[int], eps: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
     return centred * (centred.square().mean(axes, keepdim=True) + eps).rsqrt()
 

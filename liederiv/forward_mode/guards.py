@@ -114,7 +114,7 @@ def _modules_stay() -> Iterator[None]:
             return self
         raise RuntimeError("the model moves or converts its modules while it computes")
 
-    nn.Module._apply = apply  # type: ignore[method-assign, assignment]
+    nn.Module._apply = apply  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -221,7 +221,8 @@ class _State:
         self.stores = [(store, dict(store)) for store in stores]
         self.attributes = {k: v for k, v in vars(module).items() if k not in _INTERNAL}
         self.contents = list(_containers(list(self.attributes.values())))
-        kept = [*module._buffers.values(), *_tensors(self.attributes)]
+        kept: list[Tensor] = [t for t in module._buffers.values() if t is not None]
+        kept += _tensors(self.attributes)
         self.values = [(t, t._version, t.detach().clone()) for t in kept if _is_plain(t)]
         self.new: dict[str, Any] = {}
 

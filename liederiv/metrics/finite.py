@@ -191,7 +191,7 @@ def _(representation: FeatureMap, element: GroupElement, y: Tensor, margin: floa
 def _(representation: TokenGrid, element: GroupElement, y: Tensor, margin: float = 0.0) -> Tensor:
     element = representation.window(element, representation.grid)
     patches = element.valid(*representation.grid, margin).flatten(2)
-    # Prefix and suffix tokens belong to the image as a whole: no number without a patch beside them.
+    # Prefix and suffix tokens belong to the whole image: no number without a patch beside them.
     any_patch = patches.any(2, keepdim=True)
     before, behind = (
         any_patch.expand(-1, -1, n) for n in (representation.prefix, representation.suffix)

@@ -15,6 +15,8 @@ from liederiv.analysis import attribute
 
 GENERATORS = "translation,rotation"
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Net(nn.Module):
     """A stem, something awkward that ends in tokens or a map, a classifier."""

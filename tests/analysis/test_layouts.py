@@ -288,8 +288,8 @@ def recognise(shape, enclosing=(), *, seen=(), size=(64, 64), **kwargs):
         ((1, 8, 1, 1), Layout("vector")),
         ((1, 10), Layout("vector")),
         ((10,), None),
-        ((1, 16, 24), Layout("NLC", (4, 4))),
-        ((1, 24, 17), Layout("NCL", (4, 4), 1)),
+        ((1, 16, 24), None),  # tokens, queries, a matrix: no map of 4 × 4 was seen
+        ((1, 24, 17), None),
         ((1, 16, 17), None),
         ((1, 4, 4, 8, 2), None),
     ],
@@ -384,3 +384,148 @@ def test_reordered_positions_are_noticed():
         recogniser = LayoutRecogniser((64, 64))
         recogniser.note_reordering(z, tokens, y, tokens)
         assert recogniser.reordered is reordered
+
+
+class Awkward(nn.Module):
+    """Something done to a map between layers, and layers that take what comes of it."""
+
+    def __init__(self, function, channels=6):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, padding=1)
+        self.coarse = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.function = function
+        self.act, self.conv = nn.GELU(), nn.LazyConv2d(6, 3, padding=1)
+
+    def forward(self, x):
+        z = self.stem(x)
+        return self.conv(self.act(self.function(z, self.coarse(z)))).mean((2, 3))
+
+
+CROPS = {
+    "centre": lambda z, _: z[..., 16:48, 16:48],
+    "corner": lambda z, _: z[..., :32, :32],
+    "four times": lambda z, _: z[..., 24:40, 24:40],
+    "narrow": lambda z, _: torch.cat([z[..., :16, :16], z[..., -16:, -16:]], 1),
+    "tanh": lambda z, _: torch.tanh(z[..., 16:48, 16:48]) * 2,
+    "turned": lambda z, _: z[..., ::2, ::2].flip(3),
+}
+STRIDES = {
+    "slices": lambda z, _: z[..., ::2, ::2],
+    "average": lambda z, _: nn.functional.avg_pool2d(z, 2),
+    "maximum": lambda z, _: nn.functional.max_pool2d(z.tanh(), 3, 2, 1),
+    "space to depth": lambda z, _: nn.functional.pixel_unshuffle(z, 2),
+    "gated": lambda z, half: half.relu() * half.mean((2, 3), keepdim=True).sigmoid(),
+    "there and back": lambda z, half: nn.functional.interpolate(half, scale_factor=2.0),
+}
+
+
+def layouts_within(model, size=64):
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, size, size)
+    model.eval()(x)
+    with forward_mode():
+        plan = scout(measured_copy(model), x)
+    return {call.path: (call.in_layouts, call.out_layouts) for call in plan.calls}
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_a_crop_is_no_stride(name):
+    found = layouts_within(Awkward(CROPS[name]))
+    assert found["coarse"][1] == [Layout("NCHW", (32, 32))]  # that grid was seen, rightly
+    assert found["act"] == found["conv"] == ([None], [None])
+
+
+@pytest.mark.parametrize("name", STRIDES)
+def test_a_stride_without_a_layer_is_one(name):
+    found = layouts_within(Awkward(STRIDES[name]))
+    side = 64 if name == "there and back" else 32
+    assert found["act"] == found["conv"] == ([Layout("NCHW", (side, side))],) * 2
+
+
+def test_a_crop_of_the_image():
+    class Cropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(x[..., 8:40, 8:40]).mean((2, 3))
+
+    assert layouts_within(Cropped())["conv"] == ([None], [None])
+
+
+class Rows(nn.Module):
+    """A patch embedding, then rows that are as many as its tokens and are none."""
+
+    def __init__(self, function, width=24):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 24, 16, stride=16)
+        self.queries = nn.Parameter(torch.randn(1, 16, 24))
+        self.function = function
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x):
+        return self.norm(self.function(self.patch(x).flatten(2).mT, self.queries)).mean(1)
+
+
+NO_TOKENS = {
+    "queries": (lambda z, q: (q @ z.mT).softmax(-1) @ z, 24),
+    "matrix": (lambda z, q: z[:, :, :16].mT @ z, 24),
+    "squares": (lambda z, q: z @ z.mT, 16),
+    "shuffled": (lambda z, q: z[:, torch.randperm(16, generator=torch.manual_seed(1))], 24),
+}
+
+
+@pytest.mark.parametrize("name", NO_TOKENS)
+def test_rows_that_are_no_tokens(name):
+    function, width = NO_TOKENS[name]
+    assert layouts_within(Rows(function, width))["norm"][0] == [None]
+
+
+def test_tokens_that_are():
+    found = layouts_within(Rows(lambda z, q: z.tanh() + q))
+    assert found["norm"] == ([Layout("NLC", (4, 4))],) * 2
+    found = layouts_within(Rows(lambda z, q: z.mT * 2, 16))
+    assert found["norm"][0] == [Layout("NCL", (4, 4))]  # channels first, of a map that was seen
+
+
+class LinearPatches(nn.Module):
+    """Patches cut by reshaping: no map of them is ever seen."""
+
+    class Embed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(3 * 16 * 16, 24)
+
+        def forward(self, x):
+            z = x.unflatten(3, (4, 16)).unflatten(2, (4, 16)).permute(0, 2, 4, 1, 3, 5)
+            return self.linear(z.reshape(len(x), 16, -1))
+
+    def __init__(self, declares):
+        super().__init__()
+        self.embed, self.norm = self.Embed(), nn.LayerNorm(24)
+        if declares:
+            self.embed.grid_size = (4, 4)
+
+    def forward(self, x):
+        return self.norm(self.embed(x).tanh()).mean(1)
+
+
+@pytest.mark.parametrize("declares", [True, False])
+def test_patches_without_a_map_are_declared_or_unknown(declares):
+    tokens = Layout("NLC", (4, 4)) if declares else None
+    found = layouts_within(LinearPatches(declares))
+    assert found["embed"] == ([Layout("NCHW", (64, 64))], [tokens])
+    assert found["norm"] == ([tokens], [tokens])
+
+
+def test_a_matrix_of_a_network_without_maps_is_unknown():
+    class Matrices(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.LayerNorm(32)
+
+        def forward(self, x):
+            return self.norm(x.mean(1).unflatten(1, (16, 4)).mean(2).unflatten(2, (32, 2)).mean(3))
+
+    assert layouts_within(Matrices())["norm"] == ([None], [None])

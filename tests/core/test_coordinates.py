@@ -208,7 +208,7 @@ def test_coordinates_are_checked_named_and_no_classes():
     assert valid(Coordinates(), Flip(H, W), torch.zeros(2, 3, 2)).all()
     with pytest.raises(ModelError, match="needs scores of classes"):
         measure(centroid("pixels", True), blobs(), "rotation", "lee", output=Coordinates(),
-                output_type="probs", self_check=False)  # fmt: skip
+                output_type="probs", verify=False)  # fmt: skip
 
 
 # --- grids on a part of the image, without channels, with tokens behind ---------------------------

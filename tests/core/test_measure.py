@@ -255,7 +255,7 @@ def test_a_batch_that_is_interrupted_leaves_nothing_behind():
 
     metrics = "lee,relative,reference,sampled_error"
     m = measure(g, four_images(), "rotation", metrics, batch_size=1, clusters="abcd",
-                image_names="abcd", self_check=False)  # fmt: skip
+                image_names="abcd", verify=False)  # fmt: skip
     count = m.provenance.num_images
     assert 0 < count < 4
     assert {len(s.per_image) for s in m.scores} == {count}
@@ -452,7 +452,7 @@ def test_an_output_that_ignores_noise_but_breaks_the_symmetry_has_no_finite_rati
         return pattern.expand(len(x), -1, -1, -1) + 0 * x
 
     x = band_limited((2, 3, 16, 16), seed=1)
-    m = measure(f, x, "rotation", "lee,relative_norm", output=FeatureMap(), self_check=False)
+    m = measure(f, x, "rotation", "lee,relative_norm", output=FeatureMap(), verify=False)
     assert m.get("lee", "rotation").value > 0
     row = m.get("relative_norm", "rotation")
     assert (row.status, row.value) == ("failed", None)

@@ -190,7 +190,7 @@ def test_measure_reports_the_same_number_with_weights():
     x, a = images(3, 1, 16, 24), images(1, 1, 16, 24, seed=9)
     metric = eq_t(lambda x: a * x, x, dynamic_range=2.0, output="NCHW")
     m = measure(lambda x: a * x, x, "rotation", "eq_t,eq_r,eq_t_relative", output="NCHW",
-                dynamic_range=2.0, batch_size=2, self_check=False)  # fmt: skip
+                dynamic_range=2.0, batch_size=2, verify=False)  # fmt: skip
     row = m.get("eq_t", "integer translation, ±0.125 of the size")
     assert row.value == pytest.approx(metric.value, abs=1e-9)
     top, bottom = np.array(row.per_image), np.array(row.per_image_denominator)
