@@ -42,6 +42,7 @@ from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import forward_engine, forward_mode
+from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
@@ -122,7 +123,7 @@ def attribute(
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
-    with forward_mode(), _followed():
+    with kept_randomness(domain.devices(x)), forward_mode(), _followed():
         plan = scout(twin, x[:1])
         check_same(expected, plan.output)
         reader = OutputReader(model, plan.output, output, x[:1])
@@ -145,7 +146,7 @@ def _followed() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, KeyError, NotImplementedError) as error:
+    except (RuntimeError, KeyError, IndexError, NotImplementedError) as error:
         reason = (str(error).splitlines() or [""])[0][:160]
         raise ModelError(
             f"attribution cannot follow this model ({type(error).__name__}: {reason}); `measure` "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
@@ -16,7 +17,14 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.forward_mode import ForwardModeWarning, verified_pushforward
 from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.models import ModePolicy, kept_randomness, plain_model, watched
+from liederiv.forward_mode.engines import RECOVERABLE
+from liederiv.forward_mode.models import (
+    ModePolicy,
+    kept_randomness,
+    kept_weights,
+    plain_model,
+    watched,
+)
 
 __all__ = [
     "DerivativeCheck",
@@ -56,8 +64,10 @@ def preflight(
         check_placement(f, x, domain.item)
     one = x[:1].detach()
     with kept_randomness([x.device] if x.device.type == "cuda" else []):
-        first, second = (_once(f, one, mode) for _ in range(2))
+        first, second = (_once(f, one, mode, x.detach()) for _ in range(2))
     for a, b in zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=True):
+        if isinstance(a, Tensor) and a.layout != torch.strided:
+            raise ModelError(f"the model's output is a {a.layout} tensor; return out.to_dense().")
         if not isinstance(a, Tensor) or not a.is_floating_point() or not a.isfinite().all():
             continue  # what is wrong with these is said with the result
         gap = float((a - b).norm() / a.norm().clamp_min(1e-30))
@@ -70,9 +80,21 @@ def preflight(
     return first
 
 
-def _once(f: Callable[[Any], Any], x: Any, mode: ModePolicy) -> Any:
-    with watched(f, mode):
-        return PlainFunction(f, ()).anything(x)
+def _once(f: Callable[[Any], Any], x: Any, mode: ModePolicy, batch: Any) -> Any:
+    """F at one item; what it leaves in the modules is put back."""
+    with kept_weights(f), watched(f, mode):
+        plain = PlainFunction(f, ())
+        try:
+            return plain.anything(x)
+        except RECOVERABLE as error:
+            if len(batch) == 1:
+                raise
+            plain.anything(batch)  # an error of the model itself surfaces as such
+            item = domain_of(x).item
+            raise ModelError(
+                f"the model does not run on one {item} alone ({str(error)[:160]}), so nobody can "
+                "tell whether its rows depend on each other; let it take any number."
+            ) from error
 
 
 def check_placement(model: nn.Module, x: Any, item: str) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -25,6 +26,7 @@ from liederiv.errors import (
 from liederiv.floors import Floor, rounding_floor
 from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
+from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
@@ -152,7 +154,8 @@ def measure(
     )
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
-    with tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring") as bar:
+    bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
+    with bar, kept_randomness([torch.device("cuda")] if torch.cuda.is_available() else []):
         try:
             for x, labels in _items(batches, batch_size):
                 if run is None:

@@ -28,7 +28,7 @@ from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.models import watched
+from liederiv.forward_mode.models import kept_randomness, watched
 from liederiv.generators import Generator
 from liederiv.locations import in_words
 from liederiv.metrics.local import NOT_ONE_TENSOR, Linearised, linearise
@@ -212,16 +212,17 @@ def _measure(
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
     action = domain.action(generators, x, scheme)
     seeds = domain.seeds(x, seed)
-    lin = linearise(
-        f,
-        x,
-        action,
-        output=output,
-        directions=directions,
-        seeds=seeds,
-        verify=verify,
-        mode="refuse",
-    )
+    with kept_randomness(domain.devices(x)):
+        lin = linearise(
+            f,
+            x,
+            action,
+            output=output,
+            directions=directions,
+            seeds=seeds,
+            verify=verify,
+            mode="refuse",
+        )
     return _Measured(f, x, action, output, lin)
 
 

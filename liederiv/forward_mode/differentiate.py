@@ -102,7 +102,7 @@ def pushforward(
     """
     x = untangled(x)
     job = _Job(f, x, tangents, chunk_size, root_modules(f))
-    with kept_randomness(_devices(x)):
+    with kept_randomness(domain_of(x).devices(x)):
         for candidate in job.candidates(engine):
             found = job.run(candidate)
             if found is not None:
@@ -143,7 +143,7 @@ def verified_pushforward(
         NotDifferentiableError: if no engine has the derivative of what f computes.
     """
     f, x = plain_model(f), untangled(x)
-    with sound_numerics(), kept_randomness(_devices(x)):
+    with sound_numerics(), kept_randomness(domain_of(x).devices(x)):
         known = recall(f, x, action, engine) if verify else None
         if known is not None and (len(x) == 1 or known.verification.rows > 1):
             job = _Job(f, x, tangents, chunk_size, known.roots)
@@ -204,7 +204,7 @@ def verify_product(
         NotDifferentiableError: if the product is not the derivative of what the model computes, or
             its gradient in the weights not that of the product.
     """
-    with sound_numerics(), kept_randomness(_devices(x)):
+    with sound_numerics(), kept_randomness(domain_of(x).devices(x)):
         if recall(model, x, action, purpose) is not None:
             return
         with evaluated((model,)):
@@ -252,12 +252,6 @@ def _combination(action: Action, item: Any) -> tuple[Tensor, Any]:
     sizes = torch.tensor([norm([v[k] for v in leaves]) for k in range(len(action))])
     weights = torch.where(sizes > 0, signs / sizes.clamp_min(1e-300), 0.0).double()
     return weights, combined(tangents, weights)
-
-
-def _devices(x: Any) -> list[torch.device]:
-    """CUDA devices whose random state a call may change."""
-    device = tree_flatten(x)[0][0].device
-    return [device] if device.type == "cuda" else []
 
 
 def _mode_of(roots: Sequence[nn.Module], mode: ModePolicy) -> ExitStack:

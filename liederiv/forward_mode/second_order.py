@@ -84,7 +84,7 @@ def check_gradient(function: PlainFunction, x: Any, v: Any, product: Product) ->
 
 def _error(gradients: tuple[Tensor, ...], moves: list[Tensor], difference: float) -> float:
     """Of the slope along the moves, relative to what it is along usual ones."""
-    terms = [g * m for g, m in zip(gradients, moves, strict=True)]
+    terms = [(g.conj() * m).real for g, m in zip(gradients, moves, strict=True)]
     slope = sum(float(t.sum()) for t in terms)
     typical = sum(float(t.square().sum()) for t in terms) ** 0.5
     size = max(abs(slope), abs(difference), typical)

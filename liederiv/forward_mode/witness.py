@@ -234,8 +234,9 @@ class Witness:
                 break
         if best is None:
             return self._motionless(jv)
-        coarse = chosen >= _LARGE_STEP and not self.allow_coarse
-        if still and (best[0] > _RESOLVED or coarse):  # nothing, then jumps
+        rough = any(v.dtype in (torch.float16, torch.bfloat16) for v in self.value)
+        coarse = chosen >= _LARGE_STEP and not (self.allow_coarse or rough)
+        if coarse or (still and best[0] > _RESOLVED):  # nothing, then jumps
             raise NotDifferentiableError(_JUMPS)
         return self._judge(jv, *best, uncertainty)
 
@@ -260,9 +261,10 @@ class Witness:
         first = self._make(steps_for(self.precision)[0], noise, wide=self.wide)
         if not first.is_still:
             return Finding(derivative=0.0, resolution=0.0)
-        elsewhere = self.function.leaves(tree_map(lambda a, n: a + 3 * n, self.item, noise))
-        if self.primal_gap(elsewhere) > PRIMAL_TOLERANCE.get(self.dtype, 1e-4):
-            raise NotDifferentiableError(_JUMPS)
+        far = [tree_map(lambda a, n, c=c: a + c * n, self.item, noise) for c in (3, -3, 30)]
+        for x in (*far, tree_map(torch.neg, self.item)):
+            if self.primal_gap(self.function.leaves(x)) > PRIMAL_TOLERANCE.get(self.dtype, 1e-4):
+                raise NotDifferentiableError(_JUMPS)
         return Finding(derivative=0.0, resolution=0.0, vacuous=True)
 
     def _size(self, i: int, jv: Tensor, quotient: DifferenceQuotient, doubt: float) -> float:
