@@ -104,7 +104,12 @@ def assert_equivariant(
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
-    measured = _measure(f, x, generators, output, scheme, directions, seed, verify)
+    with kept_randomness(domain_of(x).devices(x)):
+        _assert(_measure(f, x, generators, output, scheme, directions, seed, verify), rtol)
+
+
+def _assert(measured: _Measured, rtol: float | None) -> None:
+    x = measured.x
     dtypes = {x.dtype, measured.lin.y.dtype}
     tolerance = max(RTOL.get(d, 0.0) for d in dtypes) if rtol is None else rtol
     errors = measured.errors()
@@ -125,7 +130,8 @@ def equivariance_errors(
     verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
-    return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
+    with kept_randomness(domain_of(x).devices(x)):
+        return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
 
 
 @dataclass(frozen=True)
@@ -212,17 +218,16 @@ def _measure(
         raise ModelError(NOT_ONE_TENSOR.format(kind=type(y).__name__))
     action = domain.action(generators, x, scheme)
     seeds = domain.seeds(x, seed)
-    with kept_randomness(domain.devices(x)):
-        lin = linearise(
-            f,
-            x,
-            action,
-            output=output,
-            directions=directions,
-            seeds=seeds,
-            verify=verify,
-            mode="refuse",
-        )
+    lin = linearise(
+        f,
+        x,
+        action,
+        output=output,
+        directions=directions,
+        seeds=seeds,
+        verify=verify,
+        mode="refuse",
+    )
     return _Measured(f, x, action, output, lin)
 
 

@@ -42,6 +42,8 @@ TOLERANCE = 5e-3
 _CERTAIN = 0.01  # a difference known so well (relative) settles the question
 _RESOLVED = 0.1  # one known less well proves nothing
 _LEAST = 1e-3  # responses below this share of that to noise are judged relative to this share
+_NOTHING = 1e-5  # of what the output changes by when it follows the input: no response
+_FLAT = 1e-4  # a slope over small steps below this share of that over large ones: a staircase
 _SPREAD = 4.0  # how far beyond its typical size a random deviation may lie
 _LARGE_STEP = 1e-2  # relative to the input: a slope over such steps is no derivative
 _UNREST = 0.25  # of ‖J v‖: where rounding moves it further, float32 is no precision to measure in
@@ -213,7 +215,28 @@ class Witness:
         found = self._settle(jv, uncertainty)
         if found.complaint and again is not None and self.dtype != torch.float64 and self.wide:
             found = self._in_double(jv, again)
+        if not found.complaint and not self.allow_coarse:
+            self._refuse_staircase(jv)
         return replace(found, primal=gap)
+
+    def _refuse_staircase(self, jv: Sequence[Tensor]) -> None:
+        """Raise `NotDifferentiableError` if f answers nothing but large changes of its input.
+
+        Where J v is nothing, differences along v are nothing too, for invariant functions and for
+        those that are constant between jumps. Along noise these differ.
+        """
+        share = norm(self.direction) / (norm(self.item) or 1.0)
+        sizes = [_NOTHING * share * float(v.double().nan_to_num().norm()) for v in self.value]
+        if not all(float(j.norm()) <= size for j, size in zip(jv, sizes, strict=True)):
+            return
+        noise = noise_like(self.item, self._seed)
+        small, *_ = steps_for(self.precision)
+        near, far = (
+            [float(d.norm()) for d in self._make(step, noise, wide=self.wide).value]
+            for step in (small, _LARGE_STEP)
+        )
+        if any(b > 0 and a < _FLAT * b for a, b in zip(near, far, strict=True)):
+            raise NotDifferentiableError(_JUMPS)
 
     def _settle(self, jv: Sequence[Tensor], uncertainty: float = 0.0) -> Finding:
         """J v against the difference that is known best."""
@@ -348,9 +371,9 @@ Again = Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]
 """``(f, x, v) -> J_f(x)·v``: the same engine once more, on other precision or input."""
 
 _JUMPS = (
-    "the model's output is constant around this input and jumps further away: rounding, "
-    "quantisation or argmax inside leaves it no derivative; measure metrics of finite transforms "
-    "instead (metrics='sampled')."
+    "the model's output has no slope at this input: small changes leave it constant or make it jump "
+    "(rounding, quantisation or argmax inside, or a very fast oscillation); measure metrics of "
+    "finite transforms instead (metrics='sampled')."
 )
 
 
