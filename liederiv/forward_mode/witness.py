@@ -371,8 +371,8 @@ Again = Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]
 """``(f, x, v) -> J_f(x)·v``: the same engine once more, on other precision or input."""
 
 _JUMPS = (
-    "the model's output has no slope at this input: small changes leave it constant or make it jump "
-    "(rounding, quantisation or argmax inside, or a very fast oscillation); measure metrics of "
+    "the model's output has no slope at this input: small changes leave it constant or make it "
+    "jump (rounding, quantisation or argmax inside, or a very fast oscillation); measure metrics of "
     "finite transforms instead (metrics='sampled')."
 )
 
