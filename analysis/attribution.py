@@ -115,7 +115,7 @@ def attribute(
     if output is None:
         output = "probs" if domain.probabilities else "output"
     x = x.detach()
-    expected = preflight(model, x)
+    expected = preflight(model, x)  # verification of the model itself, before the first number
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with forward_mode():
