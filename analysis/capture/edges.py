@@ -117,4 +117,4 @@ def _nodes_so_far() -> int:
     with torch.enable_grad():
         node = torch.zeros((), requires_grad=True).clone().grad_fn
     assert node is not None
-    return int(node._sequence_nr())  # type: ignore[attr-defined]
+    return int(node._sequence_nr())
