@@ -37,6 +37,7 @@ from liederiv.analysis.layouts import Layout
 from liederiv.analysis.probes import ProbeSpec
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow, Witness
+from liederiv.analysis.witness import refuse_contradictions, summary
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
@@ -133,10 +134,10 @@ def attribute(
         images, seeds = [], domain.seeds(x, seed)
         for b in tqdm(range(len(x)), "attributing", unit=domain.item, disable=hidden):
             one = x[b : b + 1]
-            witness = verify and b == 0
-            images.append(_measure(setting, turns, one, seeds[b], witness=witness))
-    found = _assemble(setting, images, action, output, seed)
-    return replace(found, witness=_witness(plan, measured, images[0]) if verify else None)
+            check = verify and b == 0
+            images.append(_measure(setting, turns, one, seeds[b], witness=check))
+    witness = summary(plan, measured, images[0].statements) if verify else None
+    return _assemble(setting, images, action, output, seed, witness)
 
 
 @contextmanager
@@ -178,37 +179,8 @@ def _measure(
             found = replace(double, engine=f"{double.engine} (float64)")
         except (RuntimeError, LieDerivError):
             pass  # what was found in float32 is judged as it is
-    _refuse_contradictions(setting.plan, found)
+    refuse_contradictions(setting.plan, found.statements)
     return found
-
-
-def _refuse_contradictions(plan: Plan, found: Contributions) -> None:
-    """Raise `ModelError` if the witness says that a contribution is wrong."""
-    wrong = [s for s in found.statements if s.contradicts and not s.rounded]
-    if wrong:
-        worst = max(wrong, key=lambda s: s.disagreement)
-        path = plan.calls[worst.call].path
-        raise ModelError(
-            f"the contribution of module {path!r} is {worst.telescoped:.4g} by the gradients "
-            f"around it, but {worst.direct:.4g} by the derivative of the module alone (along a "
-            f"random direction; {len(wrong)} of {len(found.statements)} modules disagree): its "
-            "forward shares memory or state with other modules, or rounds (then pass the model and "
-            "the input in float64); let it return new tensors, or leave it out with "
-            f"modules=lambda path, module: path != {path!r}."
-        )
-
-
-def _witness(plan: Plan, measured: Sequence[int], found: Contributions) -> Witness:
-    names = {s.call: plan.calls[s.call].path for s in found.statements}
-    checked = [s for s in found.statements if not s.reason]
-    worst = max(checked, key=lambda s: s.disagreement, default=None)
-    return Witness(
-        checked=len({s.call for s in checked}),
-        measured=len(measured),
-        disagreement=float("nan") if worst is None else worst.disagreement,
-        module="" if worst is None else names[worst.call],
-        unchecked=tuple((names[s.call], s.reason) for s in found.statements if s.reason),
-    )
 
 
 def _choose(plan: Plan, modules: ModuleFilter | None) -> list[int]:
@@ -275,6 +247,7 @@ def _assemble(
     action: Action,
     output: OutputSpec,
     seed: int,
+    witness: Witness | None,
 ) -> Attribution:
     plan, measured = setting.plan, setting.measured
     entries = _entries(plan, measured, setting.model)
@@ -291,7 +264,12 @@ def _assemble(
         entries=entries,
         generators=tuple(g.name for g in action.generators),
         units=tuple(g.unit for g in action.generators),
-        **{name: table(name) for name in _TABLES},  # type: ignore[arg-type]
+        inclusive=table("inclusive"),
+        exclusive=table("exclusive"),
+        inclusive_error=table("inclusive_error"),
+        exclusive_error=table("exclusive_error"),
+        inclusive_projection=table("inclusive_projection"),
+        exclusive_projection=table("exclusive_projection"),
         lie_norm_squared=np.stack([v.lie.numpy() for v in images], -1),
         closure=np.stack([v.closure.numpy() for v in images], -1),
         covered=np.stack([v.covered.numpy() for v in images], -1),
@@ -302,12 +280,8 @@ def _assemble(
         seed=seed,
         engine=", ".join(dict.fromkeys(v.engine for v in images)),
         tolerance=setting.tolerance,
+        witness=witness,
     )
-
-
-_TABLES = tuple(
-    part + suffix for part in ("inclusive", "exclusive") for suffix in ("", "_error", "_projection")
-)
 
 
 def _profile(setting: Setting, images: Sequence[Contributions]) -> tuple[ProfileRow, ...]:

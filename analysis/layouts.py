@@ -16,7 +16,7 @@ is unknown, and the module around it absorbs it. No rule knows an architecture:
 3. A square map whose side is a number of tokens (with prefix tokens or without) of the enclosing
    module's grid is an attention map.
 4. Tokens must match a grid that was seen before as a map, or that a patch embedding declares
-   (`grid_size`); without one, no [1, n, m] is a token grid.
+   (attributes `grid_size` or `patch_size`); without one, no [1, n, m] is a token grid.
 5. A grid other than the enclosing module's is confirmed, where no layer's own arithmetic leads to
    it: gradients show where its positions look (`liederiv.analysis.capture.looking`). A crop has the
    shape of a stride, and queries that of tokens.

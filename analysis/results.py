@@ -106,6 +106,8 @@ class Witness:
     unchecked: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
+        if not self.measured:
+            return "there is no module to be checked"
         if not self.checked:
             return f"none of {self.measured} modules could be differentiated alone"
         where = f" ({self.module})" if self.module else ""

@@ -25,10 +25,11 @@ from liederiv.actions import Action
 from liederiv.analysis.capture import Plan, Recording, Replay, same
 from liederiv.analysis.direct_action import direct_action
 from liederiv.analysis.layouts import Layout
-from liederiv.errors import LieDerivError
+from liederiv.analysis.results import Witness
+from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import pushforward
 
-__all__ = ["Statement", "Telescoped", "testify"]
+__all__ = ["Statement", "Telescoped", "refuse_contradictions", "summary", "testify"]
 
 Replays = Callable[[Sequence[int]], dict[int, Replay]]
 
@@ -221,3 +222,33 @@ def _derivative(replay: Replay, tangents: Sequence[Tensor]) -> tuple[list[Tensor
         except LieDerivError:
             y, jv, _ = pushforward(replay, replay.inputs, stacked)
     return y, [v[0] for v in jv]
+
+
+def refuse_contradictions(plan: Plan, statements: Sequence[Statement]) -> None:
+    """Raise `ModelError` if the witness says that a contribution is wrong."""
+    wrong = [s for s in statements if s.contradicts and not s.rounded]
+    if wrong:
+        worst = max(wrong, key=lambda s: s.disagreement)
+        path = plan.calls[worst.call].path
+        raise ModelError(
+            f"the contribution of module {path!r} is {worst.telescoped:.4g} by the gradients "
+            f"around it, but {worst.direct:.4g} by the derivative of the module alone (along a "
+            f"random direction; {len(wrong)} of {len(statements)} modules disagree): its forward "
+            "shares memory or state with other modules, or rounds (then pass the model and the "
+            "input in float64); let it return new tensors, or leave it out with "
+            f"modules=lambda path, module: path != {path!r}."
+        )
+
+
+def summary(plan: Plan, measured: Sequence[int], statements: Sequence[Statement]) -> Witness:
+    """What goes into the result."""
+    names = {s.call: plan.calls[s.call].path for s in statements}
+    checked = [s for s in statements if not s.reason]
+    worst = max(checked, key=lambda s: s.disagreement, default=None)
+    return Witness(
+        checked=len({s.call for s in checked}),
+        measured=len(measured),
+        disagreement=float("nan") if worst is None else worst.disagreement,
+        module="" if worst is None else names[worst.call],
+        unchecked=tuple((names[s.call], s.reason) for s in statements if s.reason),
+    )

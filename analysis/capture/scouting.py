@@ -13,7 +13,7 @@ from liederiv.analysis.capture.calls import Call, Plan
 from liederiv.analysis.capture.hooks import as_leaf, module_hooks, plain_checkpointing
 from liederiv.analysis.capture.looking import looks_there
 from liederiv.analysis.kinds import commutes, takes_maps
-from liederiv.analysis.layouts import Layout, LayoutRecogniser
+from liederiv.analysis.layouts import Grid, Layout, LayoutRecogniser
 from liederiv.analysis.point_layouts import PointRecogniser, input_layouts
 from liederiv.points import PointCloud
 
@@ -144,7 +144,7 @@ class _Scout:
         else:
             fresh = False
         slot = self._slots[key]
-        again = fresh or is_map or (returned and _is_pair(getattr(m, "grid_size", None)))
+        again = fresh or is_map or (returned and bool(_declared_grids(m, self._image)))
         if m is not None and self.layouts[slot] is None and again:
             self.layouts[slot] = self._recognise(z, m, is_map, returned)
             found = self.layouts[slot]
@@ -164,9 +164,9 @@ class _Scout:
             sources = [*([self._latest] if self._latest is not None else []), *near]
             return any(self._looks(z, layout, source) for source in sources)
 
-        grid: Any = getattr(m, "grid_size", None)
-        if returned and isinstance(self.recogniser, LayoutRecogniser) and _is_pair(grid):
-            self.recogniser.declare((grid[0], grid[1]))
+        if returned and isinstance(self.recogniser, LayoutRecogniser):
+            for grid in _declared_grids(m, self._image):
+                self.recogniser.declare(grid)
         known = [(layout, self._tensors[s][0].shape) for s in near if (layout := self.layouts[s])]
         return self.recogniser(
             z,
@@ -182,7 +182,11 @@ class _Scout:
         usable = known is not None and known.spatial and not known.flat and s._version == version
         if known is None or not usable or s is z:
             return False
-        return looks_there(z, layout, s, known, self.recogniser.root.grid)
+        return looks_there(z, layout, s, known, self._image)
+
+    @property
+    def _image(self) -> Grid:
+        return self.recogniser.root.grid
 
     def _enclosing(self) -> tuple[int | None, list[int]]:
         """The innermost call around the present place that took known layouts, and their slots."""
@@ -206,8 +210,20 @@ class _Scout:
         return found
 
 
-def _is_pair(grid: Any) -> bool:
-    return isinstance(grid, tuple) and len(grid) == 2 and all(isinstance(n, int) for n in grid)
+def _declared_grids(m: nn.Module | None, image: Grid) -> list[Grid]:
+    """What a patch embedding says that it makes of the image: its grid, or the size of a patch."""
+    found = [grid for grid in [_pair(getattr(m, "grid_size", None))] if grid is not None]
+    patch = _pair(getattr(m, "patch_size", None))
+    if patch is not None and min(patch) > 0:
+        found.append((image[0] // patch[0], image[1] // patch[1]))
+    return found
+
+
+def _pair(value: Any) -> Grid | None:
+    if isinstance(value, int):
+        return value, value
+    two = isinstance(value, tuple | list) and len(value) == 2
+    return (value[0], value[1]) if two and all(isinstance(n, int) for n in value) else None
 
 
 def _hides_tensors(leaf: Any) -> bool:

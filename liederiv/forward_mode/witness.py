@@ -372,8 +372,8 @@ Again = Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]
 
 _JUMPS = (
     "the model's output has no slope at this input: small changes leave it constant or make it "
-    "jump (rounding, quantisation or argmax inside, or a very fast oscillation); measure metrics of "
-    "finite transforms instead (metrics='sampled')."
+    "jump (rounding, quantisation or argmax inside, or a very fast oscillation); measure metrics "
+    "of finite transforms instead (metrics='sampled')."
 )
 
 

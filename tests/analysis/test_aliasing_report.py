@@ -186,3 +186,25 @@ def test_a_saturated_softmax_has_no_error_and_no_shares():
     assert not relu.error.any()
     assert np.isnan(relu.aliasing_share()).all()
     assert relu.aliased_power.min() > 0
+
+
+class ToldTwice(nn.Module):
+    """A module with a constant second argument, which a counterpart would not be given."""
+
+    class Scaled(nn.Module):
+        def forward(self, z, power=1):
+            return z.relu() ** power
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 4, 3, padding=1), self.Scaled()
+
+    def forward(self, x):
+        return self.act(self.conv(x), 2).mean((2, 3))
+
+
+def test_modules_with_further_arguments_are_skipped():
+    torch.manual_seed(0)
+    report = measure_aliasing(ToldTwice().eval(), torch.randn(1, 3, 12, 12), output="logits")
+    assert [r.path for r in report.rows] == ["conv"]
+    assert ("act", "it takes further arguments") in report.skipped

@@ -505,13 +505,13 @@ class LinearPatches(nn.Module):
         super().__init__()
         self.embed, self.norm = self.Embed(), nn.LayerNorm(24)
         if declares:
-            self.embed.grid_size = (4, 4)
+            setattr(self.embed, *declares)
 
     def forward(self, x):
         return self.norm(self.embed(x).tanh()).mean(1)
 
 
-@pytest.mark.parametrize("declares", [True, False])
+@pytest.mark.parametrize("declares", [("grid_size", (4, 4)), ("patch_size", 16), None])
 def test_patches_without_a_map_are_declared_or_unknown(declares):
     tokens = Layout("NLC", (4, 4)) if declares else None
     found = layouts_within(LinearPatches(declares))

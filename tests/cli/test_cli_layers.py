@@ -26,7 +26,7 @@ def layers(run, photographs):
 def test_tree_bars_and_sums_are_printed(layers):
     result = layers("--top", 3)
     assert result.exit_code == 0, result.output
-    for text in ("conv1", "layer1", "By kind", "activation", "Closure error"):
+    for text in ("conv1", "layer1", "By kind", "activation", "Closure error", "Witness: 16 of"):
         assert text in result.stdout
     assert re.search(r"sum +100\.0 % +100\.0 %", result.stdout)
     assert len(re.findall(r"[├└]─ (?!\()", result.stdout)) <= 3
@@ -53,6 +53,8 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
         assert data[key] not in ("", None, {})
     assert (data["num_images"], data["output"]) == (2, "probs")
     assert data["closure_error"] < 1e-4
+    assert data["witness"]["checked"] == 16
+    assert data["witness"]["disagreement"] < 1e-3
     assert set(data["total"]) == {"translation_x", "rotation"}
     rows = pd.DataFrame(data["rows"])
     for name, own in rows.groupby("generator"):

@@ -261,12 +261,7 @@ def cut(x):
 @pytest.mark.parametrize(
     ("f", "named", "error", "message"),
     [
-        (
-            lambda x: (x * 4).round().mean((2, 3)),
-            {},
-            NotDifferentiableError,
-            "no slope at this input",
-        ),
+        (lambda x: (x * 4).round().mean((2, 3)), {}, NotDifferentiableError, "no slope"),
         (lambda x: x - x.mean(0), {}, ModelError, "depend on the other images"),
         (lambda x: x + torch.randn_like(x), {}, ModelError, "stochastic"),
         (circular().train(), {}, ModelError, r"model\.eval\(\)"),

@@ -16,6 +16,8 @@ from liederiv import (
     resolve_generators,
 )
 from liederiv.analysis import attribute, measure_aliasing
+from liederiv.model_zoo.clouds import load_clouds
+from liederiv.model_zoo.point_models import load_point_model
 from liederiv.points import POINTS, Fiber, Joined, PointAction, PointModel, Scalars, Vectors
 
 
@@ -153,6 +155,22 @@ def test_clouds_of_different_size_are_measured_one_by_one():
         single = attribute(model, cloud[b], "rotation_y", probes="exact")
         found, want = whole.inclusive[..., b], single.inclusive[..., 0]
         assert np.allclose(found, want, equal_nan=True, rtol=1e-9, atol=1e-25)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_shipped_network_obeys_the_law():
+    """Asked for alone, every module contributes what it does among all; its read-out is a view."""
+    model, cloud = load_point_model("rapidash_tn_r3").model, load_clouds("nbody", 2).clouds
+    whole = attribute(model, cloud, "rotation_x", output="vectors")
+    measured = [e.path for e in whole.entries[1:] if e.status == "measured"]
+    assert {"net", "net.spatial_basis_fn.0", "net.readout"} <= set(measured)
+    for path in measured:
+        alone = attribute(model, cloud, "rotation_x", output="vectors", modules=[path])
+        found, expected = (v.inclusive[entry(v, path), 0] for v in (whole, alone))
+        assert np.allclose(found, expected, rtol=1e-3)
+    assert np.allclose(whole.inclusive[entry(whole, "net.readout"), 0, 0], 1.636, rtol=1e-3)
+    assert whole.witness.checked == len(measured)
+    assert whole.witness.disagreement < 1e-3
 
 
 def test_adapter_and_outputs_per_point():
