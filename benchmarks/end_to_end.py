@@ -7,6 +7,8 @@ For one model of each of five families, random weights, K = 8 generators:
 * time over the double-backward algorithm of arXiv 2210.02984 (own implementation: per generator,
   the transform of the image is differentiated through bilinear sampling and the network by two
   reverse passes), and over the same fed with our tangents;
+* what the witness costs, once per model: the first call less a later one, in plain forward passes
+  of one image;
 * peak memory per image, from a process of its own.
 
 All ratios come from one run; candidates take turns, and medians over the rounds are reported.
@@ -36,7 +38,7 @@ from tqdm import tqdm
 
 from liederiv import forward_mode, lie_derivative, resolve_generators
 from liederiv.actions import ImageAction
-from liederiv.forward_mode import double_backward_jvp
+from liederiv.forward_mode import double_backward_jvp, forget
 from liederiv.generators import SpatialGenerator
 
 MODELS = (
@@ -108,8 +110,18 @@ def candidates(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
         with torch.no_grad():
             return model(x)
 
+    def one_image() -> Tensor:
+        with torch.no_grad():
+            return model(x[:1])
+
+    def first_call() -> Tensor:
+        forget(model)
+        return lie_derivative(model, x, GENERATORS)
+
     return {
         "forward": forward,
+        "one image": one_image,
+        "first call": first_call,
         "liederiv": lambda: lie_derivative(model, x, GENERATORS),
         "published": lambda: published(model, x),
         "double-backward": lambda: double_backward(model, x),
@@ -142,7 +154,7 @@ def measure_model(name: str, batch_size: int, rounds: int, device: str) -> dict[
         run()
     for _ in range(rounds):
         for key, run in runs.items():
-            repeats = 3 if key == "forward" else 1
+            repeats = 3 if key in ("forward", "one image") else 1
             seconds[key] += [timed(run) for _ in range(repeats)]
     row: dict[str, object] = {k: statistics.median(v) for k, v in seconds.items()}
     row["memory"] = {key: peak_memory(name, key, batch_size) for key in ("forward", "liederiv")}
@@ -181,6 +193,7 @@ def report(rows: dict[str, dict], batch_size: int) -> None:
         f"÷ floor ({1 + K})",
         "published ÷ liederiv",
         "double-backward ÷ liederiv",
+        "witness ÷ forward of one image",
         "MiB per image (forward)",
     ):
         table.add_column(header, justify="left" if header == "model" else "right")
@@ -193,6 +206,7 @@ def report(rows: dict[str, dict], batch_size: int) -> None:
             f"{ratio / (1 + K):.2f}",
             f"{r['published'] / r['liederiv']:.1f}",
             f"{r['double-backward'] / r['liederiv']:.1f}",
+            f"{(r['first call'] - r['liederiv']) / r['one image']:.1f}",
             f"{r['memory']['liederiv']:.0f} ({r['memory']['forward']:.0f})",
         )
     Console(width=130).print(table)

@@ -404,6 +404,8 @@ class _Trial:
         self.job = _Job(f, x, tangents, chunk_size, self.roots)
         self._check_rows(value, self.item)
         self._check_mode(value)
+        # Seen between the item alone and the batch, so that a function of its history is found out.
+        self.other = self._other_item()
         self.witness = Witness(self.function, self.item, direction, value)
 
     def _alone(self) -> Any:
@@ -438,8 +440,6 @@ class _Trial:
                     self.job.complaints[candidate] = finding.complaint
                     continue
                 rows = self._other_rows(found.y)
-                if rows > 1:  # after other inputs, it must still be what it was
-                    self.witness.refuse_chance()
                 self._leave()
                 self.job.tell(candidate, stacklevel=4)
                 return self._accept(found, finding, rows, engine)
@@ -455,13 +455,12 @@ class _Trial:
             unchecked.append("rows (which belong to which cloud is not known)")
         if not self.roots:
             unchecked.append("mode and weights (no module was found behind the function)")
-        wide = self.witness.precision == torch.float64
         verification = replace(
             found.verification,
             primal=finding.primal,
             derivative=finding.derivative,
             resolution=finding.resolution,
-            precision="" if finding.derivative is None else ("float64" if wide else "float32"),
+            precision=finding.precision if finding.derivative is not None else "",
             rows=rows,
             unchecked=tuple(unchecked),
             passed_over=next(iter(self.job.complaints.values()), ""),
@@ -569,16 +568,21 @@ class _Trial:
         self._other_rows(together)
         self.witness.refuse_chance()
 
-    def _other_rows(self, y: Any) -> int:
-        """Compare one more item alone with its rows; the number of items compared."""
-        if len(self.x) == 1:
-            return 1
-        if not self.separable:
-            return 0
+    def _other_item(self) -> tuple[int, Witness] | None:
+        """One more item alone, if there is one."""
+        if len(self.x) == 1 or not self.separable:
+            return None
         other = len(self.x) - 1 if self.number < len(self.x) - 1 else 0
         item = self.x[other : other + 1].detach()
-        probe = Witness(self.function, item, item, self.function(item))
-        gap = probe.primal_gap([self._rows(v, other) for v in tree_flatten(y)[0]])
-        if not probe.is_rounding(gap):
+        return other, Witness(self.function, item, item, self.function(item))
+
+    def _other_rows(self, y: Any) -> int:
+        """Compare the other item alone with its rows; the number of items compared."""
+        if self.other is None:
+            return 1 if len(self.x) == 1 else 0
+        number, alone = self.other
+        gap = alone.primal_gap([self._rows(v, number) for v in tree_flatten(y)[0]])
+        if not alone.is_rounding(gap):
+            alone.refuse_chance()
             raise ModelError(self._mixing(gap))
         return 2

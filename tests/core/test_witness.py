@@ -71,12 +71,12 @@ def test_a_sound_model_passes_in_one_go_and_says_how():
     net, x = small(), images()
     got = found(net, x)
     v = got.verification
-    assert (v.engine, v.precision, v.rows, v.unchecked) == ("vmap", "float64", 2, ())
+    assert (v.engine, v.precision, v.rows, v.unchecked) == ("vmap", "float32", 2, ())
     assert v.primal < 1e-5
-    assert v.derivative < 1e-4
-    assert v.resolution < 1e-4
+    assert v.derivative < 1e-3
+    assert v.resolution < 1e-3
     assert error(got.value, quotient(copy.deepcopy(net).double(), x)) < 1e-4
-    assert "float64" in str(v)
+    assert "float32" in str(v)
     assert "rows of 2 items" in str(v)
 
 
@@ -248,7 +248,8 @@ def test_float64_needs_no_copy(model):
     torch.manual_seed(0)
     net = model().eval()
     output = "NCHW" if isinstance(net, nn.Conv2d) else "invariant"
-    got = lie_derivative_with_output(net, images(), "rotation", output=output)
+    wide = nn.Sequential(nn.ReLU(), net).eval()  # kinks are looked at in float64
+    got = lie_derivative_with_output(wide, images(), "rotation", output=output)
     assert got.verification.precision == "float64"
     assert all(p.dtype in (torch.float32, torch.complex64) for p in net.parameters())
 
