@@ -54,6 +54,7 @@ class Origin:
         seed: of everything random.
         settings: all that affects the result, as JSON with sorted keys.
         engine: how derivatives were computed.
+        verification: how they were verified on this model.
         representation: how the output transforms.
         warnings: what a reader of the numbers should know, joined by line breaks.
         version_liederiv: of the packages; so the next four.
@@ -94,6 +95,7 @@ class Origin:
     seed: int | None = None
     settings: str = ""
     engine: str = ""
+    verification: str = ""
     representation: str = ""
     warnings: str = ""
     version_liederiv: str = ""

@@ -81,7 +81,10 @@ def _print(
     out.print(f"[bold]{p.model}[/bold] · {p.weights} · {count(loaded.num_parameters)} parameters")
     out.print(
         f"{described_inputs(p)} of {size} · scheme {p.scheme} · "
-        f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}\n"
+        f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}"
     )
+    if p.verification:
+        out.print(f"verified: {p.verification}")
+    out.print()
     for item in score_tables(measurement):
         out.print(item)

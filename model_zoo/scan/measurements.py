@@ -205,7 +205,8 @@ def peak_memory() -> int | None:
 def _fields(p: Provenance) -> Mapping[str, Any]:
     names = [
         *("weights", "weights_fingerprint", "images", "images_fingerprint", "num_images"),
-        *("scheme", "dtype", "device", "seed", "engine", "representation"),
+        *("scheme", "dtype", "device", "seed", "engine", "verification"),
+        "representation",
     ]
     versions = ("liederiv", "torch", "timm", "numpy", "python")
     return {
