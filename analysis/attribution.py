@@ -124,7 +124,7 @@ def attribute(
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
-    with kept_randomness(domain.devices(x)), forward_mode(), _followed():
+    with kept_randomness(x), forward_mode(), _followed():
         plan = scout(twin, x[:1])
         check_same(expected, plan.output)
         reader = OutputReader(model, plan.output, output, x[:1])

@@ -254,6 +254,7 @@ class _Run:
             "lee,relative_spectrum",
             scheme=self.scheme,
             output_type=self.output,
+            verify=not modules,  # what is repaired is ours
             resamples=1,
         )
         lee, relative = (

@@ -63,7 +63,7 @@ def preflight(
     if isinstance(f, nn.Module):
         check_placement(f, x, domain.item)
     one = x[:1].detach()
-    with kept_randomness([x.device] if x.device.type == "cuda" else []):
+    with kept_randomness(x):
         first, second = (_once(f, one, mode, x.detach()) for _ in range(2))
     for a, b in zip(tree_flatten(first)[0], tree_flatten(second)[0], strict=True):
         if isinstance(a, Tensor) and a.layout != torch.strided:

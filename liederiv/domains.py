@@ -99,10 +99,6 @@ class Domain(ABC):
     def rows(self, x: Any) -> tuple[int, ...]:
         """How many rows an output may have."""
 
-    def devices(self, x: Any) -> list[torch.device]:
-        """CUDA devices whose random state a model may change when it runs on x."""
-        return [x.device] if x.device.type == "cuda" else []
-
     def separable(self, x: Any) -> bool:
         """Whether the rows of an output can be told apart by item."""
         return True

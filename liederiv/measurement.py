@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -155,7 +154,7 @@ def measure(
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
     bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
-    with bar, kept_randomness([torch.device("cuda")] if torch.cuda.is_available() else []):
+    with bar, kept_randomness(batches if isinstance(batches, Tensor) else None):
         try:
             for x, labels in _items(batches, batch_size):
                 if run is None:

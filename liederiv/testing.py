@@ -104,7 +104,7 @@ def assert_equivariant(
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
-    with kept_randomness(domain_of(x).devices(x)):
+    with kept_randomness(x):
         _assert(_measure(f, x, generators, output, scheme, directions, seed, verify), rtol)
 
 
@@ -130,7 +130,7 @@ def equivariance_errors(
     verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
-    with kept_randomness(domain_of(x).devices(x)):
+    with kept_randomness(x):
         return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
 
 

@@ -102,7 +102,7 @@ def pushforward(
     """
     x = untangled(x)
     job = _Job(f, x, tangents, chunk_size, root_modules(f))
-    with kept_randomness(domain_of(x).devices(x)):
+    with kept_randomness(x):
         for candidate in job.candidates(engine):
             found = job.run(candidate)
             if found is not None:
@@ -143,7 +143,7 @@ def verified_pushforward(
         NotDifferentiableError: if no engine has the derivative of what f computes.
     """
     f, x = plain_model(f), untangled(x)
-    with sound_numerics(), kept_randomness(domain_of(x).devices(x)):
+    with sound_numerics(), kept_randomness(x):
         known = recall(f, x, action, engine) if verify else None
         if known is not None and (len(x) == 1 or known.verification.rows > 1):
             job = _Job(f, x, tangents, chunk_size, known.roots)
@@ -204,7 +204,7 @@ def verify_product(
         NotDifferentiableError: if the product is not the derivative of what the model computes, or
             its gradient in the weights not that of the product.
     """
-    with sound_numerics(), kept_randomness(domain_of(x).devices(x)):
+    with sound_numerics(), kept_randomness(x):
         if recall(model, x, action, purpose) is not None:
             return
         with evaluated((model,)):

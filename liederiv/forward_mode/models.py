@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from liederiv.errors import ModelError
 
@@ -381,8 +381,14 @@ def _widened(value: Tensor) -> Tensor:
 
 
 @contextmanager
-def kept_randomness(devices: Sequence[torch.device]) -> Iterator[None]:
-    """The random states of torch, NumPy and Python as they were, on every exit."""
+def kept_randomness(x: Any = None) -> Iterator[None]:
+    """The random states of torch, NumPy and Python as they were, on every exit.
+
+    Args:
+        x: an input: its device's state is kept too.
+    """
+    cuda = {v.device for v in tree_flatten(x)[0] if isinstance(v, Tensor) and v.is_cuda}
+    devices = sorted(cuda, key=str)
     with torch.random.fork_rng(devices=devices):
         of_numpy, of_python = np.random.get_state(), random.getstate()
         try:

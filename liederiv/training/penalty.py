@@ -179,9 +179,8 @@ def multitask_loss(
 
 def _product(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[Any, Any]:
     """f(x) and J_f(x)·v, as the penalty differentiates."""
-    device = [x.device] if x.device.type == "cuda" else []
     try:
-        with kept_randomness(device):
+        with kept_randomness(x):
             return jvp(f, (tree_map(torch.clone, x),), (v,))[:2]
     except (NotImplementedError, RuntimeError) as error:
         f(tree_map(torch.clone, x))  # an error of the model itself surfaces as such

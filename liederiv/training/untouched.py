@@ -26,10 +26,9 @@ def untouched(model: Any, device: torch.device) -> Iterator[None]:
         model: a module, or any callable; modules behind one are found when they are called.
         device: where the images are.
     """
-    devices = [device] if device.type == "cuda" else []
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(kept_randomness(devices))
+        stack.enter_context(kept_randomness(torch.empty(0, device=device)))
         if isinstance(model, nn.Module):
             stack.enter_context(evaluated([model]))
             stack.enter_context(as_it_was([model]))

@@ -63,7 +63,7 @@ def test_engines_agree(name, dtype):
     x = torch.randn(2, 3, 64, 64, dtype=dtype)
     names = resolve_generators("translation,rotation,saturation")
     results = [
-        lie_derivative_with_output(model, x, names, engine=e).value
+        lie_derivative_with_output(model, x, names, engine=e, verify=False).value
         for e in ("vmap", "loop", "double-backward")
     ]
     tolerance = 1e-4 if dtype == torch.float32 else 1e-10

@@ -137,9 +137,9 @@ class Counting(nn.Module):
 def test_a_module_is_looked_at_once_per_size():
     model, x = Counting().eval(), images("noise")
     for _ in range(3):
-        lie_derivative_with_output(model, x, "translation_x", engine="loop")
+        lie_derivative_with_output(model, x, "translation_x", engine="loop", verify=False)
     assert model.calls == 3 + 6
-    lie_derivative_with_output(model, x[..., :32], "translation_x", engine="loop")
+    lie_derivative_with_output(model, x[..., :32], "translation_x", engine="loop", verify=False)
     assert model.calls == 4 + 12
 
 
