@@ -247,8 +247,9 @@ def _contract(
                 continue
             key = (edge.slot, *[_memory(g) for g in column])
             if key not in seen:  # autograd hands one tensor to several edges
-                gradients = _stack(column, out)
-                seen[key] = (lies[edge.slot] @ gradients.mT).double()
+                # In float64: contributions are small differences of such products.
+                gradients = _stack(column, out).double()
+                seen[key] = lies[edge.slot].double() @ gradients.mT
             inner[edge.call, :, part] += edge.sign * seen[key]
     return inner, pulled, _norms(moving).double(), size.sqrt()
 

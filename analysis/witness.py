@@ -184,7 +184,9 @@ def _check(
     def size(slot: int) -> float:  # of Σ_k ε_k ℓ_k
         return float((epsilon.to(found.lies[slot]) @ found.lies[slot]).norm())
 
-    for (_, slot), value, pushed in zip(replay.call.outputs, y, jv, strict=True):
+    slots = [slot for _, slot in replay.call.outputs]
+    found_at = dict(zip(slots, zip(y, jv, strict=True), strict=True))  # a tensor may return twice
+    for slot, (value, pushed) in found_at.items():
         after = _move(layouts[slot], action, value, epsilon)
         g = gradients.get((slot, 1))
         if g is not None:

@@ -140,6 +140,31 @@ def test_what_cannot_be_run_alone_is_said():
     assert (a.witness.checked, a.witness.measured) == (2, 3)
 
 
+def test_a_tensor_that_is_returned_twice_counts_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, x):
+            y = self.conv(x).sin()
+            return [y, y]
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.twice, self.act = Twice(), nn.Tanh()
+
+        def forward(self, x):
+            a, b = self.twice(x)
+            return (self.act(a) * b.square()).mean((2, 3))
+
+    torch.manual_seed(0)
+    a = measured(Net().double().eval())
+    assert a.witness.checked == a.witness.measured == 3
+    assert a.witness.disagreement < 1e-10
+
+
 LAYOUTS = {
     "NCHW": (Layout("NCHW", (12, 16)), (1, 3, 12, 16)),
     "NHWC": (Layout("NHWC", (6, 8)), (1, 6, 8, 3)),
