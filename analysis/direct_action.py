@@ -8,6 +8,7 @@ from torch import Tensor
 from liederiv.actions import Action, ImageAction
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.point_layouts import PointLayout
+from liederiv.derivatives import get_scheme
 from liederiv.generators import SpatialGenerator
 from liederiv.points import Joined, PointAction, Positions, Scalars, Vectors
 from liederiv.points.representations import PointRepresentation
@@ -62,7 +63,10 @@ def _on_map(layout: Layout, action: ImageAction, z: Tensor, weights: Tensor) -> 
         (row[0] * x + row[1] * y + row[2]).to(z.device) / step
         for row, step in zip(field, (dx, dy), strict=True)
     )
-    slopes = [action.scheme.derivative(n, z.dtype, z.device) for n in (h, w)]
+    # A part of the image is not continued by its own other side.
+    part = layout.extent is not None and action.scheme.name == "fourier"
+    scheme = get_scheme("fourier_mirror") if part else action.scheme
+    slopes = [scheme.derivative(n, z.dtype, z.device) for n in (h, w)]
     along_x = torch.einsum("ij,chj->chi", slopes[1], z)
     along_y = torch.einsum("ij,cjw->ciw", slopes[0], z)
     return xi_x * along_x + xi_y * along_y

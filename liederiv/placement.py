@@ -109,11 +109,10 @@ def paint(f: Callable[[Any], Any], x: Tensor, to_maps: Callable[[Any], Tensor]) 
     Returns:
         the changes; None if the map is not finite, which is said with the result.
     """
-    with watched(f) as roots:
-        PlainFunction(f, ()).anything(x[:1])
-    plain = PlainFunction(f, roots)
     with forward_mode():
-        before = to_maps(plain.anything(x[:1]))
+        with watched(f) as roots:
+            before = to_maps(PlainFunction(f, ()).anything(x[:1]))
+        plain = PlainFunction(f, roots)
         coarse = torch.finfo(before.dtype).eps if before.is_floating_point() else 0.0
         eps = max(64 * torch.finfo(x.dtype).eps, 2 * coarse)  # of sums inside, of what comes out
         before = before.double()

@@ -33,6 +33,7 @@ from liederiv.forward_mode.models import (
     in_training,
     kept_randomness,
     kept_weights,
+    own_buffers,
     plain_model,
     root_modules,
     watched,
@@ -310,7 +311,13 @@ class _Job:
             found = difference_jvp(function, self.x, self.tangents)
             return Pushforward(found.y, found.jv, Verification(engine), found.errors)
         with forward_mode(), as_it_was(self.roots):
-            y, jv = in_chunks(engine, self.f, self.x, self.tangents, self.chunk)
+            try:
+                y, jv = in_chunks(engine, self.f, self.x, self.tangents, self.chunk)
+            except RuntimeError as error:
+                if "mutate a captured Tensor" not in str(error):
+                    raise
+                own = own_buffers(self.f, self.roots)
+                y, jv = in_chunks(engine, own, self.x, self.tangents, self.chunk)
         return Pushforward(y, jv, Verification(engine))
 
     def tell(self, used: str, stacklevel: int) -> None:
@@ -518,7 +525,8 @@ class _Trial:
     def _again(self, engine: str) -> Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]:
         def run(f: Callable[[Any], Any], x: Any, v: Any) -> list[Tensor]:
             with forward_mode(), as_it_was(self.roots):
-                _, jv = in_chunks(engine, f, x, tree_map(lambda t: t[None], v), 1)
+                own = own_buffers(f, self.roots)
+                _, jv = in_chunks(engine, own, x, tree_map(lambda t: t[None], v), 1)
             return [w[0] for w in tree_flatten(jv)[0]]
 
         return run

@@ -33,6 +33,7 @@ __all__ = [
     "in_training",
     "kept_randomness",
     "kept_weights",
+    "own_buffers",
     "plain_model",
     "refuse_training",
     "root_modules",
@@ -368,6 +369,20 @@ def in_double(
                     stack.callback(store.update, kept)
                     store.update(changed)
         yield
+
+
+def own_buffers(f: Callable[[Any], Any], roots: Sequence[nn.Module]) -> Callable[[Any], Any]:
+    """F with copies of buffers made inside each call: transforms allow writing to these only."""
+
+    def g(x: Any) -> Any:
+        with ExitStack() as stack:
+            for module in _every(roots):
+                store = module._buffers
+                stack.callback(store.update, dict(store))
+                store.update({k: None if b is None else b.clone() for k, b in store.items()})
+            return f(x)
+
+    return g
 
 
 def _widened(value: Tensor) -> Tensor:

@@ -307,7 +307,8 @@ class Witness:
             )
         noise = noise_like(self.item, self._seed)
         first = self._make(steps_for(self.precision)[0], noise, wide=self.wide)
-        if not first.is_still:
+        beside = self._make(steps_for(self.precision)[0], noise, wide=self.wide).beside
+        if not first.is_still or self.primal_gap(beside) > 0:
             return Finding(derivative=0.0, resolution=0.0)
         far = [tree_map(lambda a, n, c=c: a + c * n, self.item, noise) for c in (3, -3, 30)]
         for x in (*far, tree_map(torch.neg, self.item)):

@@ -223,7 +223,7 @@ def test_shifts_by_the_whole_size_move_nothing_and_are_left_out():
 class Declared(nn.Module):
     """[B, 5, 6, 8] for 8 × 6 images: no stride that is known, but a declared map."""
 
-    output_representation = FeatureMap()
+    output_representation = FeatureMap(extent=(8, 8))
 
     def forward(self, x):
         return x[:, :, 1:-1, 1:-1]

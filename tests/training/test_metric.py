@@ -233,7 +233,7 @@ class Boom(nn.Module):
 
 def test_a_failing_batch_adds_nothing():
     """The second part of the batch fails; the first one must not have been counted."""
-    metric = Lee("rotation", batch_size=2, output_type="output")
+    metric = Lee("rotation", batch_size=1, output_type="output", verify=False)
     with pytest.raises(ValueError, match="boom"):
         metric.update(nn.Sequential(formula_network(), FailsOnThree()).eval(), images(5))
     assert metric.count_rotation == 0
@@ -241,8 +241,11 @@ def test_a_failing_batch_adds_nothing():
 
 
 class FailsOnThree(nn.Module):
+    calls = 0
+
     def forward(self, x):
-        if x.shape[0] == 1:
+        self.calls += 1
+        if self.calls > 3:
             raise ValueError("boom")
         return x
 
