@@ -76,11 +76,6 @@ class DifferenceQuotient:
         sides = zip(*self._ends, here, strict=True)
         return [(up.double() + down.double() - 2 * y.double()) / self.h for up, down, y in sides]
 
-    @property
-    def beside(self) -> list[Tensor]:
-        """f(x + h v)."""
-        return self._ends[0]
-
     @cached_property
     def is_still(self) -> bool:
         """Whether f has the very same value at both ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,9 +148,11 @@ def verified_pushforward(
         known = recall(f, x, action, engine) if verify else None
         if known is not None and (len(x) == 1 or known.verification.rows > 1):
             job = _Job(f, x, tangents, chunk_size, known.roots)
-            with _mode_of(known.roots, mode):
+            # A function may have come to call other modules than it did.
+            seen = nullcontext(known.roots) if isinstance(f, nn.Module) else watched(f)
+            with _mode_of(known.roots, mode), seen as called:
                 found = job.run(known.verification.engine)
-            if found is not None:
+            if found is not None and {*map(id, called)} == {*map(id, known.roots)}:
                 return replace(found, verification=known.verification)
         if verify:
             return _Trial(f, x, tangents, action, chunk_size, mode).verdict(engine)
@@ -414,6 +416,7 @@ class _Trial:
         # Seen between the item alone and the batch, so that a function of its history is found out.
         self.other = self._other_item()
         self.witness = Witness(self.function, self.item, direction, value)
+        self.witness.elsewhere = [] if self.other is None else [self.other[1].item]
 
     def _alone(self) -> Any:
         """F at the item alone, seen for the first time."""

@@ -77,6 +77,9 @@ class Finding:
 class Witness:
     """Knows f on one item of a batch without any engine, and judges engines by it.
 
+    Attributes:
+        elsewhere: other inputs, for telling a constant from a staircase.
+
     Args:
         function: f as its user calls it.
         item: one item of the input, as a batch of one.
@@ -98,6 +101,7 @@ class Witness:
         allow_coarse: bool = False,
     ) -> None:
         self.allow_coarse = allow_coarse
+        self.elsewhere: list[Any] = []
         self.function, self.item, self.direction = function, item, direction
         self.value = [v.detach() for v in tree_flatten(value)[0]]
         self._seed = seed
@@ -307,11 +311,10 @@ class Witness:
             )
         noise = noise_like(self.item, self._seed)
         first = self._make(steps_for(self.precision)[0], noise, wide=self.wide)
-        beside = self._make(steps_for(self.precision)[0], noise, wide=self.wide).beside
-        if not first.is_still or self.primal_gap(beside) > 0:
+        if not first.is_still or any(float(j.norm()) > 0 for j in first.jump):
             return Finding(derivative=0.0, resolution=0.0)
         far = [tree_map(lambda a, n, c=c: a + c * n, self.item, noise) for c in (3, -3, 30)]
-        for x in (*far, tree_map(torch.neg, self.item)):
+        for x in (*self.elsewhere, *far, tree_map(torch.neg, self.item)):
             if self.primal_gap(self.function.leaves(x)) > PRIMAL_TOLERANCE.get(self.dtype, 1e-4):
                 raise NotDifferentiableError(_JUMPS)
         return Finding(derivative=0.0, resolution=0.0, vacuous=True)

@@ -173,6 +173,8 @@ class DetachUnderscore(Small):
 class DetachOnlyOfDarkImages(Small):
     """The first image is differentiated, the second is not."""
 
+    beyond = True
+
     def forward(self, x: Tensor) -> Tensor:
         h = self.c(x)
         bright = x.mean((1, 2, 3), keepdim=True) > 0
@@ -379,10 +381,20 @@ class SignOfEverything(Small):
 
 
 class OneHotOfTheArgmax(Small):
-    right = "refusal"
+    """The bias decides: the same class for all images, and for noise; zero is right."""
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.head(self.c(x))
+        return F.one_hot(y.argmax(1), 5).to(y.dtype)
+
+
+class OneHotOfAnUndecidedArgmax(Small):
+    """Other images, other classes: constant between jumps."""
+
+    right = "refusal"
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.c(x)) - self.fc.bias
         return F.one_hot(y.argmax(1), 5).to(y.dtype)
 
 

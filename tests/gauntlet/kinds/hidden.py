@@ -119,6 +119,8 @@ class Float32AndADetachBehindALargeOffset(_Float32):
 class CutFarFromTheFirstImage(Small):
     """Only images of large contrast are cut; the first one has little."""
 
+    beyond = True
+
     images = staticmethod(
         lambda: photographs(3) * torch.tensor([0.2, 0.3, 3.0])[:, None, None, None]
     )
@@ -132,6 +134,8 @@ class CutFarFromTheFirstImage(Small):
 class CutInTheLastOfManyImages(Small):
     """The ninth of nine."""
 
+    beyond = True
+
     images = staticmethod(lambda: photographs(9, (6, 6)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -142,6 +146,8 @@ class CutInTheLastOfManyImages(Small):
 
 class CutWhereUnitsAreActive(Small):
     """ReLU by hand, whose backward is forgotten for large values; none is large at first."""
+
+    beyond = True
 
     images = staticmethod(lambda: photographs() * torch.tensor([0.3, 1.5])[:, None, None, None])
 
