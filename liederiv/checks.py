@@ -134,11 +134,13 @@ class DerivativeCheck:
             found.
         engine: which engine differentiated.
         precision: of the differences, ``float64`` or ``float32``.
+        passed_over: why engines in front of this one were not used; else empty.
     """
 
     errors: dict[str, float]
     engine: str
     precision: str
+    passed_over: str = ""
 
     @property
     def worst(self) -> float:
@@ -157,7 +159,7 @@ def check_derivative(f: Callable[[Any], Any], x: Any, action: Action) -> Derivat
     Raises:
         LieDerivError: if no engine has the derivative of what f computes.
     """
-    errors, engines, precision = {}, [], ""
+    errors, engines, precision, passed_over = {}, [], "", ""
     for k, g in enumerate(action.generators):
         one = action.take(slice(k, k + 1))
         with warnings.catch_warnings():
@@ -166,4 +168,5 @@ def check_derivative(f: Callable[[Any], Any], x: Any, action: Action) -> Derivat
         errors[g.name] = float("nan") if found.derivative is None else found.derivative
         engines.append(found.engine)
         precision = found.precision or precision
-    return DerivativeCheck(errors, ", ".join(dict.fromkeys(engines)), precision)
+        passed_over = passed_over or found.passed_over
+    return DerivativeCheck(errors, ", ".join(dict.fromkeys(engines)), precision, passed_over)

@@ -127,6 +127,7 @@ def measure(
         NotDifferentiableError: if no engine has the derivative of what the model computes.
 
     Example:
+        >>> import torch
         >>> pool, flat = torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()
         >>> model = torch.nn.Sequential(pool, flat).eval()
         >>> images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import typer
+from rich.markup import escape
 
-from liederiv.checks import check_derivative, double_copy, preflight
+from liederiv.checks import check_derivative, preflight
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.tables import console, new_table, number
@@ -18,7 +19,7 @@ from liederiv.model_zoo.point_models import LoadedPointModel
 
 __all__ = ["check"]
 
-_TOLERANCE = 1e-3
+_TOLERANCE = 5e-3
 _FIXED = (
     "num_images", "split", "data_dir", "crop_pct", "mean", "std", "interpolation", "metrics",
     "unit", "dynamic_range", "margin", "dtype", "batch_size", "representation",
@@ -36,8 +37,8 @@ def check(
     """Verify on this very model that its derivatives can be trusted.
 
     Runs one image through the model twice (is it deterministic?), and compares the forward-mode
-    derivative along each transform with a central finite difference, in float64. Exit code 1 if
-    they disagree by more than 0.1 %.
+    derivative along each transform with a central finite difference. Exit code 1 if they disagree
+    by more than 0.5 %.
     """
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)
@@ -48,15 +49,22 @@ def check(
     _check_finite(try_model(module, x))
     preflight(module, x)
     action = domain_of(x).action(how.transforms, x, how.scheme)
-    result = check_derivative(double_copy(module), x.double(), action)
+    result = check_derivative(module, x, action)
     table = new_table(f"{loaded.name}: derivative against finite difference")
     table.add_column("transform", min_width=40)
-    table.add_column("relative error (float64)", justify="right")
+    table.add_column(f"relative error ({result.precision or 'unknown'})", justify="right")
     for name, error in result.errors.items():
         table.add_row(name, number(error))
     out = console()
     out.print(table)
     out.print("Deterministic: yes. Mode: eval. Output: finite, " + f"engine {result.engine}.")
+    if "differs from a central" in result.passed_over:
+        out.print(
+            f"What torch records is not the model's derivative: {escape(result.passed_over)}. Part "
+            "of the model may be detached from its input, or leaves torch; scores are measured by "
+            f"the {result.engine} engine."
+        )
+        raise typer.Exit(1)
     if not result.worst < _TOLERANCE:
         out.print(
             f"The derivative disagrees by up to {number(result.worst)}: part of the model may be "

@@ -116,7 +116,6 @@ def test_malicious_pickle_is_refused_and_not_executed(refused, tmp_path, command
         ("raising", "raised RuntimeError: no data"),
         ("nothing", "returned a NoneType; it must return a torch.nn.Module"),
         ("FACTORIES", "has no 'FACTORIES'"),
-        ("cut", "disagrees entirely with a finite difference"),
         ("dictionary", "returns a dict, not one tensor; wrap it"),
         ("stochastic", "the model is stochastic"),
         ("decisions", "has type torch.int64, which has no derivative"),
