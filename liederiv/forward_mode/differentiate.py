@@ -35,6 +35,7 @@ from liederiv.forward_mode.models import (
     kept_weights,
     own_buffers,
     plain_model,
+    random_states,
     root_modules,
     watched,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "verify_product",
 ]
 
+_TOSSES = 8  # further calls of a model that draws random numbers
 _SEED = 20221004  # of the signs in the combination of tangents
 
 
@@ -406,8 +408,10 @@ class _Trial:
         self.domain: Domain = domain_of(x)
         self.separable = self.domain.separable(x)
         self.number, self.item, self.weights, direction = self._moving_item()
+        chance = random_states(x)
         with kept_weights(f), watched(f, mode) as found:
             value = self._alone()
+        draws = random_states(x) != chance
         self.watched, self.roots = found, tuple(found)
         self.function = PlainFunction(f, self.roots)
         self.job = _Job(f, x, tangents, chunk_size, self.roots)
@@ -417,6 +421,8 @@ class _Trial:
         self.other = self._other_item()
         self.witness = Witness(self.function, self.item, direction, value)
         self.witness.elsewhere = [] if self.other is None else [self.other[1].item]
+        for _ in range(_TOSSES if draws else 0):  # a coin may fall alike a few times
+            self.witness.refuse_chance()
 
     def _alone(self) -> Any:
         """F at the item alone, seen for the first time."""

@@ -35,6 +35,7 @@ __all__ = [
     "kept_weights",
     "own_buffers",
     "plain_model",
+    "random_states",
     "refuse_training",
     "root_modules",
     "watched",
@@ -411,6 +412,19 @@ def kept_randomness(x: Any = None) -> Iterator[None]:
         finally:
             np.random.set_state(of_numpy)
             random.setstate(of_python)
+
+
+def random_states(x: Any) -> tuple[Any, ...]:
+    """The random states of torch (on the CPU and where x is), NumPy and Python, comparable."""
+    cuda = {v.device for v in tree_flatten(x)[0] if isinstance(v, Tensor) and v.is_cuda}
+    states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in cuda)]
+    of_numpy: Any = np.random.get_state()
+    return (
+        *(bytes(s.numpy().tobytes()) for s in states),
+        np.asarray(of_numpy[1]).tobytes(),
+        of_numpy[2],
+        random.getstate(),
+    )
 
 
 @contextmanager
