@@ -19,7 +19,7 @@ _DIRECTION_MARKS = frozenset(
 
 
 def _visible(character: str) -> str:
-    """The escape that stands for one unsafe character: `\\x1b`, `\\ud800`; a raw byte as itself."""
+    r"""The escape that stands for one unsafe character: `\x1b`, `\ud800`; a raw byte as itself."""
     code = ord(character)
     if 0xDC80 <= code <= 0xDCFF:  # how Python spells a byte of a file name that is not UTF-8
         code -= 0xDC00

@@ -43,8 +43,8 @@ def test_what_is_unsafe_is_shown_as_its_escape(text: str, shown: str) -> None:
 
 
 def test_an_object_that_cannot_be_printed_is_described() -> None:
-    class Unprintable(Exception):
+    class UnprintableError(Exception):
         def __str__(self) -> str:
             raise RuntimeError("not even its message")
 
-    assert printable(Unprintable()) == "<Unprintable that cannot be printed>"
+    assert printable(UnprintableError()) == "<UnprintableError that cannot be printed>"
