@@ -8,7 +8,7 @@ For one model of each of five families, random weights, K = 8 generators:
   the transform of the image is differentiated through bilinear sampling and the network by two
   reverse passes), and over the same fed with our tangents;
 * what the witness costs, once per model: the first call less a later one, in plain forward passes
-  of one image;
+  of one image by time, and the passes themselves counted (those in float64 take longer);
 * peak memory per image, from a process of its own.
 
 All ratios come from one run; candidates take turns, and medians over the rounds are reported.
@@ -128,6 +128,23 @@ def candidates(model: nn.Module, x: Tensor) -> dict[str, Callable[[], object]]:
     }
 
 
+def witness_passes(model: nn.Module, runs: dict[str, Callable[[], object]]) -> int:
+    """Images that go through the model in a first call less those in a later one."""
+    seen = 0
+
+    def count(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        seen += len(inputs[0])
+
+    counts = []
+    with model.register_forward_pre_hook(count):
+        for key in ("liederiv", "first call", "liederiv"):  # the first of them verifies the hook
+            seen = 0
+            runs[key]()
+            counts.append(seen)
+    return counts[1] - counts[2]
+
+
 def timed(run: Callable[[], object]) -> float:
     """Seconds of one call."""
     start = time.perf_counter()
@@ -157,6 +174,7 @@ def measure_model(name: str, batch_size: int, rounds: int, device: str) -> dict[
             repeats = 3 if key in ("forward", "one image") else 1
             seconds[key] += [timed(run) for _ in range(repeats)]
     row: dict[str, object] = {k: statistics.median(v) for k, v in seconds.items()}
+    row["witness passes"] = witness_passes(model, runs)
     row["memory"] = {key: peak_memory(name, key, batch_size) for key in ("forward", "liederiv")}
     return row
 
@@ -193,7 +211,7 @@ def report(rows: dict[str, dict], batch_size: int) -> None:
         f"÷ floor ({1 + K})",
         "published ÷ liederiv",
         "double-backward ÷ liederiv",
-        "witness ÷ forward of one image",
+        "witness ÷ forward of one image (passes)",
         "MiB per image (forward)",
     ):
         table.add_column(header, justify="left" if header == "model" else "right")
@@ -206,7 +224,7 @@ def report(rows: dict[str, dict], batch_size: int) -> None:
             f"{ratio / (1 + K):.2f}",
             f"{r['published'] / r['liederiv']:.1f}",
             f"{r['double-backward'] / r['liederiv']:.1f}",
-            f"{(r['first call'] - r['liederiv']) / r['one image']:.1f}",
+            f"{(r['first call'] - r['liederiv']) / r['one image']:.1f} ({r['witness passes']})",
             f"{r['memory']['liederiv']:.0f} ({r['memory']['forward']:.0f})",
         )
     Console(width=130).print(table)

@@ -1,8 +1,12 @@
 """Output representations: sign conventions, steerable maps, recognition."""
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 from cases import band_limited
+from safetensors.torch import load_file
 from torch import nn
 
 from liederiv import (
@@ -119,22 +123,35 @@ def test_irreps_turn_from_x_to_y_wherever_y_points(order, up):
     assert (act_finite(rho, t, f(z)) - want).norm() < 1e-3 * want.norm()
 
 
-def test_irreps_of_escnn_have_y_upwards():
-    escnn = pytest.importorskip("escnn", exc_type=ImportError)
-    space = escnn.gspaces.rot2dOnR2(N=-1, maximum_frequency=3)
-    scalar = escnn.nn.FieldType(space, [space.trivial_repr])
-    fields = escnn.nn.FieldType(space, [space.irrep(m) for m in range(4)])
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        layer = escnn.nn.R2Conv(scalar, fields, kernel_size=13, padding=6).double().eval()
+@pytest.fixture(scope="module")
+def escnn_layer() -> dict[str, torch.Tensor]:
+    """Orders 0 to 3 of escnn's `rot2dOnR2`, recorded by data/record_escnn.py."""
+    return load_file(Path(__file__).parents[1] / "data" / "escnn_layer.safetensors")
 
+
+def test_irreps_of_escnn_have_y_upwards(escnn_layer):
     def f(z: torch.Tensor) -> torch.Tensor:
-        return layer(escnn.nn.GeometricTensor(z, scalar)).tensor
+        return nn.functional.conv2d(z, escnn_layer["weight"], padding=6)
 
+    assert torch.allclose(f(escnn_layer["image"]), escnn_layer["output"], rtol=0, atol=1e-12)
     for y, low, high in (("up", 0.0, 0.02), ("down", 0.5, 10.0)):
         rho = FeatureMap(channels=Irreps((0, 1, 2, 3), y=y))
         L = lie_derivative(f, bump(64), "rotation", scheme="fourier", output=rho)
         assert low <= L.norm() / f(bump(64)).norm() < high
+
+
+def test_irreps_of_escnn_are_its_own_matrices(escnn_layer):
+    """Where `rotation` turns an image counterclockwise on the screen, so do escnn's fibres."""
+    spot = torch.zeros(1, 1, 41, 41, dtype=torch.float64)
+    spot[..., 20, 35] = 1  # right of the middle
+    action = ImageAction(resolve_generators("rotation"), 41, 41, "bilinear")
+    quarter = FiniteTransform(action, torch.tensor([[math.pi / 2]], dtype=torch.float64))
+    assert divmod(int(quarter.on_input(spot).flatten().argmax()), 41) == (5, 20)  # above it
+
+    velocity = torch.tensor(resolve_generators("rotation")[0].linear, dtype=torch.float64)
+    for angle, theirs in zip(escnn_layer["angles"], escnn_layer["fibre_matrices"], strict=True):
+        ours = Irreps((0, 1, 2, 3), y="up").matrices(angle * velocity[None], 7)[0].matrix_exp()
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
 
 
 def test_irreps_refuse_what_they_do_not_define():
