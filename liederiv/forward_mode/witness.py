@@ -73,6 +73,12 @@ class Finding:
     vacuous: bool = False
     precision: str = ""
 
+    @property
+    def is_certain(self) -> bool:
+        """Whether something is wrong, and known to be: at a kink two slopes are right."""
+        known = self.resolution is None or self.resolution <= _RESOLVED
+        return bool(self.complaint) and known
+
 
 class Witness:
     """Knows f on one item of a batch without any engine, and judges engines by it.
