@@ -19,6 +19,8 @@ import torch
 
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
+from liederiv.spreadsheets import write_csv
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -182,7 +184,7 @@ class Measurement:
         names = self.image_names
         rows = [
             {
-                "image": names[i] if i < len(names) else str(i),
+                "image": printable(names[i]) if i < len(names) else str(i),
                 "index": i,
                 "metric": s.metric,
                 "transform": s.transform,
@@ -212,7 +214,7 @@ class Measurement:
         path = Path(path)
         writers: dict[str, Callable[[Path], Any]] = {
             ".json": lambda p: p.write_text(_json_text(self.to_dict()), encoding="utf-8"),
-            ".csv": lambda p: self.to_dataframe().to_csv(p, index=False),
+            ".csv": lambda p: write_csv(p, self.to_dataframe()),
             ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
         }
         if path.suffix not in writers:
@@ -257,7 +259,13 @@ def write_atomically(
             f"cannot write {str(path)!r} ({error.strerror}); choose an existing, writable folder."
         ) from error
     try:
-        write(Path(temporary))
+        try:
+            write(Path(temporary))
+        except OSError as error:
+            raise LieDerivError(
+                f"cannot write {str(path)!r} ({error.strerror or error}); free space, or choose "
+                "another folder."
+            ) from error
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -269,9 +277,11 @@ def write_atomically(
 
 
 def json_ready(data: Any) -> Any:
-    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists."""
+    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists, text printable."""
+    if isinstance(data, str):
+        return printable(data)
     if isinstance(data, Mapping):
-        return {str(k): json_ready(v) for k, v in data.items()}
+        return {printable(k): json_ready(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
         return [json_ready(v) for v in data]
     if isinstance(data, float) and not math.isfinite(data):

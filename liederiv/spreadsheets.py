@@ -16,11 +16,11 @@ __all__ = ["csv_text", "unquoted", "write_csv"]
 
 
 def csv_text(frame: pd.DataFrame) -> str:
-    """A table as CSV without its index; text of others is made safe, numbers are as they were.
+    r"""A table as CSV without its index; text of others is made safe, numbers are as they were.
 
     Example:
         >>> csv_text(pd.DataFrame({"model": ["=cmd()", "resnet18"], "lee": [-0.5, 1.0]}))
-        "model,lee\\n'=cmd(),-0.5\\nresnet18,1.0\\n"
+        "model,lee\n'=cmd(),-0.5\nresnet18,1.0\n"
     """
     safe = frame.copy()
     for place, (_, column) in enumerate(frame.items()):

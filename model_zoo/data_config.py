@@ -92,9 +92,10 @@ class DataConfig:
         try:
             return cls._from_mapping(config)
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+            what = shortened(repr(config))
             raise ModelError(
-                f"the data config of the model cannot be read ({one_line(error)}): {shortened(repr(config))}; it "
-                "needs `input_size` (channels, height, width), `mean` and `std` per channel, ….",
+                f"the data config of the model cannot be read ({one_line(error)}): {what}; it "
+                "needs `input_size` (channels, height, width), `mean` and `std` per channel."
             ) from error
 
     @classmethod

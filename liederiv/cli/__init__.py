@@ -1,6 +1,6 @@
 """The command line: one module per command.
 
-This one assembles them and turns errors into one line.
+This one assembles them; `command` says how each is run, `failures` turns errors into one line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import typer
 
 from liederiv.cli.check import check
+from liederiv.cli.command import guarded, run_application
 from liederiv.cli.compare import compare
 from liederiv.cli.gate import gate
 from liederiv.cli.info import info
@@ -20,7 +21,6 @@ from liederiv.cli.results import results
 from liederiv.cli.scan import scan
 from liederiv.cli.score import score
 from liederiv.cli.track import track
-from liederiv.errors import LieDerivError
 
 __all__ = ["app", "main"]
 
@@ -35,16 +35,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (score, layers, compare, scan, results, report, gate, track, check, models, info):
-    app.command()(command)
+    # A scan runs models in processes of their own.
+    runs_models = command in (score, layers, compare, gate, track, check)
+    app.command()(guarded(runs_models=runs_models)(command))
 
 
 def main() -> None:
     """Entry point: exit code 2 and one line on bad input, 130 when interrupted."""
-    try:
-        app()
-    except LieDerivError as error:
-        print(f"liederiv: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("liederiv: interrupted before anything was measured.", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(run_application(app))

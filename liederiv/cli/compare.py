@@ -12,6 +12,7 @@ import typer
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
 from liederiv.errors import LieDerivError
@@ -20,6 +21,7 @@ from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store import Store
 from liederiv.results import write_atomically
+from liederiv.spreadsheets import write_csv
 
 __all__ = ["compare"]
 
@@ -53,7 +55,7 @@ def compare(
     liederiv compare scan1 scan2 (folders of `liederiv scan`; other options are theirs)
     """
     o.refuse_amp(amp)
-    o.writable(csv)
+    writable(csv)
     o.check_endings({"--csv": (csv, ".csv")})
     if all((Path(side) / "manifest.json").is_file() for side in (a, b)):
         _compare_scans(a, b, how.seed, csv, quiet)
@@ -71,25 +73,27 @@ def compare(
             f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "
             "(classes, maps, features); choose one that both have with --output-type."
         )
-    if csv is not None:
-        frame = pd.DataFrame([asdict(row) for row in rows])
-        write_atomically(csv, lambda path: frame.to_csv(path, index=False))
-    if not quiet:
+    save = Saving()
+    frame = pd.DataFrame([asdict(row) for row in rows])
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
+    if not quiet or save.lost:
         out = console()
         for item in comparison_tables(rows, a, b):
             out.print(item)
         for note in dict.fromkeys(first.provenance.warnings + second.provenance.warnings):
             out.print(f"Note: {note}")
+    save.finish()
 
 
 def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> None:
     first, second = (Store.open(side).read("score") for side in (a, b))
     differences = compare_scans(first, second, seed=seed)
-    if csv is not None:
-        write_atomically(csv, lambda path: differences.to_csv(path, index=False))
-    if not quiet:
+    save = Saving()
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, differences)))
+    if not quiet or save.lost:
         for item in scan_tables(differences, summarise_differences(differences), a, b):
             console().print(item)
+    save.finish()
 
 
 def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:

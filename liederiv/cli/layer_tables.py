@@ -12,7 +12,7 @@ from rich.text import Text
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
-from liederiv.cli.tables import count, described_inputs, new_table, number
+from liederiv.cli.tables import count, described_inputs, headline, new_table, number
 
 __all__ = ["layer_tables"]
 
@@ -22,7 +22,7 @@ _WIDTH = 10
 
 def layer_tables(
     report: LayerReport, parameters: int, *, by: str = "module", top: int = 12
-) -> Iterable[Table | str]:
+) -> Iterable[Table | Text | str]:
     """Everything to print, in order.
 
     Args:
@@ -32,7 +32,7 @@ def layer_tables(
         top: number of modules listed.
     """
     a, p = report.attribution, report.provenance
-    yield f"[bold]{p.model}[/bold] · {p.weights} · {count(parameters)} parameters"
+    yield headline(p.model, f"{p.weights} · {count(parameters)} parameters")
     yield (
         f"{described_inputs(p)} · scheme {p.scheme} · {p.dtype} on {p.device} · "
         f"engine {p.engine} · output {p.representation}\n"

@@ -12,6 +12,7 @@ from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.layer_report import LayerReport, by_columns
 from liederiv.cli.layer_tables import layer_tables
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
@@ -85,7 +86,7 @@ def layers(
     """
     o.refuse_amp(amp)
     _check_numbers(top, by, what_if)
-    o.writable(json, parquet, plot)
+    writable(json, parquet, plot)
     o.check_endings({"--json": (json, ".json"), "--parquet": (parquet, ".parquet")})
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
         raise LieDerivError(f"--plot={str(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
@@ -122,11 +123,15 @@ def layers(
         finite=moved,
         what_if=repaired,
     )
-    report.save(json=json, parquet=parquet, plot=plot)
-    if not quiet:
+    save = Saving()
+    save(json, lambda path: report.save(json=path))
+    save(parquet, lambda path: report.save(parquet=path))
+    save(plot, lambda path: report.save(plot=path))
+    if not quiet or save.lost:
         out = console()
         for item in layer_tables(report, loaded.num_parameters, by=by, top=top):
             out.print(item)
+    save.finish()
 
 
 def _check_numbers(top: int, by: str, repairs: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -213,18 +212,6 @@ def refuse_amp(amp: bool) -> None:
             "--amp is refused: half-precision rounding is as large as the errors to be measured; "
             "leave it out (float32), or use --dtype float64."
         )
-
-
-def writable(*paths: Path | None) -> None:
-    """Check before a long run that results can be written after it."""
-    for path in paths:
-        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise LieDerivError(
-                f"cannot write {str(path)!r}: {str(path.parent)!r} is no writable folder; "
-                "create it or choose another."
-            )
-        if path is not None and path.is_dir():
-            raise LieDerivError(f"cannot write {str(path)!r}: it is a folder; name a file.")
 
 
 def check_endings(files: dict[str, tuple[Path | None, str]]) -> None:

@@ -15,6 +15,13 @@ from liederiv.foreign_code import users_code
 from liederiv.testing import assert_equivariant, equivariance_errors
 
 
+def press() -> None:
+    """Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+    for _ in range(1000):
+        pass
+
+
 class OwnError(BaseException):
     """Of a library that wants to be caught by nobody."""
 
@@ -38,9 +45,9 @@ class Ending(nn.Module):
 
 @pytest.mark.parametrize("error", ENDINGS, ids=lambda e: type(e).__name__)
 def test_what_is_no_exception_becomes_one(error):
-    with pytest.raises(ModelError, match=rf"the model raised {type(error).__name__}\(.*would end"):
-        with users_code("the model"):
-            raise error
+    sentence = rf"the model raised {type(error).__name__}\(.*would end"
+    with pytest.raises(ModelError, match=sentence), users_code("the model"):
+        raise error
 
 
 def test_an_exception_passes_as_it_is():
@@ -52,16 +59,18 @@ def test_an_exception_passes_as_it_is():
 def test_a_real_interrupt_passes(handled):
     """Also where the user's code turns it into its own exit."""
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SystemExit if handled else KeyboardInterrupt), users_code() as watch:
+
+    def interrupted():
         try:
-            os.kill(os.getpid(), signal.SIGINT)
-            for _ in range(1000):
-                pass
+            press()
         except KeyboardInterrupt:
-            assert watch.interrupted
             if handled:
                 raise SystemExit(0) from None
             raise
+
+    with pytest.raises(SystemExit if handled else KeyboardInterrupt), users_code() as watch:
+        interrupted()
+    assert watch.interrupted
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -84,9 +93,7 @@ def test_a_real_interrupt_keeps_what_was_measured():
 
     def batches():
         yield torch.rand(2, 3, 8, 8)
-        os.kill(os.getpid(), signal.SIGINT)
-        for _ in range(1000):
-            pass
+        press()
         yield torch.rand(2, 3, 8, 8)
 
     found = measure(Pressed().eval(), batches(), "rotation", "lee")
