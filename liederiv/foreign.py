@@ -7,10 +7,12 @@ the direction of writing; none of that may reach a terminal, a table, a page or 
 
 from __future__ import annotations
 
+import os
 import unicodedata
+from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["figure_label", "for_spreadsheets", "one_line", "printable", "shortened"]
+__all__ = ["at_home", "figure_label", "for_spreadsheets", "one_line", "printable", "shortened"]
 
 # Control characters, surrogates, and the marks that reverse or hide what stands around them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -63,6 +65,11 @@ def printable(text: object, *, keep: str = "\n\t") -> str:
 def one_line(text: object) -> str:
     """`printable` text on one line, white space folded: for a cell, a sentence, a file's name."""
     return " ".join(printable(text).split())
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path whose ``~`` is the home folder; that of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 def shortened(text: str, length: int = 200) -> str:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import pandas as pd
 
-from liederiv.foreign import for_spreadsheets
+from liederiv.foreign import for_spreadsheets, printable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-__all__ = ["csv_text", "unquoted", "write_csv"]
+__all__ = ["csv_text", "printable_frame", "unquoted", "write_csv"]
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -22,10 +20,7 @@ def csv_text(frame: pd.DataFrame) -> str:
         >>> csv_text(pd.DataFrame({"model": ["=cmd()", "resnet18"], "lee": [-0.5, 1.0]}))
         "model,lee\n'=cmd(),-0.5\nresnet18,1.0\n"
     """
-    safe = frame.copy()
-    for place, (_, column) in enumerate(frame.items()):
-        if not pd.api.types.is_numeric_dtype(column):
-            safe.isetitem(place, pd.Series(_cells(column), frame.index, dtype=object))
+    safe = _with_text(frame, for_spreadsheets)
     safe.columns = pd.Index([for_spreadsheets(str(name)) for name in frame.columns])
     text: str = safe.to_csv(index=False, lineterminator="\n")
     return text
@@ -42,5 +37,16 @@ def unquoted(cell: str) -> str:
     return plain if for_spreadsheets(plain) == cell else cell
 
 
-def _cells(column: Iterable[object]) -> list[object]:
-    return [for_spreadsheets(cell) for cell in column]
+def printable_frame(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table whose text is `printable`; a copy."""
+    return _with_text(frame, lambda cell: printable(cell) if isinstance(cell, str) else cell)
+
+
+def _with_text(frame: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFrame:
+    """A copy in which the cells of all columns that hold other things than numbers are changed."""
+    out = frame.copy()
+    for place, (_, column) in enumerate(frame.items()):
+        if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            cells = [change(cell) for cell in column]
+            out.isetitem(place, pd.Series(cells, frame.index, dtype=object))
+    return out

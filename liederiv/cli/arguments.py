@@ -19,7 +19,7 @@ from typing import Any, get_args
 from liederiv.errors import LieDerivError
 from liederiv.foreign import shortened
 
-__all__ = ["checked", "checked_path"]
+__all__ = ["as_given", "checked", "checked_path"]
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/|\\\\")  # s3:// (of which a Path keeps one slash)
 _MAY_BE_INFINITE = ("timeout",)
@@ -98,6 +98,14 @@ def checked_path(flag: str, path: Path) -> Path:
         what = "a pipe" if stat.S_ISFIFO(kind) else "a socket or device"
         raise LieDerivError(f"{flag}={_shown(path)} is {what}; name a file or a folder.")
     return full
+
+
+def as_given(path: Path) -> str:
+    """A path in a message: relative where it lies in the current folder, as it was typed."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (OSError, ValueError):
+        return str(path)
 
 
 def _shown(value: object) -> str:

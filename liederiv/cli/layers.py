@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.layer_report import LayerReport, by_columns
 from liederiv.cli.layer_tables import layer_tables
@@ -89,7 +90,7 @@ def layers(
     writable(json, parquet, plot)
     o.check_endings({"--json": (json, ".json"), "--parquet": (parquet, ".parquet")})
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
-        raise LieDerivError(f"--plot={str(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
+        raise LieDerivError(f"--plot={as_given(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
     if not is_point_model(model or model_flag or ""):
         resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
     loaded = chosen.open(model, model_flag, checkpoint)

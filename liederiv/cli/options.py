@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from liederiv.cli.arguments import as_given
 from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import FAMILIES
@@ -218,4 +219,4 @@ def check_endings(files: dict[str, tuple[Path | None, str]]) -> None:
     """Check that result files have the ending of their format."""
     for option, (path, ending) in files.items():
         if path is not None and path.suffix != ending:
-            raise LieDerivError(f"{option}={str(path)!r} must end in {ending}.")
+            raise LieDerivError(f"{option}={as_given(path)!r} must end in {ending}.")

@@ -10,6 +10,7 @@ import typer
 from liederiv.analysis.accuracy import read_accuracy
 from liederiv.analysis.report import report_html
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.terminal import say
 from liederiv.model_zoo.store import Store
@@ -60,4 +61,4 @@ def report(
     save(out, lambda path: write_atomically(path, lambda p: p.write_text(page, encoding="utf-8")))
     save.finish()
     if not quiet:
-        say(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser.")
+        say(f"{as_given(out)}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser.")

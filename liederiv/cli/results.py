@@ -11,6 +11,7 @@ import typer
 
 from liederiv.analysis.accuracy import join_accuracy, read_accuracy
 from liederiv.analysis.leaderboard import GROUPS, Leaderboard, failures, leaderboard
+from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
 from liederiv.cli.terminal import say
@@ -76,7 +77,7 @@ def results(
     store = Store.open(folder)
     if failed:
         frame = pd.concat([failures(store.read(m)) for m in store.measurements or ("score",)])
-        _write(frame, style, out, f"{len(frame)} measurements failed in {folder}")
+        _write(frame, style, out, f"{len(frame)} measurements failed in {as_given(folder)}")
         return
     board = _board(store, metric, output, accuracy).sorted(sort)
     units = ", ".join(f"{t} {board.units[t]}" for t in board.whole_transforms)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
 from liederiv.cli.prefetching import fetch_all
@@ -260,7 +261,7 @@ def _conclude(summary: Summary, out: Path) -> None:
     parts = [f"{summary.measured} measured", f"{summary.failed} failed"]
     if summary.left:
         parts.append(f"{summary.left} left: run the same command to go on")
-    say(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {out}")
+    say(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {as_given(out)}")
 
 
 def _show(jobs: Sequence[Job], selection: Selection) -> None:

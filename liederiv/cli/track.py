@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from liederiv.analysis.trajectory import main_rows, plot_trajectory
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
@@ -76,7 +77,7 @@ def track(
         {"--json": (json, ".json"), "--csv": (csv, ".csv"), "--parquet": (parquet, ".parquet")}
     )
     if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise LieDerivError(f"--plot={str(plot)!r} must end in .png, .pdf or .svg.")
+        raise LieDerivError(f"--plot={as_given(plot)!r} must end in .png, .pdf or .svg.")
     checkpoints, skipped = find_checkpoints(run_dir)
     # What is wrong with the request itself is said before any checkpoint is blamed for it.
     fresh = chosen.open(model, None, None)
