@@ -12,7 +12,15 @@ import unicodedata
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["at_home", "figure_label", "for_spreadsheets", "one_line", "printable", "shortened"]
+__all__ = [
+    "at_home",
+    "described",
+    "figure_label",
+    "for_spreadsheets",
+    "one_line",
+    "printable",
+    "shortened",
+]
 
 # Control characters, surrogates, and the marks that reverse or hide what stands around them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -78,6 +86,14 @@ def shortened(text: str, length: int = 200) -> str:
         return text
     head, tail = (length - 1) * 2 // 3, (length - 1) // 3
     return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def described(value: object) -> str:
+    """The `repr` of something of the user's in one short line; its type where that fails."""
+    try:
+        return shortened(one_line(repr(value)))
+    except (Exception, SystemExit, GeneratorExit):
+        return f"a {type(value).__name__}"
 
 
 def figure_label(text: object) -> str:

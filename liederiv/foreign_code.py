@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from liederiv.errors import ModelError
-from liederiv.foreign import one_line
+from liederiv.foreign import described, one_line
 
 __all__ = ["Watch", "noticing", "users_code", "what_was_raised"]
 
@@ -91,14 +91,7 @@ def what_was_raised(error: BaseException) -> str:
         text = one_line(error)
         return f"{name}: {text}" if text else name
     arguments = getattr(error, "args", ())
-    return f"{name}({', '.join(one_line(_repr(a)) for a in arguments)})"
-
-
-def _repr(value: object) -> str:
-    try:
-        return repr(value)[:200]
-    except Exception:
-        return type(value).__name__
+    return f"{name}({', '.join(map(described, arguments))})"
 
 
 @contextmanager

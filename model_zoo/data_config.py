@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from liederiv.errors import ModelError
-from liederiv.foreign import one_line, shortened
+from liederiv.foreign import described, one_line
 
 __all__ = ["DataConfig"]
 
@@ -16,6 +16,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+_LARGEST_SIZE = 2**16  # of channels and of pixels along an axis
 # Normalised pixels beyond these are lost in the rounding of float32, or overflow.
 _SMALLEST, _LARGEST = 1e-6, 1e6
 
@@ -50,6 +51,8 @@ class DataConfig:
             raise ModelError(
                 f"`input_size` must be positive integers (channels, height, width), got {size}."
             )
+        if max(size) > _LARGEST_SIZE:
+            raise ModelError(f"`input_size` may be {_LARGEST_SIZE} at most, got {described(size)}.")
         if not 0 < self.crop_pct < math.inf:
             raise ModelError(
                 f"`crop_pct` must be a positive fraction such as 0.875, got {self.crop_pct}."
@@ -92,10 +95,9 @@ class DataConfig:
         try:
             return cls._from_mapping(config)
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
-            what = shortened(repr(config))
             raise ModelError(
-                f"the data config of the model cannot be read ({one_line(error)}): {what}; it "
-                "needs `input_size` (channels, height, width), `mean` and `std` per channel."
+                f"the data config {described(config)} cannot be read ({one_line(error)}); it needs "
+                "`input_size` (channels, height, width), `mean` and `std` per channel."
             ) from error
 
     @classmethod
