@@ -20,7 +20,7 @@ import torch
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
-from liederiv.spreadsheets import write_csv
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -176,7 +176,7 @@ class Measurement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
-        frame = pd.DataFrame([asdict(s) for s in self.scores])
+        frame = frame_of([asdict(s) for s in self.scores])
         return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
@@ -184,7 +184,7 @@ class Measurement:
         names = self.image_names
         rows = [
             {
-                "image": printable(names[i]) if i < len(names) else str(i),
+                "image": names[i] if i < len(names) else str(i),
                 "index": i,
                 "metric": s.metric,
                 "transform": s.transform,
@@ -196,7 +196,7 @@ class Measurement:
             for s in self.scores
             for i, v in enumerate(s.per_image)
         ]
-        return pd.DataFrame(rows, columns=_PER_IMAGE_COLUMNS)
+        return frame_of(rows, _PER_IMAGE_COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""

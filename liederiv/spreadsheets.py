@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from liederiv.foreign import for_spreadsheets, printable
 
-__all__ = ["csv_text", "printable_frame", "unquoted", "write_csv"]
+__all__ = ["csv_text", "frame_of", "printable_frame", "unquoted", "write_csv"]
 
 
 def csv_text(frame: pd.DataFrame) -> str:
@@ -35,6 +35,14 @@ def unquoted(cell: str) -> str:
     """Text of a cell that `for_spreadsheets` has written, without its apostrophe."""
     plain = cell.removeprefix("'")
     return plain if for_spreadsheets(plain) == cell else cell
+
+
+def frame_of(rows: Sequence[Mapping[str, Any]], columns: list[str] | None = None) -> pd.DataFrame:
+    """A table of records whose text is `printable`, without which pandas takes no surrogates."""
+    return pd.DataFrame(
+        [{k: printable(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows],
+        columns=columns,
+    )
 
 
 def printable_frame(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 MODELS = """
+import atexit
 import os
+import resource
+import signal
 import sys
+import threading
+import time
+import warnings
 
 import torch
 import typer
@@ -85,6 +91,33 @@ def config(value):
     net = Net()
     net.data_config = eval(value)
     return net
+
+
+def does(what, after=0):
+    net = Net(after=after)
+    net.act = lambda: eval(what, globals(), {"self": net})
+    return net
+
+
+class Odd(nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        self.add_module(name, nn.Conv2d(3, 4, 3))
+        self.add_module("b", nn.GELU())
+        self.data_config = {"input_size": (3, 32, 32), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def forward(self, x):
+        for module in self.children():
+            x = module(x)
+        return x.mean((2, 3))
+
+
+def odd(name):
+    return Odd(name)
+
+
+def dies_at_once():
+    os._exit(0)
 
 
 def named(text):

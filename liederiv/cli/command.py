@@ -79,20 +79,28 @@ def _fenced(command: Command, arguments: dict[str, Any]) -> None:
 
 def run_application(application: typer.Typer) -> int:
     """Run the command line of this process and return its exit code."""
-    with own_streams() as streams, safe_warnings():
-        code = _exit_code(lambda: application(standalone_mode=False))
-        if streams is None:
-            return code
-        streams.flush()
-        if streams.failure is not None and code == 0:
-            words = streams.failure.strerror
-            complain(f"standard output cannot be written ({words}); redirect it elsewhere.")
-            code = 2
-        return code
+    with own_streams(), safe_warnings():
+        return _exit_code(lambda: application(standalone_mode=False, prog_name="liederiv"))
 
 
 def _exit_code(call: Callable[[], Any]) -> int:
-    """Call; whatever it raises is printed as a line and becomes an exit code."""
+    """Call; whatever it raises is printed as a line and becomes an exit code, not 0.
+
+    Nor is it 0 where what was printed went nowhere.
+    """
+    code = _attempt(call)
+    streams = streams_in_use()
+    if streams is None:
+        return code
+    streams.restore()
+    streams.flush()
+    if streams.failure is None or code:
+        return code
+    complain(f"standard output cannot be written ({streams.failure.strerror}); redirect it.")
+    return 2
+
+
+def _attempt(call: Callable[[], Any]) -> int:
     try:
         code = call()
     except typer.Exit as stop:

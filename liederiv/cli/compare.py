@@ -6,7 +6,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
@@ -21,7 +20,7 @@ from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store import Store
 from liederiv.results import write_atomically
-from liederiv.spreadsheets import write_csv
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["compare"]
 
@@ -74,7 +73,7 @@ def compare(
             "(classes, maps, features); choose one that both have with --output-type."
         )
     save = Saving()
-    frame = pd.DataFrame([asdict(row) for row in rows])
+    frame = frame_of([asdict(row) for row in rows])
     save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
     if not quiet or save.lost:
         out = console()

@@ -69,9 +69,8 @@ def _of_the_system(error: OSError) -> str:
     words = error.strerror or _reason(error) or type(error).__name__
     if not names:
         return f"the system refused: {words}; check files, permissions, free space and network."
-    what = " and ".join(
-        repr(shortened(printable(os.fsdecode(n) if isinstance(n, bytes) else n))) for n in names
-    )
+    texts = (printable(os.fsdecode(n) if isinstance(n, bytes) else n, keep="") for n in names)
+    what = " and ".join(f"'{shortened(text)}'" for text in texts)
     return f"{what} cannot be read or written: {words}; check the path and its permissions."
 
 

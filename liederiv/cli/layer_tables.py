@@ -13,6 +13,7 @@ from rich.text import Text
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
 from liederiv.cli.tables import count, described_inputs, headline, new_table, number
+from liederiv.foreign import printable
 
 __all__ = ["layer_tables"]
 
@@ -58,9 +59,9 @@ def _percent(value: float) -> str:
 def _shares(a: Attribution) -> pd.DataFrame:
     """Rows: calls with a share; columns: stage, name, class, and one per generator."""
     frame = pd.DataFrame(a.shares(), columns=list(a.generators))
-    frame.insert(0, "name", [e.name for e in a.entries])
-    frame.insert(1, "class", [e.class_name for e in a.entries])
-    frame.insert(2, "stage", [e.stage for e in a.entries])
+    frame.insert(0, "name", [printable(e.name) for e in a.entries])
+    frame.insert(1, "class", [printable(e.class_name) for e in a.entries])
+    frame.insert(2, "stage", [printable(e.stage) for e in a.entries])
     counted = [e.counted for e in a.entries]
     return frame[counted]
 

@@ -42,6 +42,15 @@ class _Kept(io.FileIO):
             return memoryview(data).nbytes
 
 
+class _Lasting(io.TextIOWrapper):
+    """A stream that nobody closes, as a progress bar may be writing to it."""
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        if not self.buffer.closed:
+            self.flush()
+
+
 class Streams:
     """Our standard output and error, whatever becomes of those of the process."""
 
@@ -59,7 +68,7 @@ class Streams:
 
     def _stream(self, place: int) -> TextIO:
         raw = self._raw[place]
-        return io.TextIOWrapper(
+        return _Lasting(
             io.BufferedWriter(raw),
             encoding=self._encodings[place],
             errors="backslashreplace",
@@ -75,7 +84,7 @@ class Streams:
     def restore(self) -> None:
         """Make them `sys.stdout` and `sys.stderr`, again if somebody has changed that."""
         for place, name in enumerate(("stdout", "stderr")):
-            if self._own[place].closed:
+            if self._own[place].closed:  # below, through its buffer
                 lost = self._raw[place].failure
                 self._raw[place] = _Kept(self._numbers[place])
                 self._raw[place].failure = lost

@@ -27,7 +27,7 @@ from liederiv.model_zoo.measuring import measure_loaded, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
 from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically, write_json
-from liederiv.spreadsheets import write_csv
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["track"]
 
@@ -200,7 +200,7 @@ class _Results:
     def frame(self, checkpoints: list[RunCheckpoint]) -> pd.DataFrame:
         """All rows of these checkpoints, in their order."""
         rows = [row for c in checkpoints for row in self.runs[c.name]["rows"]]
-        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+        frame = frame_of(rows, list(_COLUMNS))
         numbers = ["value", "ci_low", "ci_high", "floor"]
         return frame.astype(dict.fromkeys(numbers, float))
 

@@ -160,16 +160,27 @@ def hostile(tmp_path_factory):
 
 
 @pytest.fixture
-def end(monkeypatch, capsys):
-    """Call `main()`: its exit code, what it printed, and its last line on stderr."""
+def end(end_badly):
+    """Call `main()`: its exit code, and what it printed; there is no traceback nor any fault."""
+
+    def call(*arguments):
+        code, out, err = end_badly(*arguments)
+        assert "Traceback" not in err + out
+        assert "unexpected" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def end_badly(monkeypatch, capsys):
+    """Call `main()`: its exit code, and what it printed."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["liederiv", *[str(a) for a in arguments]])
         with pytest.raises(SystemExit) as stop:
             main()
         out, err = capsys.readouterr()
-        assert "Traceback" not in err + out
-        assert "unexpected" not in err
         err = re.sub(r"^.*\r", "", err)
         return stop.value.code, out, err
 

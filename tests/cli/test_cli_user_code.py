@@ -114,3 +114,14 @@ def test_a_models_message(end, few, hostile, tmp_path, text):
     assert not [c for c in err[:-1] if unicodedata.category(c) in ("Cc", "Cs")]
     if "[/b]" in text:
         assert text in err
+
+
+@pytest.mark.parametrize("name", ["[/b]", "$x$", "\x1b[2J", "\ud800", "a\nb", "=1", "x" * 300])
+def test_a_modules_name(end, few, hostile, tmp_path, name):
+    line = arguments_of("layers", f"{hostile}:odd", few, tmp_path, [f"name={name!r}"])
+    files = ("--json", tmp_path / "a.json", "--parquet", tmp_path / "a.parquet")
+    code, out, err = end(*line, *files, "--plot", tmp_path / "a.png", "--aliasing", "--finite")
+    assert code == 0, err
+    assert len(list(tmp_path.iterdir())) == 3
+    assert "\x1b[2J" not in out + err
+    assert "[/b]" in out or name != "[/b]"
