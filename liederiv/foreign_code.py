@@ -63,11 +63,12 @@ def users_code(what: str = "the model") -> Iterator[Watch]:
             `BaseException` that no signal has caused. An `Exception` passes as it is.
 
     Example:
-        >>> with users_code("the model"):
-        ...     raise SystemExit(0)
-        Traceback (most recent call last):
-        ...
-        liederiv.errors.ModelError: the model raised SystemExit(0), which would end ...
+        >>> try:
+        ...     with users_code("the model"):
+        ...         raise SystemExit(0)
+        ... except ModelError as error:
+        ...     print(str(error)[:49])
+        the model raised SystemExit(0), which would end t
     """
     watch = Watch(_arrived[0])
     with _counted_signals():

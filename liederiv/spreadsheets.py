@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from liederiv.foreign import for_spreadsheets, printable
@@ -55,6 +56,7 @@ def _with_text(frame: pd.DataFrame, change: Callable[[Any], Any]) -> pd.DataFram
     out = frame.copy()
     for place, (_, column) in enumerate(frame.items()):
         if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
-            cells = [change(cell) for cell in column]
-            out.isetitem(place, pd.Series(cells, frame.index, dtype=object))
+            cells = np.empty(len(column), dtype=object)
+            cells[:] = [change(cell) for cell in column]
+            out.isetitem(place, cells)
     return out

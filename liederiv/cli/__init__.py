@@ -28,7 +28,8 @@ app = typer.Typer(
     name="liederiv",
     help="How equivariant is this network really?\n\n"
     "Measures Lie derivatives of PyTorch vision models under translation, rotation, scaling and "
-    "other continuous transforms. Start with:  liederiv score tf_efficientnet_lite0",
+    "other continuous transforms. Start with:  liederiv score tf_efficientnet_lite0\n\n"
+    "What cannot be done is one line and exit code 2; LIEDERIV_DEBUG=1 shows the traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",

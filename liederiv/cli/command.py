@@ -23,7 +23,7 @@ __all__ = ["Leave", "guarded", "run_application"]
 
 INTERRUPTED = 130
 Command = Callable[..., None]
-_UsageError = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+_UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 class Leave(typer.Exit):

@@ -33,10 +33,10 @@ class _Kept(io.FileIO):
         super().__init__(number, "w", closefd=False)
         self.failure: OSError | None = None
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         """Write what can be written; claim to have written the rest."""
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError as error:
             self.failure = self.failure or error
             return memoryview(data).nbytes
