@@ -7,7 +7,9 @@ the direction of writing; none of that may reach a terminal, a table, a page or 
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import unicodedata
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +22,7 @@ __all__ = [
     "one_line",
     "printable",
     "shortened",
+    "unblocking",
 ]
 
 # Control characters, surrogates, and the marks that reverse or hide what stands around them.
@@ -78,6 +81,18 @@ def one_line(text: object) -> str:
 def at_home(path: str | os.PathLike[str]) -> Path:
     """A path whose ``~`` is the home folder; that of a user who does not exist stays as it is."""
     return Path(os.path.expanduser(path))
+
+
+def unblocking(path: Path) -> Path:
+    """The path, if nobody waits who opens it: a pipe may never be written to.
+
+    Raises:
+        OSError: for a pipe, a socket or a device.
+    """
+    kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return path
 
 
 def shortened(text: str, length: int = 200) -> str:

@@ -10,6 +10,7 @@ import typer
 
 from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
 from liederiv.cli import options as o
+from liederiv.cli.arguments import checked_path
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import comparison_tables, console, scan_tables
@@ -60,8 +61,8 @@ def compare(
         _compare_scans(a, b, how.seed, csv, quiet)
         return
     results = []
-    for side in (a, b):
-        name, checkpoint = _resolve(side, model)
+    for argument, side in (("A", a), ("B", b)):
+        name, checkpoint = _resolve(argument, side, model)
         loaded = chosen.open(name, None, checkpoint)
         results.append(measure_loaded(loaded, chosen, replace(how, progress=not quiet)))
     (first, photographs), (second, _) = results
@@ -95,7 +96,7 @@ def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> 
     save.finish()
 
 
-def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:
+def _resolve(name: str, side: str, model: str | None) -> tuple[str, Path | None]:
     """A side of the comparison as model name and checkpoint file."""
     if not side.endswith(_FILES):
         return side, None
@@ -103,4 +104,4 @@ def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:
         raise LieDerivError(
             f"{side!r} is a checkpoint file; say which architecture it holds with --model NAME."
         )
-    return model, Path(side)
+    return model, checked_path(name, Path(side))
