@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
 from liederiv.analysis.spectra import Spectrum
 from liederiv.errors import LieDerivError
+from liederiv.spreadsheets import frame_of
 
 __all__ = ["AliasingReport", "ModuleAliasing"]
 
@@ -177,7 +178,7 @@ class AliasingReport:
                         "reason": row.reason,
                     }
                 )
-        return pd.DataFrame(records)
+        return frame_of(records)
 
     def explained(self) -> dict[str, float]:
         """Per generator, 1 − Σ‖c_AF‖²/Σ‖c‖² over the modules that have a counterpart."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +38,7 @@ def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: fl
     for v in verdicts:
         attributes = {
             "classname": f"liederiv.gate.{model}",
-            "name": f"{v.name} ≤ {v.limit:g} {v.unit}",
+            "name": v.name if math.isnan(v.limit) else f"{v.name} ≤ {v.limit:g} {v.unit}",
         }
         case = ElementTree.SubElement(suite, "testcase", _clean(attributes | {"time": "0"}))
         if v.state == "broken":
@@ -49,7 +50,7 @@ def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: fl
                 case, "error", _clean({"type": "NotMeasured", "message": v.reason})
             )
         else:
-            ElementTree.SubElement(case, "system-out").text = _FORBIDDEN.sub("?", v.reason)
+            ElementTree.SubElement(case, "system-out").text = _clean({"": v.reason})[""]
     ElementTree.indent(root)
     tree = ElementTree.ElementTree(root)
     return write_atomically(

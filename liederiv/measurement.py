@@ -23,6 +23,7 @@ from liederiv.errors import (
     PointCloudError,
 )
 from liederiv.floors import Floor, rounding_floor
+from liederiv.foreign_code import users_code
 from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
@@ -155,7 +156,8 @@ def measure(
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
     bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
-    with bar, kept_randomness(batches if isinstance(batches, Tensor) else None):
+    randomness = kept_randomness(batches if isinstance(batches, Tensor) else None)
+    with users_code("the model") as watch, bar, randomness:
         try:
             for x, labels in _items(batches, batch_size):
                 if run is None:
@@ -165,7 +167,8 @@ def measure(
                 run.add(x, labels)
                 bar.update(len(x))
         except (KeyboardInterrupt, ImageError, PointCloudError) as stop:
-            if run is None or run.count == 0:
+            by_itself = isinstance(stop, KeyboardInterrupt) and not watch.interrupted
+            if run is None or run.count == 0 or by_itself:
                 raise
             # What is already measured is worth reporting; say that it is not everything.
             why = str(stop) or "interrupted"

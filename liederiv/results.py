@@ -19,6 +19,8 @@ import torch
 
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -174,7 +176,7 @@ class Measurement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
-        frame = pd.DataFrame([asdict(s) for s in self.scores])
+        frame = frame_of([asdict(s) for s in self.scores])
         return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
@@ -194,7 +196,7 @@ class Measurement:
             for s in self.scores
             for i, v in enumerate(s.per_image)
         ]
-        return pd.DataFrame(rows, columns=_PER_IMAGE_COLUMNS)
+        return frame_of(rows, _PER_IMAGE_COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
         """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
@@ -212,7 +214,7 @@ class Measurement:
         path = Path(path)
         writers: dict[str, Callable[[Path], Any]] = {
             ".json": lambda p: p.write_text(_json_text(self.to_dict()), encoding="utf-8"),
-            ".csv": lambda p: self.to_dataframe().to_csv(p, index=False),
+            ".csv": lambda p: write_csv(p, self.to_dataframe()),
             ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
         }
         if path.suffix not in writers:
@@ -257,7 +259,13 @@ def write_atomically(
             f"cannot write {str(path)!r} ({error.strerror}); choose an existing, writable folder."
         ) from error
     try:
-        write(Path(temporary))
+        try:
+            write(Path(temporary))
+        except OSError as error:
+            raise LieDerivError(
+                f"cannot write {str(path)!r} ({error.strerror or error}); free space, or choose "
+                "another folder."
+            ) from error
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -269,9 +277,11 @@ def write_atomically(
 
 
 def json_ready(data: Any) -> Any:
-    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists."""
+    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists, text printable."""
+    if isinstance(data, str):
+        return printable(data)
     if isinstance(data, Mapping):
-        return {str(k): json_ready(v) for k, v in data.items()}
+        return {printable(k): json_ready(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
         return [json_ready(v) for v in data]
     if isinstance(data, float) and not math.isfinite(data):

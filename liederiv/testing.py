@@ -27,6 +27,7 @@ from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign_code import users_code
 from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import kept_randomness, watched
 from liederiv.generators import Generator
@@ -104,7 +105,7 @@ def assert_equivariant(
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
-    with kept_randomness(x):
+    with users_code("the model"), kept_randomness(x):
         _assert(_measure(f, x, generators, output, scheme, directions, seed, verify), rtol)
 
 
@@ -130,7 +131,7 @@ def equivariance_errors(
     verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
-    with kept_randomness(x):
+    with users_code("the model"), kept_randomness(x):
         return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
 
 

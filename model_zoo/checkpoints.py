@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ModelError
+from liederiv.foreign import at_home
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
@@ -80,7 +81,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ModelError: If the file is missing, truncated, no checkpoint, or holds anything but data.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     _check_file(path)
     if path.suffix == ".safetensors":
         content: Any = _read_safetensors(path)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ImageError
+from liederiv.foreign import at_home
 
 from .data_config import DataConfig
 from .image_datasets import dataset_items, is_dataset_name
@@ -152,7 +153,7 @@ def _find_items(
 ) -> tuple[list[ImageItem], tuple[str, ...]]:
     if source == "samples":
         return sample_items(), ()
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_dir() and source != "":
         return folder_items(_split_folder(path, split))
     if path.is_file():

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 
 from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
+from liederiv.foreign import printable
+from liederiv.foreign_code import users_code
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
 from .cloud_measuring import refuse_image_options
@@ -153,12 +155,12 @@ def try_model(model: nn.Module, x: Any) -> object:
         ModelError: naming what the model raised.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), users_code("the model"):
             return model(x)
     except LieDerivError:
         raise
     except Exception as error:  # a model may raise anything
-        reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        reason = (printable(error).strip().splitlines() or ["no message"])[0].rstrip(".")
         what = f"images of shape {list(x.shape[1:])}" if isinstance(x, torch.Tensor) else repr(x)
         raise ModelError(
             f"the model fails on {what}: {type(error).__name__}: {reason}; check --img-size and "

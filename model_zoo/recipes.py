@@ -12,6 +12,7 @@ import timm
 from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
 
 from liederiv.errors import ModelError
+from liederiv.foreign import at_home
 
 from .data_config import spatial_size
 from .hub import download_errors, offline_if_unreachable
@@ -78,7 +79,7 @@ def recipe_for(
             config, arch, stored = load_model_config_from_hf(rest)
         full_name = name
     elif source == "local-dir":
-        folder = Path(rest).expanduser()
+        folder = at_home(rest)
         config, arch, stored = _read_local_config(folder)
         full_name = name
     else:

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import unblocking
 from liederiv.results import write_atomically
 
 from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, schema_of
@@ -201,7 +202,7 @@ class Store:
     def _manifest(self) -> dict[str, Any]:
         path = self.folder / _MANIFEST
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads(unblocking(path).read_text(encoding="utf-8"))
             version = int(manifest["schema_version"])
             dict(manifest["configuration"])
         except FileNotFoundError:
@@ -209,7 +210,7 @@ class Store:
                 f"{str(self.folder)!r} holds no results of a scan ({_MANIFEST} is missing); make "
                 "them with `liederiv scan … --out DIR`."
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise LieDerivError(
                 f"{str(path)!r} is no manifest of a scan ({type(error).__name__}: {error}); name "
                 "the folder that `liederiv scan` wrote."
@@ -266,7 +267,7 @@ def _read_file(path: Path, measurement: str, columns: list[str] | None = None) -
     schema = schema_of(measurement)
     wanted = pa.schema([schema.field(c) for c in columns]) if columns else schema
     try:
-        return pq.ParquetFile(path).read(wanted.names).select(wanted.names).cast(wanted)
+        return pq.ParquetFile(unblocking(path)).read(wanted.names).select(wanted.names).cast(wanted)
     except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are among them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(f"{path} is passed over: {reason}", StoreWarning, stacklevel=3)

@@ -24,6 +24,8 @@ from liederiv.analysis.report.tables import (
 )
 from liederiv.analysis.statistics import correlations, describe_models
 from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
+from liederiv.spreadsheets import printable_frame
 
 __all__ = ["report_html"]
 
@@ -62,6 +64,7 @@ def report_html(
         LieDerivError: if no model was measured, or the `report` extra is not installed.
     """
     jinja2, plotly_script = _libraries()
+    scores, layers = printable_frame(scores), None if layers is None else printable_frame(layers)
     board = leaderboard(scores, metric, output)
     if accuracy is not None:
         joined = join_accuracy(board.frame, accuracy)
@@ -74,7 +77,7 @@ def report_html(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("report.html"))
     page: str = template.render(
-        title=title,
+        title=printable(title),
         style=_asset("report.css"),
         script=_asset("report.js"),
         plotly=plotly_script,
@@ -142,6 +145,6 @@ def _facts(scores: pd.DataFrame, board: Leaderboard, failed: pd.DataFrame) -> di
 def _settings(configuration: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Each measurement's settings, as indented JSON."""
     return [
-        (name, json.dumps(settings, indent=1, ensure_ascii=False, default=str))
+        (name, printable(json.dumps(settings, indent=1, ensure_ascii=False, default=str)))
         for name, settings in (configuration or {}).items()
     ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import sys
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from liederiv.cli import options as o
+from liederiv.cli.command import Leave
+from liederiv.cli.failures import complain, sentence
 from liederiv.cli.groups import grouped
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, described_inputs, new_table, number
 from liederiv.errors import LieDerivError
+from liederiv.foreign_code import users_code
 from liederiv.gate import (
     Baseline,
     Limit,
@@ -92,7 +99,7 @@ def gate(
     liederiv gate mine:build --baseline main.parquet --max-increase 5%
     """
     o.refuse_amp(amp)
-    o.writable(junit, json, per_image)
+    writable(junit, json, per_image)
     o.check_endings(
         {
             "--junit": (junit, ".xml"),
@@ -113,20 +120,43 @@ def gate(
         progress=not quiet,
     )
     start = time.monotonic()
-    loaded = chosen.open(model, model_flag, checkpoint)
-    measurement, photographs = measure_loaded(loaded, chosen, how)
+    with _failure_noted(junit, model or model_flag or "", start):
+        loaded = chosen.open(model, model_flag, checkpoint)
+        with users_code("the model") as watch:
+            measurement, photographs = measure_loaded(loaded, chosen, how)
+        if watch.interrupted:
+            raise KeyboardInterrupt  # a part of the images decides nothing
+    save = Saving()
     for path in (json, per_image):
-        if path is not None:
-            measurement.save(path)
+        save(path, measurement.save)
     verdicts = judge_limits(measurement, limits)
     if before is not None:
         labels = clusters(how.images, photographs)
         verdicts += judge_increase(
             measurement, before, increase, metrics=metrics, seed=how.seed, clusters=labels
         )
-    if junit is not None:
-        write_junit(junit, loaded.name, verdicts, time.monotonic() - start)
-    _conclude(measurement, verdicts, quiet)
+    seconds = time.monotonic() - start
+    save(junit, lambda path: write_junit(path, loaded.name, verdicts, seconds))
+    _conclude(measurement, verdicts, quiet and not save.lost)
+    save.finish()
+
+
+@contextmanager
+def _failure_noted(junit: Path | None, model: str, start: float) -> Iterator[None]:
+    """Leave a JUnit file that says so if no verdict is reached, however the process ends."""
+
+    def write(reason: str) -> None:
+        if junit is not None:
+            verdict = Verdict("gate", "not measured", None, None, None, math.nan, "", reason)
+            write_junit(junit, model, [verdict], time.monotonic() - start)
+
+    write("the run ended before it had measured anything")
+    try:
+        yield
+    except BaseException as error:
+        with suppress(LieDerivError):  # what ended the run matters more
+            write(sentence(error))
+        raise
 
 
 def _transforms(limits: tuple[Limit, ...], baseline: Baseline | None) -> str:
@@ -147,15 +177,15 @@ def _conclude(measurement: Measurement, verdicts: list[Verdict], quiet: bool) ->
             table.add_column(header, justify="right", no_wrap=True)
         for v in verdicts:
             interval = "" if v.ci_low is None else f"[{number(v.ci_low)}, {number(v.ci_high)}]"
-            state = f"[{_COLOURS[v.state]}]{v.state}[/]"
+            state = Text(v.state, style=_COLOURS[v.state])
             table.add_row(v.name, state, interval, v.unit, number(v.value), number(v.limit))
         out.print(table)
         for note in measurement.provenance.warnings:
             out.print(f"Note: {note}")
         for v in verdicts:
             if v.state == "unclear":
-                out.print(f"Warning: {v.reason}; measure more images to decide.", markup=False)
+                out.print(f"Warning: {v.reason}; measure more images to decide.")
     failed = [v.reason for v in verdicts if not v.passed]
     if failed:
-        print(f"liederiv gate: {'; '.join(failed)}", file=sys.stderr)
-        raise typer.Exit(BROKEN)
+        complain("; ".join(failed), who="liederiv gate")
+        raise Leave(BROKEN)

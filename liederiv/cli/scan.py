@@ -11,9 +11,12 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
+from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
 from liederiv.cli.prefetching import fetch_all
 from liederiv.cli.tables import console, new_table
+from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.presets import PRESETS
 from liederiv.model_zoo.scan import (
@@ -230,7 +233,7 @@ def scan(
         summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
     _conclude(summary, out)
     if stop.asked:
-        raise typer.Exit(130)
+        raise Leave(130)
 
 
 def _store(out: Path, settings: ScanSettings, dry_run: bool) -> Store | None:
@@ -258,7 +261,7 @@ def _conclude(summary: Summary, out: Path) -> None:
     parts = [f"{summary.measured} measured", f"{summary.failed} failed"]
     if summary.left:
         parts.append(f"{summary.left} left: run the same command to go on")
-    typer.echo(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {out}")
+    say(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {as_given(out)}")
 
 
 def _show(jobs: Sequence[Job], selection: Selection) -> None:

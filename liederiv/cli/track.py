@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from tqdm import tqdm
 
 from liederiv.analysis.trajectory import main_rows, plot_trajectory
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.measure_options import MeasureOptions
@@ -24,6 +27,7 @@ from liederiv.model_zoo.measuring import measure_loaded, open_inputs
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
 from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically, write_json
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["track"]
 
@@ -68,12 +72,12 @@ def track(
     --images ./val --plot run1.png --json run1.json
     """
     o.refuse_amp(amp)
-    o.writable(json, csv, parquet, plot)
+    writable(json, csv, parquet, plot)
     o.check_endings(
         {"--json": (json, ".json"), "--csv": (csv, ".csv"), "--parquet": (parquet, ".parquet")}
     )
     if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise LieDerivError(f"--plot={str(plot)!r} must end in .png, .pdf or .svg.")
+        raise LieDerivError(f"--plot={as_given(plot)!r} must end in .png, .pdf or .svg.")
     checkpoints, skipped = find_checkpoints(run_dir)
     # What is wrong with the request itself is said before any checkpoint is blamed for it.
     fresh = chosen.open(model, None, None)
@@ -91,9 +95,12 @@ def track(
             rows = _scored(partial(_measure, model, checkpoint, chosen, how), checkpoint)
             done.add(checkpoint, rows)
     frame = done.frame(checkpoints)
-    _write(frame, csv, parquet, plot, f"{model}, {run_dir.name}")
-    if not quiet:
+    save = Saving()
+    save(json if done.unsaved else None, done.write)
+    _write(save, frame, csv, parquet, plot, f"{model}, {run_dir.name}")
+    if not quiet or save.lost:
         _print(frame, checkpoints, skipped)
+    save.finish()
     if not (frame["status"] == "measured").any():
         raise LieDerivError(
             f"none of the {len(checkpoints)} checkpoints in {str(run_dir)!r} could be scored "
@@ -141,12 +148,15 @@ class _Results:
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
         self.runs: dict[str, dict[str, Any]] = {}
+        self.unsaved = False
         if path is None or not path.exists():
             return
         try:
             data = json_format.loads(path.read_text(encoding="utf-8"))
             before, runs = data["settings"], data["checkpoints"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            if not isinstance(before, dict) or not all(_is_run(run) for run in runs.values()):
+                raise ValueError("of another shape")
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
             raise LieDerivError(
                 f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
                 "another file."
@@ -169,23 +179,37 @@ class _Results:
         )
 
     def add(self, checkpoint: RunCheckpoint, rows: Rows) -> None:
-        """Keep rows, and write the file."""
+        """Keep rows, and write the file; if that fails, the run goes on and tries at its end."""
         self.runs[checkpoint.name] = {"file": _identity(checkpoint.path), "rows": rows}
         if self.path is None:
             return
+        self.unsaved = True
+        with suppress(LieDerivError):
+            self.write(self.path)
+            self.unsaved = False
+
+    def write(self, path: Path) -> None:
+        """Write all rows."""
         data = {
             "schema_version": SCHEMA_VERSION,
             "settings": self.settings,
             "checkpoints": self.runs,
         }
-        write_json(self.path, data)
+        write_json(path, data)
 
     def frame(self, checkpoints: list[RunCheckpoint]) -> pd.DataFrame:
         """All rows of these checkpoints, in their order."""
         rows = [row for c in checkpoints for row in self.runs[c.name]["rows"]]
-        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+        frame = frame_of(rows, list(_COLUMNS))
         numbers = ["value", "ci_low", "ci_high", "floor"]
         return frame.astype(dict.fromkeys(numbers, float))
+
+
+def _is_run(run: Any) -> bool:
+    """Whether this is what `_Results.add` keeps."""
+    rows = run["rows"]
+    complete = rows and all(set(_COLUMNS) <= {"checkpoint", "axis", "position", *r} for r in rows)
+    return bool(complete) and isinstance(run["file"], list)
 
 
 def _identity(path: Path) -> list[int]:
@@ -194,15 +218,18 @@ def _identity(path: Path) -> list[int]:
 
 
 def _write(
-    frame: pd.DataFrame, csv: Path | None, parquet: Path | None, plot: Path | None, title: str
+    save: Saving,
+    frame: pd.DataFrame,
+    csv: Path | None,
+    parquet: Path | None,
+    plot: Path | None,
+    title: str,
 ) -> None:
-    if csv is not None:
-        write_atomically(csv, lambda p: frame.to_csv(p, index=False))
-    if parquet is not None:
-        write_atomically(parquet, lambda p: frame.to_parquet(p, index=False))
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
+    save(parquet, lambda path: write_atomically(path, lambda p: frame.to_parquet(p, index=False)))
     if plot is not None:
         figure = plot_trajectory(frame, axis=frame["axis"].iloc[0], title=title)
-        write_atomically(plot, lambda p: figure.savefig(p, dpi=150))
+        save(plot, lambda path: write_atomically(path, lambda p: figure.savefig(p, dpi=150)))
         plt.close(figure)
 
 
@@ -230,6 +257,4 @@ def _print(frame: pd.DataFrame, checkpoints: list[RunCheckpoint], skipped: list[
     out = console()
     out.print(table)
     if skipped:
-        out.print(
-            f"Note: without a step in the name, left out: {', '.join(skipped)}.", markup=False
-        )
+        out.print(f"Note: without a step in the name, left out: {', '.join(skipped)}.")

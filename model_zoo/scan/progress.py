@@ -9,6 +9,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from liederiv.foreign import one_line, printable
 from liederiv.model_zoo.scan.selection import Candidate
 
 __all__ = ["Reporter"]
@@ -67,7 +68,8 @@ class Reporter:
         self._refresh()
 
     def note(self, text: str) -> None:
-        """Print a line."""
+        """Print a line, which may hold a model's own words."""
+        text = printable(text)
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
             return
@@ -91,5 +93,6 @@ class Reporter:
     def _refresh(self) -> None:
         if self._bar is not None:
             more = f" + {len(self._names) - 1}" if len(self._names) > 1 else ""
-            self._bar.set_description((self._names[0] if self._names else "scanning") + more)
+            name = one_line(self._names[0]) if self._names else "scanning"
+            self._bar.set_description(name + more)
             self._bar.set_postfix_str(f"{self._failed} failed")
