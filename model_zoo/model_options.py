@@ -21,6 +21,7 @@ from liederiv.foreign_code import users_code
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
 from .cloud_measuring import refuse_image_options
+from .data_config import DataConfig
 from .point_models import LoadedPointModel, is_point_model, load_point_model
 from .timm_models import LoadedModel, load
 
@@ -99,6 +100,23 @@ class ModelOptions:
             raise LieDerivError(
                 f"--crop-pct={self.crop_pct} must be a fraction such as 0.875, from 0.05 to 20."
             )
+
+    def check_preprocessing(self) -> None:
+        """Refuse a normalisation or filter that no network of images can have.
+
+        Raises:
+            LieDerivError: naming what is wrong.
+        """
+        mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
+        channels = max(len(mean or ()), len(std or ()))
+        DataConfig().override(
+            img_size=self.img_size,
+            crop_pct=self.crop_pct,
+            mean=0.5 if mean is None else mean,
+            std=0.5 if std is None else std,
+            interpolation=self.interpolation,
+            in_chans=channels if channels > 1 else None,
+        )
 
     @property
     def torch_device(self) -> torch.device:

@@ -27,10 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from liederiv.errors import LieDerivError
-from liederiv.foreign import unblocking
+from liederiv.foreign import one_line, printable, unblocking
 from liederiv.results import write_atomically
 
-from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, schema_of
+from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
 
 __all__ = ["Configuration", "Store", "StoreWarning"]
 
@@ -122,7 +122,8 @@ class Store:
     def write_log(self, model: str, key: str, text: str) -> str:
         """Keep what a model has printed; returns the path relative to the folder."""
         path = self.folder / "logs" / f"{_file_name(model)}-{key}.log"
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        with self._writing():
+            write_atomically(path, lambda p: p.write_text(text, "utf-8", errors="replace"))
         return path.relative_to(self.folder).as_posix()
 
     def outcome(self, measurement: str, model: str, key: str) -> str | None:
@@ -143,23 +144,29 @@ class Store:
 
         Args:
             origin: becomes part of every row.
-            frame: rows with the columns that the measurement has beyond those of `Origin`, absent
-                ones null; None for a failure, which becomes one row.
+            frame: rows with exactly the columns that the measurement has beyond those of `Origin`
+                (`columns_of`); None for a failure, which becomes one row without them.
 
         Returns:
             The file.
+
+        Raises:
+            LieDerivError: for columns that the measurement does not have or that are missing, and
+                where the folder takes no more.
         """
         rows = pd.DataFrame({"status": ["failed"]}) if frame is None else frame
         constant = asdict(origin)
         if frame is not None:
             del constant["reason"]  # each row has its own
+            _check_columns(frame, origin.measurement)
         schema = schema_of(origin.measurement)
         columns = [_column(f, rows, constant) for f in schema]
         table = pa.Table.from_arrays(columns, schema=schema)
         path = self.path(origin.measurement, origin.model, origin.key)
-        return write_atomically(
-            path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
-        )
+        with self._writing():
+            return write_atomically(
+                path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
+            )
 
     def read(self, measurement: str) -> pd.DataFrame:
         """All rows of one measurement, failures included; empty if there are none.
@@ -190,7 +197,8 @@ class Store:
         """
         lock = filelock.FileLock(self.folder / ".claims" / key, timeout=0)
         try:
-            lock.acquire()
+            with self._writing():
+                lock.acquire()
         except filelock.Timeout:
             yield False
             return
@@ -198,6 +206,20 @@ class Store:
             yield True
         finally:
             lock.release()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in a sentence that the folder takes no more; what is stored stays readable."""
+        try:
+            yield
+        except filelock.Timeout:
+            raise
+        except (OSError, LieDerivError) as error:
+            why = getattr(error, "strerror", None) or one_line(error).rstrip(".")
+            raise LieDerivError(
+                f"folder={str(self.folder)!r} takes no more results ({why}); what is stored there "
+                "stays: make room, then run the same command to go on."
+            ) from error
 
     def _manifest(self) -> dict[str, Any]:
         path = self.folder / _MANIFEST
@@ -253,13 +275,36 @@ def _file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip("._")[-100:] or "model"
 
 
+def _check_columns(frame: pd.DataFrame, measurement: str) -> None:
+    """Refuse a misspelt column: it would be null in every file, and nobody would notice."""
+    wanted, found = set(columns_of(measurement)), set(map(str, frame.columns))
+    for what, names in (("does not have", found - wanted), ("is lacking", wanted - found)):
+        if names:
+            raise LieDerivError(
+                f"a table of {measurement} {what} the column{'s' * (len(names) > 1)} "
+                f"{', '.join(sorted(names))}; the columns are listed in store_schema.py."
+            )
+
+
 def _column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:
     """One column: the same value in all rows, the frame's, or nothing; NaN becomes null."""
     if field.name in constant:
-        return pa.array([constant[field.name]] * len(rows), field.type)
+        return pa.array([_printable(constant[field.name])] * len(rows), field.type)
     if field.name in rows:
-        return pa.array(rows[field.name], field.type, from_pandas=True)
+        values: Any = rows[field.name]
+        if pa.types.is_string(field.type) or pa.types.is_list(field.type):
+            values = [_printable(value) for value in values]
+        return pa.array(values, field.type, from_pandas=True)
     return pa.nulls(len(rows), field.type)
+
+
+def _printable(value: Any) -> Any:
+    """Text of others, alone or in a list, as any reader of Parquet takes it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list | tuple):
+        return [_printable(v) for v in value] if any(isinstance(v, str) for v in value) else value
+    return value
 
 
 def _read_file(path: Path, measurement: str, columns: list[str] | None = None) -> pa.Table | None:

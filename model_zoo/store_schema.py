@@ -12,7 +12,7 @@ from datetime import datetime
 
 import pyarrow as pa
 
-__all__ = ["MEASUREMENTS", "ORIGIN", "SCHEMA_VERSION", "Origin", "schema_of"]
+__all__ = ["MEASUREMENTS", "ORIGIN", "SCHEMA_VERSION", "Origin", "columns_of", "schema_of"]
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +31,8 @@ class Origin:
         measurement: ``score``, ``layers`` or ``aliasing``.
         outcome: of the measurement as a whole: ``measured``, ``failed`` (an exception, or nothing
             measurable), ``out of memory``, ``timeout``, ``crashed`` (the process ended by itself),
-            ``killed`` (by the system).
+            ``killed`` (by the system),
+            ``interrupted`` (ended from outside, time after time; a resumed scan tries again).
         reason: why it was not measured, else empty; in a measured table, why a row was not.
         log: path of the log relative to the folder of the scan; empty if there is none.
         requested_model: name that was asked for.
@@ -173,6 +174,11 @@ _ALIASING = (
 _COLUMNS = {"score": _SCORE, "layers": _MODULE + _LAYERS, "aliasing": _MODULE + _ALIASING}
 
 MEASUREMENTS = tuple(_COLUMNS)
+
+
+def columns_of(measurement: str) -> tuple[str, ...]:
+    """Names of the columns that the table of one measurement brings, beyond those of `Origin`."""
+    return ("status", "reason", *(name for name, _ in _COLUMNS[measurement]))
 
 
 def schema_of(measurement: str) -> pa.Schema:

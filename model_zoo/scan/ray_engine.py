@@ -53,7 +53,8 @@ class RayEngine:
         if self._own:
             self._connect(address)
         resources = self._ray.cluster_resources()
-        self.slots = workers or _fitting(resources, threads, gpus_per_task)
+        fitting = _fitting(resources, threads, gpus_per_task, memory)
+        self.slots = workers or fitting
         options: dict[str, Any] = {"num_cpus": threads, "max_retries": 0}
         if gpus_per_task:
             options["num_gpus"] = gpus_per_task
@@ -152,8 +153,15 @@ def _import_ray() -> Any:
     return ray
 
 
-def _fitting(resources: dict[str, float], threads: int, gpus_per_task: float) -> int:
+def _fitting(
+    resources: dict[str, float], threads: int, gpus_per_task: float, memory: int | None
+) -> int:
     """How many tasks the cluster can hold at once."""
+    if memory is not None and memory > resources.get("memory", float("inf")):
+        raise LieDerivError(
+            f"--memory={memory} bytes is more than the Ray cluster has ({resources['memory']:.0f}),"
+            " so its tasks would wait for ever; ask for less."
+        )
     counts = [resources.get("CPU", 1.0) / threads]
     if gpus_per_task:
         counts.append(resources.get("GPU", 0.0) / gpus_per_task)

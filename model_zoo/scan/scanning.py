@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,14 @@ from liederiv.model_zoo.scan.plan import Job
 from liederiv.model_zoo.scan.progress import Reporter
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.stopping import Stop
-from liederiv.model_zoo.scan.tasks import OUT_OF_MEMORY, Delivery, Failure, Result, Task
+from liederiv.model_zoo.scan.tasks import (
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    Delivery,
+    Failure,
+    Result,
+    Task,
+)
 from liederiv.model_zoo.scan.weights import WeightsPolicy
 from liederiv.model_zoo.store import Store
 from liederiv.model_zoo.store_schema import Origin
@@ -34,6 +41,7 @@ from liederiv.results import Provenance
 __all__ = ["Limits", "Scan", "Summary"]
 
 _POLL_SECONDS, _SHORT_SECONDS = 0.3, 0.02
+_MOST_STARTS = 3  # of a process that ends without a word, or is ended from outside
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,8 @@ class _InFlight:
     fetching: Task | None = None
     retry: list[Failure] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
+    interruptions: Counter[str] = field(default_factory=Counter)
+    fruitless: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -233,13 +243,32 @@ class Scan:
             self._keep(flight, delivery)
         elif delivery.outcome in OUT_OF_MEMORY and task.smaller((delivery.measurement,)):
             flight.retry.append(delivery)
-        elif self._stop.asked and delivery.outcome == "crashed" and not delivery.about:
-            pass  # Ctrl-C may reach a process before it has a group of its own
+        elif self._stop.asked and delivery.outcome in (INTERRUPTED, "crashed", "killed"):
+            pass  # whoever stops the scan may have ended its processes too
+        elif delivery.outcome == INTERRUPTED and not self._too_often(flight, delivery):
+            pass  # nothing the model has done: `_over` starts it again
         else:
             self._keep_failure(flight, delivery, task)
 
+    def _too_often(self, flight: _InFlight, failure: Failure) -> bool:
+        """Count an interruption; whether it was the last that is made good."""
+        flight.interruptions[failure.measurement] += 1
+        return flight.interruptions[failure.measurement] >= _MOST_STARTS
+
+    def _give_up_on_silence(self, task: Task, flight: _InFlight) -> None:
+        """Bound how often a process is started that says nothing before it ends."""
+        silent = set(task.measurements) == flight.pending and not flight.retry
+        flight.fruitless = flight.fruitless + 1 if silent else 0
+        if self._stop.asked or flight.fruitless < _MOST_STARTS:
+            return
+        reason = f"its process ended {flight.fruitless} times without a result"
+        for measurement in task.measurements:
+            outcome = INTERRUPTED if flight.interruptions[measurement] else "crashed"
+            self._keep_failure(flight, Failure(measurement, outcome, reason), task)
+
     def _over(self, task: Task, flight: _InFlight) -> None:
         """A process is gone: try again in less memory, go on behind a failure, or be done."""
+        self._give_up_on_silence(task, flight)
         rest = tuple(m for m in task.measurements if m in flight.pending)
         again = task.smaller(rest) if flight.retry else replace(task, measurements=rest)
         if rest and again is not None and not self._stop.asked:

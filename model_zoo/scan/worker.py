@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 import torch
 from tqdm import tqdm
 
+from liederiv.foreign import one_line, printable
 from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
 from liederiv.model_zoo.scan.tasks import Begun, Described, Failure, Result, Task
 
@@ -52,15 +53,13 @@ def work(task: Task, connection: Connection, log: str) -> None:
             connection.send(Begun(current))
             try:
                 origin, frame = loaded.measure(current)
-            except Exception as error:
+            except BaseException as error:  # a model may raise anything, SystemExit too
                 connection.send(_failure(current, error))
                 del error
                 gc.collect()
             else:
                 connection.send(Result(current, {**about, **origin}, frame))
-    except KeyboardInterrupt:
-        os._exit(130)
-    except BaseException as error:  # a model may raise anything, SystemExit too
+    except BaseException as error:  # KeyboardInterrupt is the model's: signals do not reach here
         for measurement in task.measurements if not current else (current,):
             connection.send(_failure(measurement, error))
     finally:
@@ -124,8 +123,9 @@ def _limit_memory(limit: int) -> None:
 
 
 def _failure(measurement: str, error: BaseException) -> Failure:
-    traceback.print_exception(error)
-    sys.stderr.flush()
+    with suppress(Exception):  # where a model has closed the streams, or its error cannot be shown
+        traceback.print_exception(error)
+        sys.stderr.flush()
     outcome = "out of memory" if _is_out_of_memory(error) else "failed"
     return Failure(measurement, outcome, _one_line(error))
 
@@ -135,13 +135,13 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, MemoryError | torch.OutOfMemoryError):
             return True
-        if isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY):
+        if isinstance(error, RuntimeError) and any(t in printable(error) for t in _OUT_OF_MEMORY):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
+    text = one_line(error)[:500]
     own = type(error).__module__ == "liederiv.errors"
-    return text if own and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if own and text else f"{one_line(type(error).__name__)}: {text}".rstrip(": ")

@@ -14,7 +14,7 @@ from liederiv.model_zoo.store import Store
 
 BAD = {  # factory: outcome, reason, in the log
     "raises": ("failed", r"model fails on images of .*ValueError: boom and more|boom", "_raise"),
-    "exits": ("failed", r"^SystemExit: 3$", "good bye"),
+    "exits": ("failed", r"SystemExit\(3\)", "good bye"),
     "exits_at_once": ("crashed", r"ended by itself with exit code 5$", ""),
     "segfaults": ("crashed", r"crashed \(SIGSEGV\)$", "Segmentation fault"),
     "killed": ("killed", r"killed by the system \(SIGKILL\)", ""),

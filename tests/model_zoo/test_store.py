@@ -15,7 +15,7 @@ import pytest
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.store import Store, StoreWarning
-from liederiv.model_zoo.store_schema import MEASUREMENTS, ORIGIN, Origin, schema_of
+from liederiv.model_zoo.store_schema import MEASUREMENTS, ORIGIN, Origin, columns_of, schema_of
 
 CONFIGURATION = {"score": {"scheme": "bspline", "seed": 0}, "layers": {"scheme": "bspline"}}
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
@@ -35,7 +35,8 @@ def scores(n=2):
             "status": ["measured", "failed"][:n],
             "reason": ["", "not finite"][:n],
             "per_image": [[0.25, 0.75], []][:n],
-        }
+        },
+        columns=columns_of("score"),
     )
 
 

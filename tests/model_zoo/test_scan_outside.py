@@ -1,0 +1,376 @@
+"""What happens around a scan: signals, full disks, vanished files, text that is no Unicode."""
+
+import io
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from scan_cases import plan_for, run_scan, settings_for, table
+
+from liederiv import LieDerivError
+from liederiv.model_zoo.scan import LocalEngine, Stop, isolation, make_plan
+from liederiv.model_zoo.scan.selection import Candidate
+from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.store_schema import Origin, columns_of
+
+TESTS = Path(__file__).parents[1]
+SLOW = ["slow_1", "slow_2", "slow_3"]
+FLAGS = "--num-images 1 --layers-images 1 --transforms rotation --metrics lee,relative --threads 1"
+SCAN = "from liederiv.cli import main; main()"
+
+
+def command(folder, names=SLOW, *more):
+    names = [f"scan_models:{name}" for name in names]
+    return [
+        *(sys.executable, "-c", SCAN, "scan", *names, *FLAGS.split(), "--out", str(folder)),
+        *("--workers", "2", *more),
+    ]
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A scan of slow models as a process with a session of its own."""
+    (tmp_path / "notes").mkdir()
+    started = []
+
+    def call():
+        process = subprocess.Popen(
+            command(tmp_path / "scan"),
+            env={**os.environ, "LIEDERIV_TEST_NOTES": str(tmp_path / "notes")},
+            cwd=TESTS,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield call
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_for_models(folder, count, process):
+    """Until so many models are being measured."""
+    while len(list((folder / "notes").iterdir())) < count:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.05)
+
+
+def outcomes(folder, measurement="score"):
+    frame = Store.open(folder).read(measurement)
+    return frame.groupby("model")["outcome"].first().to_dict()
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_every_process_of_a_job_stores_nothing_wrong(start, tmp_path, number):
+    """As batch systems end a job: the scan, its servers and its workers at the same time."""
+    process = start()
+    wait_for_models(tmp_path, 2, process)
+    everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for one in everybody[::-1]:  # workers first, which is worst
+        one.send_signal(number)
+    assert process.wait() == 128 + number
+    assert set(outcomes(tmp_path / "scan").values()) <= {"measured"}
+    run_scan(tmp_path / "scan", SLOW)
+    assert set(outcomes(tmp_path / "scan").values()) == {"measured"}
+    assert len(outcomes(tmp_path / "scan")) == len(SLOW)
+
+
+def test_the_death_of_the_server_of_forks_costs_nothing(start, tmp_path):
+    process = start()
+    wait_for_models(tmp_path, 2, process)
+    servers = [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("forkserver" in word for word in child.cmdline()) and child.ppid() == process.pid
+    ]
+    assert servers
+    for server in servers:
+        server.kill()
+    said = process.stdout.read()
+    assert process.wait() == 0, said
+    assert outcomes(tmp_path / "scan") == {f"scan_models:{n}": "measured" for n in SLOW}
+
+
+def test_a_worker_that_is_terminated_is_started_again(tmp_path):
+    """By an operator, twice: the model is measured all the same."""
+    starts = []
+
+    class Impatient(LocalEngine):
+        def submit(self, task):
+            super().submit(task)
+            starts.append(task)
+            if len(starts) < 3:
+                os.kill(self._running[-1][1]._process.pid, signal.SIGTERM)
+
+    summary = run_scan(tmp_path, ["good"], engine=Impatient(1))
+    assert len(starts) == 3
+    assert (summary.measured, summary.failed) == (1, 0)
+
+
+@pytest.mark.parametrize("name", ["terminates_itself", "ends_with_255"])
+def test_what_is_ended_from_outside_every_time_is_said_and_tried_again(tmp_path, name):
+    names = [name, "good"]
+    summary = run_scan(tmp_path, names, measurements=("score", "layers"))
+    assert (summary.measured, summary.failed, summary.left) == (2, 2, 0)
+    row = Store.open(tmp_path).read("score").set_index("model").loc[f"scan_models:{name}"]
+    assert row["outcome"] == "interrupted"
+    assert row["reason"].startswith("ended from outside (")
+    _, _, jobs = plan_for(tmp_path, names, measurements=("score", "layers"))
+    assert [job.to_do for job in jobs] == [("score", "layers"), ()]
+
+
+def test_a_hang_up_that_is_ignored_stays_ignored():
+    from liederiv.model_zoo.scan import stop_on_signals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals(print) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.asked
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_deaths_during_a_stop_are_not_stored(tmp_path):
+    stop = Stop()
+
+    class Stopping(LocalEngine):
+        def events(self, seconds):
+            found = super().events(seconds)
+            stop.asked = stop.asked or any(w._current == "score" for _, w in self._running)
+            return found
+
+    summary = run_scan(tmp_path, ["exits_at_once", "killed"], engine=Stopping(1), stop=stop)
+    assert summary.left >= 1
+    assert set(outcomes(tmp_path).values()) <= {"crashed"}
+
+
+# --- what code of others raises, prints and closes ------------------------------------------------
+
+
+BAD = {
+    "speaks_no_unicode": r"half a pair \ud800, a bell \x07 and red \x1b[31m",
+    "unprintable": "SilentError",
+    "closes_everything": "division by zero",
+    "exits_well": "SystemExit",
+    "presses_ctrl_c": "KeyboardInterrupt",
+    "tidies_up": "and then it fails",
+    "ends_without_its_log": "exit code 3",
+}
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory):
+    folder, said = tmp_path_factory.mktemp("outside"), io.StringIO()
+    names = ["good", *BAD, "better"]
+    summary = run_scan(folder, names, measurements=("score", "layers"), stream=said)
+    return folder, summary, said.getvalue()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_each_has_a_row_that_every_reader_takes(scanned, name):
+    folder, _, said = scanned
+    for measurement in ("score", "layers"):
+        row = Store.open(folder).read(measurement).set_index("model").loc[f"scan_models:{name}"]
+        assert row["outcome"] in ("failed", "crashed")
+        assert BAD[name] in row["reason"]
+    said.encode("utf-8")
+    assert "\x1b" not in said
+
+
+def test_the_others_are_measured(scanned):
+    folder, summary, _ = scanned
+    assert (summary.measured, summary.failed, summary.left) == (4, 2 * len(BAD), 0)
+    found = outcomes(folder)
+    assert found["scan_models:good"] == found["scan_models:better"] == "measured"
+
+
+def test_a_log_without_end_is_cut_and_its_end_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(isolation, "_LOG_LIMIT", 2**20)
+    longest = 0
+
+    class Watching(LocalEngine):
+        def events(self, seconds):
+            nonlocal longest
+            found = super().events(seconds)
+            sizes = [os.path.getsize(w._log) for _, w in self._running]
+            longest = max([longest, *sizes])
+            return found
+
+    run_scan(tmp_path, ["talks_without_end"], engine=Watching(1))
+    row = Store.open(tmp_path).read("score").iloc[0]
+    log = (tmp_path / row["log"]).read_text()
+    assert "enough" in log
+    assert len(log) <= 2**18
+    assert longest <= 2**20
+
+
+def test_a_name_that_is_no_unicode_is_measured_and_shown_escaped(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (64, 64), (90, 10, 200)).save(pictures / "a.png")
+    (pictures / "a.png").rename(os.fsdecode(os.fsencode(pictures) + b"/bad\xff.png"))
+    summary = run_scan(tmp_path / "scan", ["good"], images=str(pictures))
+    assert (summary.measured, summary.failed) == (1, 0)
+    (names,) = {tuple(v) for v in Store.open(tmp_path / "scan").read("score")["image_names"]}
+    assert names == ("bad\\xff.png",)
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+@given(reason=ANY_TEXT, model=ANY_TEXT, log=ANY_TEXT)
+def test_any_text_on_its_way_to_the_store_comes_back(tmp_path_factory, reason, model, log):
+    store = Store.create(tmp_path_factory.mktemp("store"), {"score": {}})
+    store.write_log(model, "0" * 16, log)
+    store.write(Origin("0" * 16, "score", "failed", model, model, reason))
+    row = store.read("score").iloc[0]
+    row["reason"].encode("utf-8")
+    if reason.isascii() and reason.isprintable():
+        assert (row["reason"], row["model"]) == (reason, row["model"])
+
+
+# --- disks, folders, streams ----------------------------------------------------------------------
+
+
+def test_a_full_disk_ends_the_scan_in_a_sentence_and_loses_nothing(tmp_path):
+    run_scan(tmp_path / "scan", ["good"])
+    before = table(tmp_path / "scan")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+
+    found = subprocess.run(
+        command(tmp_path / "scan", ["good", "better"]),
+        cwd=TESTS,
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+    )
+    assert found.returncode == 2, found.stderr
+    assert "takes no more results (" in found.stderr
+    assert "Traceback" not in found.stderr
+    pd.testing.assert_frame_equal(table(tmp_path / "scan"), before)
+    assert run_scan(tmp_path / "scan", ["good", "better"]).measured == 1
+
+
+def test_a_folder_that_vanishes_is_said(tmp_path):
+    store = Store.create(tmp_path / "scan", {"score": {}})
+    shutil.rmtree(tmp_path / "scan")
+    origin = Origin("0" * 16, "score", "failed", "m", "m", "why")
+    for act in (
+        lambda: store.write(origin),
+        lambda: store.write_log("m", "0" * 16, "text"),
+    ):
+        with pytest.raises(LieDerivError, match=r"takes no more results .*run the same command"):
+            act()
+
+
+def test_a_scan_that_nobody_reads_ends_and_can_go_on(tmp_path):
+    class Closed(io.StringIO):
+        def write(self, text):
+            if "scan_models" in text:
+                raise BrokenPipeError(32, "Broken pipe")
+            return len(text)
+
+    with pytest.raises(LieDerivError, match="nobody takes what the scan prints"):
+        run_scan(tmp_path, ["good", "better"], workers=1, stream=Closed())
+    found = outcomes(tmp_path)
+    assert found == {"scan_models:good": "measured"}
+    assert run_scan(tmp_path, ["good", "better"]).measured == 1
+
+
+def test_a_process_that_cannot_be_started_ends_the_scan(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(isolation.Worker, "_start", refuse)
+    with pytest.raises(LieDerivError, match="no process can be started for scan_models:good"):
+        run_scan(tmp_path, ["good"])
+
+
+def test_no_failure_starts_a_process_without_bound(tmp_path, monkeypatch):
+    """Whatever a worker forgets to say: here it loses every message."""
+    starts = []
+
+    class Forgetful(LocalEngine):
+        def submit(self, task):
+            starts.append(task)
+            super().submit(task)
+
+        def events(self, seconds):
+            return [(task, d) for task, d in super().events(seconds) if d is None]
+
+    summary = run_scan(tmp_path, ["good"], engine=Forgetful(1))
+    assert len(starts) == 3
+    assert (summary.measured, summary.failed) == (0, 1)
+    assert "ended 3 times without a result" in Store.open(tmp_path).read("score")["reason"][0]
+
+
+# --- what is refused before anything is written --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("output_type", "prob"),
+        ("output_type", "probs,features"),
+        ("unit", "x"),
+        ("mean", "x"),
+        ("std", "0,0,0"),
+        ("std", "nan"),
+        ("interpolation", "x"),
+        ("transforms", "rotatoin"),
+        ("metrics", "le"),
+        ("scheme", "splines"),
+        ("dtype", "float16"),
+    ],
+)
+def test_settings_that_fail_for_every_model_are_refused(option, value):
+    with pytest.raises(LieDerivError, match=rf"{option}|{option.replace('_', '-')}|{value}"):
+        settings_for(**{option: value}).check()
+
+
+# --- columns --------------------------------------------------------------------------------------
+
+
+def test_the_store_refuses_columns_that_it_does_not_know_and_misses(tmp_path):
+    store = Store.create(tmp_path, {"score": {}})
+    origin = Origin("0" * 16, "score", "measured", "m", "m")
+    right = pd.DataFrame({name: [None] for name in columns_of("score")})
+    store.write(origin, right)
+    with pytest.raises(LieDerivError, match="does not have the column vlaue"):
+        store.write(origin, right.assign(vlaue=1.0))
+    with pytest.raises(LieDerivError, match="is lacking the column value"):
+        store.write(origin, right.drop(columns="value"))
+
+
+def test_a_result_of_others_makes_no_job_fail(tmp_path):
+    """A file that is no result, under the name of one, is measured again."""
+    settings = settings_for().with_images()
+    store = Store.create(tmp_path, settings.configuration())
+    candidates = [Candidate("scan_models:good", "scan_models:good")]
+    (job,) = make_plan(candidates, settings, store)
+    store.path("score", "scan_models:good", job.keys["score"]).write_bytes(b"no parquet")
+    with pytest.warns(UserWarning, match="passed over"):
+        (again,) = make_plan(candidates, settings, store)
+    assert again.to_do == ("score",)
