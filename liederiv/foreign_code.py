@@ -23,13 +23,20 @@ __all__ = ["Watch", "noticing", "users_code", "what_was_raised"]
 # Those that people and batch systems send, and that timers do.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK")
 _arrived = [0]
+_depth = [0]
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Whether a signal has come since the watch began."""
+    """Whether a signal has come since the watch began.
+
+    Attributes:
+        before: signals until then.
+        inside: whether it began inside another, as all do that belong to a command.
+    """
 
     before: int
+    inside: bool = False
 
     @property
     def interrupted(self) -> bool:
@@ -49,11 +56,13 @@ def noticing(handler: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
 
 
 @contextmanager
-def users_code(what: str = "the model") -> Iterator[Watch]:
+def users_code(what: str = "the model", *, library: bool = False) -> Iterator[Watch]:
     """Let no code of the user's end the program: what is no `Exception` becomes a `ModelError`.
 
     Args:
         what: whose code runs inside, at the beginning of the sentence.
+        library: a program of the user's calls, not a command of ours: its `KeyboardInterrupt`
+            passes, whoever raised it, unless this is inside another such context.
 
     Yields:
         a `Watch`, which says whether a `KeyboardInterrupt` is one of the outside's.
@@ -70,19 +79,29 @@ def users_code(what: str = "the model") -> Iterator[Watch]:
         ...     print(str(error)[:49])
         the model raised SystemExit(0), which would end t
     """
-    watch = Watch(_arrived[0])
-    with _counted_signals():
+    watch = Watch(_arrived[0], _depth[0] > 0)
+    with _counted_signals(), _deeper():
         try:
             yield watch
         except Exception:
             raise
         except BaseException as stop:
-            if watch.interrupted:
+            pressed = library and not watch.inside and isinstance(stop, KeyboardInterrupt)
+            if watch.interrupted or pressed:
                 raise
             raise ModelError(
                 f"{what} raised {what_was_raised(stop)}, which would end the program that measures "
                 "it; let it return, or raise an Exception."
             ) from stop
+
+
+@contextmanager
+def _deeper() -> Iterator[None]:
+    _depth[0] += 1
+    try:
+        yield
+    finally:
+        _depth[0] -= 1
 
 
 def what_was_raised(error: BaseException) -> str:

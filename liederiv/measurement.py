@@ -157,7 +157,7 @@ def measure(
     hidden = None if progress else True  # None: hidden where the output is no terminal
     bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
     randomness = kept_randomness(batches if isinstance(batches, Tensor) else None)
-    with users_code("the model") as watch, bar, randomness:
+    with users_code("the model", library=True) as watch, bar, randomness:
         try:
             for x, labels in _items(batches, batch_size):
                 if run is None:
@@ -167,7 +167,8 @@ def measure(
                 run.add(x, labels)
                 bar.update(len(x))
         except (KeyboardInterrupt, ImageError, PointCloudError) as stop:
-            by_itself = isinstance(stop, KeyboardInterrupt) and not watch.interrupted
+            by_itself = isinstance(stop, KeyboardInterrupt) and watch.inside
+            by_itself = by_itself and not watch.interrupted  # nobody has pressed a key
             if run is None or run.count == 0 or by_itself:
                 raise
             # What is already measured is worth reporting; say that it is not everything.

@@ -79,7 +79,7 @@ def test_a_real_interrupt_passes(handled):
 def test_no_call_of_the_model_ends_a_measurement(error, call):
     model = Ending(error, call).eval()
     x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with pytest.raises(ModelError, match="which would end the program"):
+    with pytest.raises(ModelError, match="which would end the program"), users_code():
         measure(model, x, "rotation", "lee", batch_size=1)
     assert model.left <= 0
 

@@ -18,7 +18,7 @@ FORMULA = st.builds(str.__add__, st.sampled_from(["=", "+", "-", "@", "\t", "\r"
 
 @given(st.lists(ANY_TEXT | FORMULA, min_size=1), st.floats(allow_nan=False))
 def test_no_text_is_a_formula_and_all_of_it_comes_back(texts, value):
-    frame = pd.DataFrame({"=name": texts, "value": [value] * len(texts)})
+    frame = pd.DataFrame({"=name": pd.Series(texts, dtype=object), "value": [value] * len(texts)})
     text = csv_text(frame)
     text.encode("utf-8")
     back = pd.read_csv(io.StringIO(text), dtype={0: str}, keep_default_na=False)
