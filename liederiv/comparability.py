@@ -23,7 +23,7 @@ from liederiv.foreign import one_line
 from liederiv.metrics.registry import METRICS
 from liederiv.results import Provenance
 
-__all__ = ["Contrast", "contrast"]
+__all__ = ["Contrast", "contrast", "value_of"]
 
 _ALWAYS = {
     "inputs": "on another kind of inputs",
@@ -94,13 +94,14 @@ def contrast(
 def _differing(old: Provenance, new: Provenance, words: Mapping[str, str]) -> list[str]:
     found: dict[str, str] = {}
     for name, said in words.items():
-        a, b = _value(old, name), _value(new, name)
+        a, b = value_of(old, name), value_of(new, name)
         if a != b:
             found.setdefault(said, f"{said} ({_difference(a, b)})")
     return list(found.values())
 
 
-def _value(provenance: Provenance, name: str) -> Any:
+def value_of(provenance: Provenance, name: str) -> Any:
+    """A field as it is compared."""
     value = getattr(provenance, name)
     # "… (declared)" and "… (recognised)" are the same ρ.
     return value.rpartition(" (")[0] or value if name == "representation" else value

@@ -80,7 +80,8 @@ def _limit(part: str) -> Limit:
         value = float(number)
     except ValueError:
         value = math.nan
-    if not sign or not (math.isfinite(value) and value >= 0) or not 1 <= len(names) <= 3:
+    named = all(names) and 1 <= len(names) <= 3
+    if not sign or not (math.isfinite(value) and value >= 0) or not named:
         raise LieDerivError(f"--max: {part!r} is no limit; {_FORM}, with a number from 0.")
     metric, transform = (names[0], names[1]) if len(names) > 1 else ("lee", names[0])
     if metric not in GATED:

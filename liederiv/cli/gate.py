@@ -238,7 +238,8 @@ def _print(measurement: Measurement, before: Measurement | None, verdicts: list[
     notes = [f"Note: {note}" for note in p.warnings]
     if before is not None:
         notes += [
-            f"Note: the baseline is of {note}." for note in differences_of(measurement, before)
+            f"Note: the baseline was measured {note}."
+            for note in differences_of(measurement, before)
         ]
     notes += [
         f"Warning: {v.reason}; measure more images to decide."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,11 +16,13 @@ from liederiv.analysis.leaderboard import GROUPS, Leaderboard, failures, leaderb
 from liederiv.cli import options as o
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line
 from liederiv.model_zoo.store import Store
 from liederiv.results import write_atomically
 
 __all__ = ["results"]
 
+_MOST_SAID = 5
 _FORMATS = ("table", "csv", "md", "parquet")
 
 
@@ -77,6 +80,10 @@ def results(
         _write(frame, style, out, f"{len(frame)} measurements failed in {folder}")
         return
     board = _board(store, metric, output, accuracy).sorted(sort)
+    for name, why in list(board.left_out.items())[:_MOST_SAID]:
+        typer.echo(f"Left out: {one_line(name)}, {one_line(why)}.", err=True)
+    if len(board.left_out) > _MOST_SAID:
+        typer.echo(f"Left out: {len(board.left_out) - _MOST_SAID} more.", err=True)
     units = ", ".join(f"{t} {board.units[t]}" for t in board.whole_transforms)
     title = f"{board.metric} of {board.output}: {len(board.frame)} models; units: {units}"
     if group is not None:
@@ -94,7 +101,7 @@ def _board(store: Store, metric: str, output: str | None, accuracy: str | None) 
     if table is None:
         return board
     joined = join_accuracy(board.frame, table)
-    return Leaderboard(joined, board.metric, board.output, board.units)
+    return replace(board, frame=joined)
 
 
 def _shown(board: Leaderboard) -> pd.DataFrame:
