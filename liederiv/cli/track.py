@@ -192,7 +192,9 @@ def _earlier(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         if not path.is_file():
             raise ValueError("no regular file")
         data = json_format.loads(path.read_text(encoding="utf-8"))
-        before, runs = dict(data["settings"]), dict(data["checkpoints"])
+        before, runs = data["settings"], data["checkpoints"]
+        if not isinstance(before, dict) or not isinstance(runs, dict):
+            raise ValueError("no tables of names and values")
         for run in runs.values():
             _check_rows(run["rows"])
             list(run["file"])

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from patience import PATIENCE
 from PIL import Image
 
 from liederiv.model_zoo import hub, load, sample_weights
@@ -282,7 +283,7 @@ def test_a_real_process_prints_one_line_and_no_traceback():
         [sys.executable, "-c", "from liederiv.cli import main; main()", "score", "resnet5O"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
     )
     assert found.returncode == 2
     assert found.stdout == ""
