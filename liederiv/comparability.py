@@ -142,5 +142,5 @@ def _definitions(
     return [
         f"with another definition of {one_line(name)}"
         for name in transforms
-        if name in old and name in new and old[name] != new[name]
+        if old.get(name) != new.get(name)
     ]
