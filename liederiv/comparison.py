@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from liederiv.bootstrap import resample_counts
+from liederiv.comparability import Contrast, contrast
 from liederiv.errors import LieDerivError
 from liederiv.results import Measurement, Score
 
-__all__ = ["Difference", "compare"]
+__all__ = ["Difference", "compare", "contrast_of"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
     clusters: Sequence[Any] | None = None,
+    between_models: bool = True,
 ) -> tuple[Difference, ...]:
     """Differences b − a of all scores that both measurements hold, with paired intervals.
 
@@ -69,9 +71,11 @@ def compare(
         resamples: bootstrap samples.
         seed: of the bootstrap.
         clusters: see `liederiv.bootstrap.resample_counts`.
+        between_models: whether each may have its own input size and preprocessing.
 
     Raises:
-        LieDerivError: if the images differ in number or name.
+        LieDerivError: if they are of different images, or were not measured alike (see
+            `liederiv.comparability`).
     """
     if a.provenance.num_images != b.provenance.num_images or a.image_names != b.image_names:
         raise LieDerivError(
@@ -79,6 +83,12 @@ def compare(
             f"{b.provenance.num_images}); measure both models on the same images to compare them."
         )
     others = {(s.metric, s.transform, s.output): s for s in b.scores}
+    refusals = contrast_of(a, b, between_models=between_models).refusals
+    if refusals:
+        raise LieDerivError(
+            f"the second measurement was made {', '.join(refusals)}; measure both alike to "
+            "compare them."
+        )
     rows = []
     for first in a.scores:
         second = others.get((first.metric, first.transform, first.output))
@@ -87,18 +97,40 @@ def compare(
     return tuple(rows)
 
 
+def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) -> Contrast:
+    """How the two differ in what they are of, as far as it concerns the rows that they share."""
+    keys = [{(s.metric, s.transform, s.output) for s in m.scores} for m in (a, b)]
+    shared = {key for key in keys[0] & keys[1] if key[0] != "reference"}
+    return contrast(
+        a.provenance,
+        b.provenance,
+        metrics={metric for metric, _, _ in shared},
+        transforms={transform for _, transform, _ in shared},
+        between_models=between_models,
+    )
+
+
 def _difference(
     a: Score, b: Score, resamples: int, seed: int, clusters: Sequence[Any] | None
 ) -> Difference:
     nan = float("nan")
     key = (a.metric, a.transform, a.output)
-    for score in (a, b):
-        if score.value is None:
-            return Difference(*key, nan, nan, nan, nan, nan, a.unit, score.reason or score.status)
+    why = next((w for w in map(_unusable, (a, b)) if w), "")
+    if a.unit != b.unit and not why:
+        why = f"units differ: {a.unit}, now {b.unit}"
+    if why:
+        return Difference(*key, nan, nan, nan, nan, nan, a.unit, why)
     assert a.value is not None
     assert b.value is not None
     low, high = _interval(a, b, resamples, seed, clusters)
     return Difference(*key, a.value, b.value, b.value - a.value, low, high, a.unit)
+
+
+def _unusable(score: Score) -> str:
+    """Why a score has no number to compare; empty if it has."""
+    if score.status != "measured" or score.value is None:
+        return score.reason or score.status
+    return "" if math.isfinite(score.value) else f"its value is {score.value:g}"
 
 
 def _interval(

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.checks import preflight
+from liederiv.contents import ContentHash, definitions_of
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import (
@@ -155,6 +156,8 @@ def measure(
     )
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
+    origin = provenance or Provenance()
+    contents = ContentHash(origin.images_fingerprint)
     bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
     randomness = kept_randomness(batches if isinstance(batches, Tensor) else None)
     with users_code("the model", library=True) as watch, bar, randomness:
@@ -165,6 +168,7 @@ def measure(
                     bar.unit = run.domain.item
                 run.domain.check(x, "batches")
                 run.add(x, labels)
+                contents.add(x)
                 bar.update(len(x))
         except (KeyboardInterrupt, ImageError, PointCloudError) as stop:
             by_itself = isinstance(stop, KeyboardInterrupt) and watch.inside
@@ -183,7 +187,7 @@ def measure(
         )
     bootstrap = Bootstrap(resamples, seed, None if clusters is None else clusters[: run.count])
     names = tuple(image_names)[: run.count]
-    return Measurement(run.scores(bootstrap), run.describe(provenance or Provenance()), names)
+    return Measurement(run.scores(bootstrap), run.describe(origin, contents), names)
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,7 @@ class _Run:
             self.notes += filter(None, [assumed_classes(settings.model, y)])
         one = self.domain.rebind(self.action, x[:1])
         self.known = resolve_output(settings.model, x[:1], settings.output, y, one)
+        self.output_size = tuple(y.shape[1:])
         self.axis: int | None = None  # of the classes, where there are such
         if "probs" in self.output_types:
             self.axis = class_axis(y, self.known.representation)
@@ -380,7 +385,7 @@ class _Run:
             rows += finite_scores(batches, kind, bootstrap, self.count)
         return tuple(rows)
 
-    def describe(self, known: Provenance) -> Provenance:
+    def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
         rho = self.resolved
         return replace(
@@ -395,6 +400,15 @@ class _Run:
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             seed=self.settings.seed,
+            images_fingerprint=contents.hexdigest(),
+            input_size=contents.input_size,
+            output_size=self.output_size,
+            transforms=definitions_of(self.action.generators),
+            settings={
+                "unit": self.settings.unit,
+                "dynamic_range": self.settings.dynamic_range,
+                "margin": self.settings.margin,
+            },
             warnings=(*known.warnings, *dict.fromkeys(self.notes)),
         )
 

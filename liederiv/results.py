@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ import torch
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
-from liederiv.spreadsheets import frame_of, write_csv
+from liederiv.spreadsheets import frame_of
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -29,7 +29,10 @@ __all__ = [
     "Score",
     "Status",
     "json_ready",
+    "json_text",
+    "writable_text",
     "write_atomically",
+    "write_json",
 ]
 
 SCHEMA_VERSION = 1
@@ -83,6 +86,12 @@ class Score:
     per_image_denominator: tuple[float, ...] = field(default=(), repr=False)
 
 
+def _with_tuples(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {k: _with_tuples(v) for k, v in data.items()}
+    return tuple(_with_tuples(v) for v in data) if isinstance(data, list | tuple) else data
+
+
 def _versions() -> dict[str, str]:
     return {
         "liederiv": __version__,
@@ -112,6 +121,10 @@ class Provenance:
         dtype: of the computation.
         device: of the computation.
         seed: of everything random.
+        input_size: channels, height and width of what entered the model; empty for clouds.
+        output_size: shape of the output for one image, or one point; empty if unknown.
+        transforms: for each row's transform, the generators that it is made of.
+        settings: of the metrics: unit of translations, dynamic range, margin.
         preprocessing: size, crop, mean, std and interpolation.
         versions: of the software.
         warnings: what a reader of the numbers should know.
@@ -131,9 +144,18 @@ class Provenance:
     dtype: str = ""
     device: str = ""
     seed: int = 0
+    input_size: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+    transforms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=_versions)
     warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # Sequences become tuples, so that what comes back from a file equals what went in.
+        for f in fields(self):
+            object.__setattr__(self, f.name, _with_tuples(getattr(self, f.name)))
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,7 @@ class Measurement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
-        frame = frame_of([asdict(s) for s in self.scores])
+        frame = frame_of([asdict(s) for s in self.scores], [f.name for f in fields(Score)])
         return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
@@ -184,7 +206,7 @@ class Measurement:
         names = self.image_names
         rows = [
             {
-                "image": names[i] if i < len(names) else str(i),
+                "image": writable_text(names[i]) if i < len(names) else str(i),
                 "index": i,
                 "metric": s.metric,
                 "transform": s.transform,
@@ -199,9 +221,12 @@ class Measurement:
         return frame_of(rows, _PER_IMAGE_COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
+        """The measurement as plain data, as it is written to JSON.
+
+        NaN and ∞ become null; a row that has some names them in its field ``non_finite``.
+        """
         origin = asdict(self.provenance)
-        rows = [{k: v for k, v in asdict(s).items() if k not in _APART} for s in self.scores]
+        rows = [_row(s, self.definitions) for s in self.scores]
         about = {"definitions": self.definitions, "results": rows}
         return json_ready({"schema_version": SCHEMA_VERSION, **origin, **about})
 
@@ -211,27 +236,41 @@ class Measurement:
         Raises:
             LieDerivError: for another ending.
         """
-        path = Path(path)
-        writers: dict[str, Callable[[Path], Any]] = {
-            ".json": lambda p: p.write_text(_json_text(self.to_dict()), encoding="utf-8"),
-            ".csv": lambda p: write_csv(p, self.to_dataframe()),
-            ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
-        }
-        if path.suffix not in writers:
-            raise LieDerivError(
-                f"path={str(path)!r} ends in {path.suffix or 'nothing'}; "
-                f"use one of {', '.join(writers)}."
-            )
-        return write_atomically(path, writers[path.suffix])
+        from liederiv.result_files import save  # which reads and writes this class
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Measurement:
+        """Read what `save` has written; values per image come from .parquet only.
+
+        Raises:
+            LieDerivError: if the file cannot be read or holds something else.
+        """
+        from liederiv.result_files import load
+
+        return load(Path(path))
+
+
+def _row(score: Score, definitions: Mapping[str, str]) -> dict[str, Any]:
+    """One row as plain data, with what JSON's numbers and ``definitions`` cannot say."""
+    row = {k: v for k, v in asdict(score).items() if k not in _APART}
+    numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    if numbers:
+        row["non_finite"] = {k: repr(v) for k, v in numbers.items()}
+    if score.definition != definitions.get(score.metric, ""):
+        row["definition"] = score.definition
+    return row
 
 
 def write_json(path: Path, data: Any) -> Path:
     """Write plain data, see `json_ready`, to a .json file, atomically."""
-    text = _json_text(data)
+    text = json_text(data)
     return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
-def _json_text(data: Any) -> str:
+def json_text(data: Any) -> str:
+    """Plain data, see `json_ready`, as JSON."""
     return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -286,4 +325,13 @@ def json_ready(data: Any) -> Any:
         return [json_ready(v) for v in data]
     if isinstance(data, float) and not math.isfinite(data):
         return None
-    return data
+    return writable_text(data) if isinstance(data, str) else data
+
+
+def writable_text(text: str) -> str:
+    """The text, or its `printable` form where it is no valid Unicode and no file could hold it."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return printable(text)
+    return text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import resources
 from typing import Any
@@ -68,12 +69,17 @@ def report_html(
     board = leaderboard(scores, metric, output)
     if accuracy is not None:
         joined = join_accuracy(board.frame, accuracy)
-        board = Leaderboard(joined, board.metric, board.output, board.units)
+        board = replace(board, frame=joined)
     board = board.sorted()
     models = describe_models(board)
+    failed = pd.concat(
+        [failures(scores if layers is None else pd.concat([scores, layers])), _left_out(board)]
+    )
+    scores = scores[~scores["requested_model"].isin(board.left_out)]
+    if layers is not None:
+        layers = layers[~layers["requested_model"].isin(board.left_out)]
     measured_layers = layers is not None and bool((layers["outcome"] == "measured").any())
     rows = layers if measured_layers else None
-    failed = failures(scores if layers is None else pd.concat([scores, layers]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("report.html"))
     page: str = template.render(
@@ -96,6 +102,15 @@ def report_html(
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page
+
+
+def _left_out(board: Leaderboard) -> pd.DataFrame:
+    """Models that were measured otherwise than most, as rows of `failures`."""
+    rows = [
+        {"requested_model": name, "measurement": "score", "outcome": "left out", "reason": why}
+        for name, why in board.left_out.items()
+    ]
+    return pd.DataFrame(rows, columns=["requested_model", "measurement", "outcome", "reason"])
 
 
 def _libraries() -> tuple[Any, str]:

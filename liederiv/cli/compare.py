@@ -8,14 +8,16 @@ from typing import Annotated
 
 import typer
 
-from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
+from liederiv.analysis.scan_comparison import compare_scans, scan_notes, summarise_differences
 from liederiv.cli import options as o
 from liederiv.cli.arguments import checked_path
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
+from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
@@ -80,8 +82,10 @@ def compare(
         out = console()
         for item in comparison_tables(rows, a, b):
             out.print(item)
-        for note in dict.fromkeys(first.provenance.warnings + second.provenance.warnings):
-            out.print(f"Note: {note}")
+        notes = dict.fromkeys(first.provenance.warnings + second.provenance.warnings)
+        differing = contrast_of(first, second).notes
+        for note in (*notes, *(f"B was measured {words}." for words in differing)):
+            out.print(f"Note: {one_line(note)}")
     save.finish()
 
 
@@ -93,6 +97,8 @@ def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> 
     if not quiet or save.lost:
         for item in scan_tables(differences, summarise_differences(differences), a, b):
             console().print(item)
+        for note in scan_notes(first, second):
+            console().print(f"Note: B was measured {note}.")
     save.finish()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,7 @@ from liederiv.spreadsheets import csv_text
 
 __all__ = ["results"]
 
+_MOST_SAID = 5
 _FORMATS = ("table", "csv", "md", "parquet")
 
 
@@ -80,6 +82,10 @@ def results(
         _write(frame, style, out, f"{len(frame)} measurements failed in {as_given(folder)}")
         return
     board = _board(store, metric, output, accuracy).sorted(sort)
+    for name, why in list(board.left_out.items())[:_MOST_SAID]:
+        say(f"Left out: {one_line(name)}, {one_line(why)}.", error=True)
+    if len(board.left_out) > _MOST_SAID:
+        say(f"Left out: {len(board.left_out) - _MOST_SAID} more.", error=True)
     units = ", ".join(f"{t} {board.units[t]}" for t in board.whole_transforms)
     title = f"{board.metric} of {board.output}: {len(board.frame)} models; units: {units}"
     if group is not None:
@@ -97,7 +103,7 @@ def _board(store: Store, metric: str, output: str | None, accuracy: str | None) 
     if table is None:
         return board
     joined = join_accuracy(board.frame, table)
-    return Leaderboard(joined, board.metric, board.output, board.units)
+    return replace(board, frame=joined)
 
 
 def _shown(board: Leaderboard) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded, open_inputs
+from liederiv.model_zoo.measuring import measure_loaded, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
 from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically, write_json
@@ -83,9 +83,11 @@ def track(
     fresh = chosen.open(model, None, None)
     found = open_inputs(how, fresh)
     measure_loaded(fresh, chosen, replace(how, num_images=1))
+    alike = provenance_of(fresh, found)
     settings = {
         "model": model,
-        "images_fingerprint": getattr(found, "fingerprint", ""),
+        "images_fingerprint": alike.images_fingerprint,
+        "preprocessing": json_ready(alike.preprocessing),
         **_plain(chosen, how),
     }
     done = _Results(json, settings)
@@ -151,23 +153,13 @@ class _Results:
         self.unsaved = False
         if path is None or not path.exists():
             return
-        try:
-            data = json_format.loads(path.read_text(encoding="utf-8"))
-            before, runs = data["settings"], data["checkpoints"]
-            if not isinstance(before, dict) or not all(_is_run(run) for run in runs.values()):
-                raise ValueError("of another shape")
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-            raise LieDerivError(
-                f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
-                "another file."
-            ) from error
+        before, self.runs = _earlier(path)
         if before != settings:
-            differ = [k for k in settings if before.get(k) != settings[k]]
+            differ = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
             raise LieDerivError(
                 f"--json={str(path)!r} holds results of other settings ({', '.join(differ)}); name "
                 "another file, or use the same settings to continue it."
             )
-        self.runs = runs
 
     def has(self, checkpoint: RunCheckpoint) -> bool:
         """Whether this very file was scored before; failures are tried again."""
@@ -205,11 +197,42 @@ class _Results:
         return frame.astype(dict.fromkeys(numbers, float))
 
 
-def _is_run(run: Any) -> bool:
-    """Whether this is what `_Results.add` keeps."""
-    rows = run["rows"]
-    complete = rows and all(set(_COLUMNS) <= {"checkpoint", "axis", "position", *r} for r in rows)
-    return bool(complete) and isinstance(run["file"], list)
+def _earlier(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Settings and rows by checkpoint of an earlier run.
+
+    Raises:
+        LieDerivError: if the file holds anything else.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no regular file")
+        data = json_format.loads(path.read_text(encoding="utf-8"))
+        before, runs = data["settings"], data["checkpoints"]
+        if not isinstance(before, dict) or not isinstance(runs, dict):
+            raise ValueError("no tables of names and values")
+        for run in runs.values():
+            _check_rows(run["rows"])
+            list(run["file"])
+    except Exception as error:  # a file that is not ours may be wrong in any way
+        raise LieDerivError(
+            f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
+            "another file."
+        ) from error
+    return before, runs
+
+
+def _check_rows(rows: Any) -> None:
+    """Raise ValueError for what `_scored` would not have written."""
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("no rows")
+    for row in rows:
+        numbers = [row[k] for k in ("value", "ci_low", "ci_high", "floor")]
+        texts = [row[k] for k in ("checkpoint", "axis", "metric", "status")]
+        if not all(isinstance(v, str) for v in texts) or not isinstance(row["position"], int):
+            raise ValueError("a row of another kind")
+        if not all(v is None or isinstance(v, int | float) for v in numbers):
+            raise ValueError("a row without numbers")
+        _ = [float(v) for v in numbers if v is not None]
 
 
 def _identity(path: Path) -> list[int]:

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from patience import PATIENCE
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -259,6 +260,6 @@ def test_the_first_derivative_of_a_process_warns_of_nothing():
         "liederiv.lie_derivative(torch.nn.Flatten(), torch.rand(1, 3, 8, 8), 'rotation')"
     )
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert (found.returncode, found.stderr) == (0, "")

@@ -54,9 +54,18 @@ def test_agrees_with_a_dense_jacobian(scheme):
     assert torch.allclose(got, want, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_engines_agree(name, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [
+        (torch.float32, "resnet18"),
+        (torch.float32, "vit_tiny_patch16_224"),
+        (torch.float32, "convnext_atto"),
+        (torch.float64, "vit_tiny_patch16_224"),
+        pytest.param(torch.float64, "resnet18", marks=pytest.mark.slow),
+        pytest.param(torch.float64, "convnext_atto", marks=pytest.mark.slow),
+    ],
+)
+def test_engines_agree(dtype, name):
     torch.manual_seed(0)
     kwargs = {"img_size": 64} if "vit" in name else {}
     model = timm.create_model(name, num_classes=10, **kwargs).eval().to(dtype)

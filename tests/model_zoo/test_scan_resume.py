@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
+from patience import PATIENCE, wait_for
 from scan_cases import plan_for, run_scan, table
 
 from liederiv.model_zoo.scan import Stop
@@ -58,14 +58,6 @@ def start(tmp_path, monkeypatch):
         process.stdout.close()
 
 
-def wait_for(condition, seconds=120.0):
-    """Until it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 def files(folder):
     return sorted((folder / "scan" / "score").glob("*.parquet"))
 
@@ -80,7 +72,7 @@ def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, 
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     pids = [int(pid) for _, pid in notes(tmp_path)]
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     done = files(tmp_path)
     assert 1 <= len(done) < len(SLOW)
     assert len(pd.read_parquet(tmp_path / "scan" / "score")) == len(table(tmp_path / "scan"))
@@ -92,7 +84,7 @@ def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, 
 
 def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
     processes = [start(), start()]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     built = [name for name, _ in notes(tmp_path)]
     assert sorted(built) == sorted(SLOW), "each model once"
@@ -106,7 +98,7 @@ def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_pat
     process = start()
     wait_for(lambda: len(notes(tmp_path)) == 2)  # the second is in flight
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert "stopping after the models in flight; Ctrl-C again stops at once" in output
     assert "2 measured, 0 failed, 3 left: run the same command to go on" in output
@@ -115,14 +107,14 @@ def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_pat
     process = start()
     wait_for(lambda: len(notes(tmp_path)) == 3)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(lambda: "again stops at once" in process.stdout.readline())  # it has been heard
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert "0 measured, 0 failed, 3 left" in output
     assert len(files(tmp_path)) == 2
     pids = [int(pid) for _, pid in notes(tmp_path)]
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
 def test_what_is_done_is_skipped_and_failures_only_on_demand(tmp_path):

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.store import Store, StoreWarning
@@ -181,7 +182,7 @@ def test_leftovers_of_killed_scans_go_after_a_day(store):
 def _hold(folder, ready):
     with Store.open(folder).claim("k") as mine:
         ready.put(mine)
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 def test_the_claim_of_a_dead_process_does_not_count(store):
@@ -190,7 +191,7 @@ def test_the_claim_of_a_dead_process_does_not_count(store):
     process = context.Process(target=_hold, args=(store.folder, ready))
     process.start()
     try:
-        assert ready.get(timeout=60)
+        assert ready.get(timeout=PATIENCE)
         with store.claim("k") as mine, store.claim("other") as other:
             assert (mine, other) == (False, True)
     finally:
