@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,11 +24,13 @@ from liederiv.errors import (
     PointCloudError,
 )
 from liederiv.floors import Floor, rounding_floor
+from liederiv.foreign import described
 from liederiv.foreign_code import users_code
 from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
+from liederiv.loaders import batch_of
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
     LocalBatch,
@@ -89,7 +91,8 @@ def measure(
         model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch (or points) first.
             An `nn.Module` must be in eval mode. The model is left as it is.
         batches: images as one tensor [N, C, H, W], or an iterable of such tensors or of
-            ``(images, labels)``; all of one size, normalised as the model expects. Or a
+            what data loaders deliver, see `liederiv.loaders.batch_of`; all of one size, normalised
+            as the model expects. Or a
             `PointCloud`, or an iterable of such or of ``(clouds, labels)``.
         transforms: generators or groups of them, see `liederiv.generators`.
         metrics: names or families of `liederiv.metrics.registry.METRICS`.
@@ -464,10 +467,25 @@ def _count(batches: Any) -> int | None:
 
 def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor | None]]:
     """Batches of images or clouds and labels, split to a size that fits memory and cache."""
-    for item in (batches,) if isinstance(batches, Tensor | PointCloud) else batches:
-        x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+    alone = isinstance(batches, Tensor | PointCloud | Mapping)
+    if not alone and not isinstance(batches, Iterable):
+        raise ImageError(
+            f"batches={described(batches)} must be a tensor of images [B, C, H, W], a PointCloud, "
+            "or an iterable of such."
+        )
+    size: tuple[int, ...] = ()
+    for item in (batches,) if alone else batches:
+        x, labels = batch_of(item)
         domain = domain_of(x)
         domain.check(x, "batches")
+        if isinstance(x, Tensor):
+            size = size or tuple(x.shape[1:])
+            if tuple(x.shape[1:]) != size:
+                # No `ImageError`, after which what was measured before would pass for everything.
+                raise LieDerivError(
+                    f"batches: images of several sizes ({list(size)}, then {list(x.shape[1:])}); "
+                    "resize them to one, or measure each size by itself."
+                )
         done = 0
         for piece in pieces(x, batch_size):
             now = slice(done, done + len(piece))
