@@ -39,7 +39,7 @@ from liederiv.actions import Action, ImageAction
 from liederiv.analysis.windows import WINDOWED, Window
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
-__all__ = ["Layout", "LayoutRecogniser", "positions"]
+__all__ = ["Grid", "Layout", "LayoutRecogniser", "positions"]
 
 Kind = Literal["NCHW", "NHWC", "NLC", "NCL", "vector", "points"]
 Grid = tuple[int, int]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from liederiv.foreign import printable
 
-__all__ = ["Attribution", "Entry", "ProfileRow", "Witness"]
+__all__ = ["Attribution", "Entry", "EntryStatus", "ProfileRow", "Witness"]
 
 Array = NDArray[np.float64]
 EntryStatus = Literal["measured", "exactly zero", "not measured", "not called"]

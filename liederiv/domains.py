@@ -29,6 +29,7 @@ __all__ = [
     "Comparisons",
     "Domain",
     "ImageDomain",
+    "Names",
     "domain_of",
     "pieces",
     "register_domain",

@@ -100,6 +100,10 @@ def assert_equivariant(
         >>> x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> assert_equivariant(lambda x: x.mean((2, 3)), x, "translation")
         >>> assert_equivariant(lambda x: x.flip(-1), x, "translation_y")
+        >>> assert_equivariant(lambda x: x.flip(-1), x, "translation_x")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        AssertionError: not equivariant under translation_x (rtol 1.0e-04)
+        ...
     """
     if rtol is not None and not (math.isfinite(rtol) and rtol > 0):
         raise LieDerivError(

@@ -10,7 +10,7 @@ from typing import Any
 from liederiv.errors import ModelError
 from liederiv.foreign import described, one_line
 
-__all__ = ["DataConfig"]
+__all__ = ["DataConfig", "spatial_size"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -15,6 +15,7 @@ from liederiv.errors import ModelError
 from .checkpoint_parts import Part, is_average
 
 __all__ = [
+    "FilterFn",
     "Mismatch",
     "Weighted",
     "classifier_size",

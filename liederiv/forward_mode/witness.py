@@ -31,7 +31,7 @@ from liederiv.forward_mode.calls import PlainFunction, noise_like, norm, within_
 from liederiv.forward_mode.differences import DifferenceQuotient, steps_for
 from liederiv.forward_mode.engines import RECOVERABLE
 
-__all__ = ["Finding", "Witness"]
+__all__ = ["PRIMAL_TOLERANCE", "Finding", "Witness"]
 
 PRIMAL_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest ‖f inside − f‖ / ‖f‖ that is taken for rounding without a further look."""

@@ -31,7 +31,7 @@ from liederiv.points.representations import (
 )
 from liederiv.transforms import transform
 
-__all__ = ["PointTransform", "random_rotations", "seeded_rotations"]
+__all__ = ["PointTransform", "random_rotations", "rms_radius", "seeded_rotations"]
 
 
 class PointTransform:

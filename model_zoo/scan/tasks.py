@@ -11,7 +11,16 @@ import pandas as pd
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.weights import WeightsPolicy
 
-__all__ = ["INTERRUPTED", "Begun", "Delivery", "Described", "Failure", "Result", "Task"]
+__all__ = [
+    "INTERRUPTED",
+    "OUT_OF_MEMORY",
+    "Begun",
+    "Delivery",
+    "Described",
+    "Failure",
+    "Result",
+    "Task",
+]
 
 OUT_OF_MEMORY = ("out of memory", "killed")
 INTERRUPTED = "interrupted"
