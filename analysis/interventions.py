@@ -115,6 +115,8 @@ def _repaired(
         new = _first(module, sites[name], repairs)
         if new is None:
             raise LieDerivError(_refusal(name, module, repairs, sites[name]))
+        if new.training != module.training:  # a module that was just made is in training mode
+            new.train(module.training)
         twin = replace_module(twin, name, new)
     return twin
 
