@@ -11,8 +11,7 @@ import pandas as pd
 from liederiv.analysis.alike import provenance_of_row
 from liederiv.analysis.leaderboard import latest
 from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.comparability import contrast
-from liederiv.comparison import Difference, compare
+from liederiv.comparison import Difference, compare, contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.results import Measurement, Score
 
@@ -64,8 +63,7 @@ def scan_notes(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
     notes: dict[str, None] = {}
     for name in first:
         if name in second:
-            pair = first[name].provenance, second[name].provenance
-            found = contrast(*pair, metrics=(), transforms=()).notes
+            found = contrast_of(first[name], second[name], between_models=False).notes
             notes.update(dict.fromkeys(found))
     return tuple(notes)
 

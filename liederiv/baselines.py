@@ -23,7 +23,7 @@ from liederiv.foreign import one_line
 from liederiv.results import Measurement, Score
 from liederiv.verdicts import GATED, Verdict, first, is_usable, judge, not_measured, why_unusable
 
-__all__ = ["differences_of", "judge_increase", "read_baseline"]
+__all__ = ["judge_increase", "read_baseline"]
 
 Key = tuple[str, str, str]
 
@@ -95,12 +95,6 @@ def judge_increase(
             why = "is not in the baseline; measure the baseline with the same transforms"
             verdicts.append(not_measured("/".join(key), math.nan, new[key].unit, why))
     return verdicts
-
-
-def differences_of(measurement: Measurement, baseline: Measurement) -> tuple[str, ...]:
-    """What else differs, such as the model or the versions; see `liederiv.comparability`."""
-    found = contrast(baseline.provenance, measurement.provenance, metrics=("lee",), transforms=())
-    return found.notes
 
 
 def _rows(measurement: Measurement, metrics: Sequence[str], output: str) -> dict[Key, Score]:

@@ -15,13 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from liederiv.errors import ModelError
-from liederiv.foreign import described, one_line
+import torch
 
-__all__ = ["Watch", "noticing", "users_code", "what_was_raised"]
+from liederiv.errors import ModelError
+from liederiv.foreign import described, one_line, printable
+
+__all__ = ["Watch", "is_about_memory", "noticing", "users_code", "what_was_raised"]
 
 # Those that people and batch systems send, and that timers do.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK")
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 _arrived = [0]
 _depth = [0]
 
@@ -102,6 +105,13 @@ def _deeper() -> Iterator[None]:
         yield
     finally:
         _depth[0] -= 1
+
+
+def is_about_memory(error: BaseException) -> bool:
+    """Whether this very error says that memory did not suffice, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(t in printable(error) for t in _OUT_OF_MEMORY)
 
 
 def what_was_raised(error: BaseException) -> str:

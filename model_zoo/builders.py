@@ -42,14 +42,13 @@ def build_recipe(recipe: Recipe, file: Checkpoint | None, pretrained: bool) -> B
     """
     if file is not None:
         model, said = model_from_checkpoint(recipe, file)
-        return Built(model, f"checkpoint {file.path.name}" + (f" ({said})" if said else ""))
+        return Built(model, f"checkpoint {file.path.name}{said}")
     if not pretrained:
         return Built(create(recipe, recipe.num_classes), f"random (seed {recipe.seed})")
     if recipe.folder is not None:
         file = read_checkpoint(local_weights(recipe.folder))
         model, said = model_from_checkpoint(recipe, file)
-        words = f"folder {recipe.folder.name}, file {file.path.name}"
-        return Built(model, words + (f" ({said})" if said else ""))
+        return Built(model, f"folder {recipe.folder.name}, file {file.path.name}{said}")
     if has_sample_weights(recipe.arch):
         plain = create(replace(recipe, kwargs={}), None)
         native = sample_state_dict(recipe.arch, plain)

@@ -34,7 +34,7 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> tuple[nn.Module, 
         file: The weights.
 
     Returns:
-        The model with the file's weights, and what was taken and adapted, in words.
+        The model with the file's weights, and what was taken and adapted (`Mismatch.said`).
 
     Raises:
         ModelError: If any tensor is missing, left over or of another shape.
@@ -50,10 +50,9 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> tuple[nn.Module, 
         mismatch = _fit(recipe, file, model)
     if mismatch.count:
         raise ModelError(_explain(recipe, file, mismatch, model, heads))
-    said = "; ".join(mismatch.notes)
     if recipe.kwargs.get("features_only"):
-        return create_with_state_dict(recipe, model.state_dict(), None), said
-    return model, said
+        model = create_with_state_dict(recipe, model.state_dict(), None)
+    return model, mismatch.said
 
 
 def _fit(recipe: Recipe, file: Checkpoint, model: nn.Module) -> Mismatch:

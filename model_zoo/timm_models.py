@@ -145,8 +145,7 @@ def _load_user_model(
                 f"`checkpoint` {file.path} does not fit {name!r}: {mismatch.describe()}; check "
                 "that factory and file belong together."
             )
-        said = "; ".join(mismatch.notes)
-        weights = f"checkpoint {file.path.name}" + (f" ({said})" if said else "")
+        weights = f"checkpoint {file.path.name}{mismatch.said}"
     return LoadedModel(model, name, name, weights, user_data_config(model), None)
 
 

@@ -60,6 +60,11 @@ class Mismatch:
         """Number of tensors that do not fit."""
         return len(self.missing) + len(self.unexpected) + len(self.shapes)
 
+    @property
+    def said(self) -> str:
+        """The notes in brackets, to be put behind the name of a file; empty without any."""
+        return f" ({'; '.join(self.notes)})" if self.notes else ""
+
     def describe(self) -> str:
         """Say in half a sentence how many tensors do not fit, and name the first few."""
         parts = []

@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 import traceback
 
-import torch
-
 from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, printable, shortened
-from liederiv.foreign_code import what_was_raised
+from liederiv.foreign_code import is_about_memory, what_was_raised
 
 __all__ = ["DEBUG", "complain", "report_failure", "sentence"]
 
 DEBUG = "LIEDERIV_DEBUG"
 _LENGTH = 2000  # of a sentence; a model's message may hold a megabyte
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def complain(text: object, *, who: str = "liederiv") -> None:
@@ -39,7 +36,7 @@ def sentence(error: BaseException) -> str:
     """
     if isinstance(error, LieDerivError):
         return one_line(error)
-    if _is_out_of_memory(error):
+    if is_about_memory(error):
         return (
             f"out of memory ({_reason(error)}); use a smaller --batch-size, fewer images, or a "
             "smaller --img-size or --max-img-size."
@@ -76,9 +73,3 @@ def _of_the_system(error: OSError) -> str:
 
 def _reason(error: BaseException) -> str:
     return shortened(one_line(error), 300).rstrip(".;")
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(t in printable(error) for t in _OUT_OF_MEMORY)

@@ -12,13 +12,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from liederiv.baselines import differences_of
 from liederiv.cli import options as o
 from liederiv.cli.command import Leave
 from liederiv.cli.failures import complain, sentence
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, described_inputs, new_table, number
+from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
@@ -261,7 +261,7 @@ def _print(measurement: Measurement, before: Measurement | None, verdicts: list[
     if before is not None:
         notes += [
             f"Note: the baseline was measured {note}."
-            for note in differences_of(measurement, before)
+            for note in contrast_of(before, measurement, between_models=False).notes
         ]
     notes += [
         f"Warning: {v.reason}; measure more images to decide."

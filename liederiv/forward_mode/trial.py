@@ -152,10 +152,8 @@ class Trial:
                 if found is None:
                     continue
                 finding = self._examine(candidate, found)
-                if finding.complaint:
-                    self.job.complaints[candidate] = finding.complaint
-                    continue
-                finding = self._examine_others(candidate, found, finding)
+                if not finding.complaint:
+                    finding = self._objection(candidate, found) or finding
                 if finding.complaint:
                     self.job.complaints[candidate] = finding.complaint
                     continue
@@ -244,8 +242,8 @@ class Trial:
         ]
         return y, jv
 
-    def _examine_others(self, engine: str, found: Pushforward, finding: Finding) -> Finding:
-        """The verdict on the first item, unless another one objects.
+    def _objection(self, engine: str, found: Pushforward) -> Finding | None:
+        """What is certainly wrong with another item; None if nothing is.
 
         Raises:
             ModelError: if an item's rows are not those of the item alone.
@@ -255,17 +253,16 @@ class Trial:
             suspicious = other.is_suspicious(y, jv)
             if not suspicious and (place or other.is_rounding(y, jv)):
                 continue
-            witness = Witness(self.function, other.item, other.direction, self.function(other.item))
-            if not witness.is_rounding(witness.primal_gap(y)):
-                witness.refuse_chance()
-                raise ModelError(self._mixing(witness.primal_gap(y)))
+            value = self.function(other.item)
+            witness = Witness(self.function, other.item, other.direction, value)
+            self._refuse_difference(witness, y)
             if not suspicious:
                 continue
             other.refuse_history(self.function)
             objection = self._examine_item(engine, found, other.number, witness, other.weights)
             if objection.is_certain:
                 return objection
-        return finding
+        return None
 
     def _again(self, engine: str) -> Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]:
         def run(f: Callable[[Any], Any], x: Any, v: Any) -> list[Tensor]:
@@ -300,11 +297,18 @@ class Trial:
         together = self.function.leaves(self.x)
         gap = witness.primal_gap([self._rows(v, number) for v in together])
         if not witness.is_rounding(gap):
-            raise ModelError(self._mixing(gap))
+            raise self._mixing(gap)
 
-    def _mixing(self, gap: float) -> str:
+    def _refuse_difference(self, alone: Witness, rows: list[Tensor]) -> None:
+        """Raise `ModelError` if an item's rows in the batch are not those of the item alone."""
+        gap = alone.primal_gap(rows)
+        if not alone.is_rounding(gap):
+            alone.refuse_chance()
+            raise self._mixing(gap)
+
+    def _mixing(self, gap: float) -> ModelError:
         item = self.domain.item
-        return (
+        return ModelError(
             f"the rows of the model's output depend on the other {item}s of the batch (the same "
             f"{item} alone differs by {gap:.1e} relative): batch statistics, or a batch axis that "
             f"is not the first; measure one {item} at a time (batch_size=1), or mend the model."
@@ -320,10 +324,8 @@ class Trial:
         self._refuse_mixing(self.witness, self.number)
         for other in self.others[:1]:
             alone = Witness(self.function, other.item, other.item, other.seen)
-            gap = alone.primal_gap([self._rows(v, other.number) for v in tree_flatten(together)[0]])
-            if not alone.is_rounding(gap):
-                alone.refuse_chance()
-                raise ModelError(self._mixing(gap))
+            rows = [self._rows(v, other.number) for v in tree_flatten(together)[0]]
+            self._refuse_difference(alone, rows)
         self.witness.refuse_chance()
 
     def _others(self, derivatives: bool) -> list[Neighbour]:
@@ -333,11 +335,15 @@ class Trial:
         found = []
         for number in neighbours(len(self.x), self.number)[: None if derivatives else 1]:
             item = self.x[number : number + 1].detach()
-            bound, known = self.domain.rebind(self.action, item), None
-            if isinstance(self.x, Tensor):
-                known = self.job.tangents[: len(bound), number : number + 1]
-            weights, direction = combination(bound, item, known)
-            if not derivatives:
-                direction = tree_map(torch.zeros_like, direction)
+            weights, direction = self.weights, tree_map(torch.zeros_like, item)
+            if derivatives:
+                weights, direction = self._combination_at(number, item)
             found.append(Neighbour.see(self.function, number, item, weights, direction))
         return found
+
+    def _combination_at(self, number: int, item: Any) -> tuple[Tensor, Any]:
+        """`combination` of the tangents at one item, which for images have been made already."""
+        bound, known = self.domain.rebind(self.action, item), None
+        if isinstance(self.x, Tensor):
+            known = self.job.tangents[: len(bound), number : number + 1]
+        return combination(bound, item, known)

@@ -22,7 +22,8 @@ from multiprocessing.connection import Connection
 import torch
 from tqdm import tqdm
 
-from liederiv.foreign import one_line, printable
+from liederiv.foreign import one_line
+from liederiv.foreign_code import is_about_memory
 from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
 from liederiv.model_zoo.scan.tasks import Begun, Described, Failure, Result, Task
 
@@ -30,8 +31,6 @@ __all__ = ["STACK_SIGNAL", "work"]
 
 STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 """Makes a worker write down where it is."""
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def work(task: Task, connection: Connection, log: str) -> None:
@@ -133,9 +132,7 @@ def _failure(measurement: str, error: BaseException) -> Failure:
 def _is_out_of_memory(error: BaseException | None) -> bool:
     """Whether this error or one that it comes from is about memory."""
     while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(error, RuntimeError) and any(t in printable(error) for t in _OUT_OF_MEMORY):
+        if is_about_memory(error):
             return True
         error = error.__cause__ or error.__context__
     return False

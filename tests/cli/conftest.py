@@ -112,18 +112,13 @@ def run():
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(end_badly):
     """Call `main()` and assert one line on stderr, nothing on stdout, exit code 2; that line."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["liederiv", *[str(a) for a in arguments]])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2, err
+        code, out, err = end_badly(*arguments)
+        assert code == 2, err
         assert out == ""
-        # A progress bar that was wiped from its line leaves carriage returns.
-        err = re.sub(r"^.*\r", "", err)
         assert len(err.splitlines()) == 1, err
         assert err.startswith("liederiv: ")
         return err
@@ -181,8 +176,8 @@ def end_badly(monkeypatch, capsys):
         with pytest.raises(SystemExit) as stop:
             main()
         out, err = capsys.readouterr()
-        err = re.sub(r"^.*\r", "", err)
-        return stop.value.code, out, err
+        # A progress bar that was wiped from its line leaves carriage returns.
+        return stop.value.code, out, re.sub(r"^.*\r", "", err)
 
     return call
 

@@ -16,7 +16,7 @@ from results_cases import (
     scores,
 )
 
-from liederiv.baselines import differences_of
+from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.gate import Limit, judge_increase, judge_limits, read_baseline
 from liederiv.results import Measurement, Provenance
@@ -48,11 +48,11 @@ def test_what_may_differ_is_said(tmp_path, ending):
     new, old = measurement(), through_file(tmp_path, measurement(**HARMLESS), ending)
     (verdict,) = judge_increase(new, old, 0.05)
     assert verdict.state == "kept"
-    said = "; ".join(differences_of(new, old))
+    said = "; ".join(contrast_of(old, new, between_models=False).notes)
     assert "with another model (other, now net)" in said
     for words in ("other weights", "another device", "another engine", "torch 0, now"):
         assert words in said
-    assert differences_of(new, new) == ()
+    assert contrast_of(new, new, between_models=False).notes == ()
 
 
 def test_other_photographs_under_the_same_names(tmp_path):

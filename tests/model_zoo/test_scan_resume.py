@@ -3,23 +3,15 @@
 import io
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
 from patience import PATIENCE, wait_for
-from scan_cases import plan_for, run_scan, table
+from scan_cases import SLOW, TESTS, plan_for, run_scan, table
 
 from liederiv.model_zoo.scan import Stop
 from liederiv.model_zoo.store import Store
-
-SLOW = ["slow_1", "slow_2", "slow_3", "slow_4", "slow_5"]
-TESTS = Path(__file__).parents[1]
-FLAGS = "--num-images 1 --layers-images 1 --transforms rotation --metrics lee,relative --threads 1"
-SCAN = "from liederiv.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -28,34 +20,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert run_scan(folder, SLOW, workers=1).measured == len(SLOW)
     return table(folder)
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Start `liederiv scan` of the slow models as a process of its own."""
-    (tmp_path / "notes").mkdir()
-    started = []
-
-    def call(workers=1):
-        names = [f"scan_models:{name}" for name in SLOW]
-        command = [sys.executable, "-c", SCAN, "scan", *names, *FLAGS.split()]
-        process = subprocess.Popen(
-            [*command, "--out", str(tmp_path / "scan"), "--workers", str(workers)],
-            env={**os.environ, "LIEDERIV_TEST_NOTES": str(tmp_path / "notes")},
-            cwd=TESTS,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield call
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def files(folder):
@@ -67,7 +31,7 @@ def notes(folder):
 
 
 def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, whole):
-    process = start(workers=2)
+    process = start(SLOW, workers=2)
     wait_for(lambda: files(tmp_path) and len(notes(tmp_path)) > len(files(tmp_path)))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -83,7 +47,7 @@ def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, 
 
 
 def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
-    processes = [start(), start()]
+    processes = [start(SLOW), start(SLOW)]
     outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     built = [name for name, _ in notes(tmp_path)]
@@ -95,7 +59,7 @@ def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
 
 
 def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_path):
-    process = start()
+    process = start(SLOW)
     wait_for(lambda: len(notes(tmp_path)) == 2)  # the second is in flight
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE)
@@ -104,7 +68,7 @@ def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_pat
     assert "2 measured, 0 failed, 3 left: run the same command to go on" in output
     assert len(files(tmp_path)) == 2
 
-    process = start()
+    process = start(SLOW)
     wait_for(lambda: len(notes(tmp_path)) == 3)
     process.send_signal(signal.SIGINT)
     wait_for(lambda: "again stops at once" in process.stdout.readline())  # it has been heard
