@@ -1,6 +1,7 @@
 """Fixtures of the model zoo's tests."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -10,6 +11,12 @@ from scan_cases import TESTS, scan_command
 @pytest.fixture(autouse=True)
 def _one_thread(one_thread):
     """For all tests of this folder."""
+
+
+def _heed_signals():
+    """Where the tests run under nohup or in the background, these are ignored, also in children."""
+    for name in ("SIGHUP", "SIGINT", "SIGTERM"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def start(tmp_path):
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_signals,
         )
         started.append(process)
         return process
