@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,16 +120,24 @@ class ModelOptions:
         )
 
     @property
+    def named_device(self) -> torch.device:
+        """The device by its name, which may be that of another machine.
+
+        Raises:
+            LieDerivError: if no machine has such a device, or none that computes.
+        """
+        with suppress(RuntimeError):
+            device = torch.device(self.device)
+            if device.type != "meta":
+                return device
+        raise LieDerivError(f"--device={self.device!r} is unknown; use auto, cpu or cuda.")
+
+    @property
     def torch_device(self) -> torch.device:
         """The device, checked for presence."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise LieDerivError(
-                f"--device={self.device!r} is unknown; use auto, cpu or cuda."
-            ) from None
+        device = self.named_device
         if device.type == "cuda" and not torch.cuda.is_available():
             raise LieDerivError(
                 f"--device={self.device} was asked for, but this torch sees no CUDA device; "

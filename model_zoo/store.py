@@ -32,7 +32,7 @@ from liederiv.results import write_atomically
 
 from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
 
-__all__ = ["Configuration", "Store", "StoreWarning"]
+__all__ = ["Configuration", "Store", "StoreWarning", "TableError"]
 
 _MANIFEST = "manifest.json"
 _ABANDONED_SECONDS = 24 * 3600
@@ -42,6 +42,10 @@ Configuration = Mapping[str, Mapping[str, Any]]
 
 class StoreWarning(UserWarning):
     """A file in a scan's folder was passed over."""
+
+
+class TableError(LieDerivError):
+    """Rows that do not fit the columns of their measurement."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,17 @@ class Store:
         try:
             for name in (*MEASUREMENTS, "logs", ".partial", ".claims"):
                 (store.folder / name).mkdir(parents=True, exist_ok=True)
+            for leftover in (store.folder / ".partial").iterdir():  # of scans that were killed
+                with suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                        leftover.unlink()
+            with filelock.FileLock(store.folder / ".claims" / "manifest"):
+                store._register(configuration)
         except OSError as error:
             raise LieDerivError(
-                f"folder={str(folder)!r} cannot be used for results ({error.strerror}); choose one "
-                "that can be written to."
+                f"folder={str(folder)!r} cannot be used for results "
+                f"({printable(error.strerror or error)}); choose one that can be written to."
             ) from error
-        for leftover in (store.folder / ".partial").iterdir():  # of scans that were killed
-            with suppress(FileNotFoundError):
-                if leftover.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
-                    leftover.unlink()
-        with filelock.FileLock(store.folder / ".claims" / "manifest"):
-            store._register(configuration)
         return store
 
     @property
@@ -122,8 +126,9 @@ class Store:
     def write_log(self, model: str, key: str, text: str) -> str:
         """Keep what a model has printed; returns the path relative to the folder."""
         path = self.folder / "logs" / f"{_file_name(model)}-{key}.log"
+        safe = printable(text.replace("\r\n", "\n").replace("\r", "\n"))  # progress bars return
         with self._writing():
-            write_atomically(path, lambda p: p.write_text(text, "utf-8", errors="replace"))
+            write_atomically(path, lambda p: p.write_text(safe, encoding="utf-8"))
         return path.relative_to(self.folder).as_posix()
 
     def outcome(self, measurement: str, model: str, key: str) -> str | None:
@@ -136,7 +141,7 @@ class Store:
         """When what is stored was written, in ns since 1970; None if there is nothing."""
         try:
             return self.path(measurement, model, key).stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, origin: Origin, frame: pd.DataFrame | None = None) -> Path:
@@ -151,8 +156,9 @@ class Store:
             The file.
 
         Raises:
-            LieDerivError: for columns that the measurement does not have or that are missing, and
-                where the folder takes no more.
+            TableError: for columns that the measurement does not have or that are missing, and
+                values that are none of the column's.
+            LieDerivError: where the folder takes no more.
         """
         rows = pd.DataFrame({"status": ["failed"]}) if frame is None else frame
         constant = asdict(origin)
@@ -160,7 +166,7 @@ class Store:
             del constant["reason"]  # each row has its own
             _check_columns(frame, origin.measurement)
         schema = schema_of(origin.measurement)
-        columns = [_column(f, rows, constant) for f in schema]
+        columns = [_checked_column(f, rows, constant) for f in schema]
         table = pa.Table.from_arrays(columns, schema=schema)
         path = self.path(origin.measurement, origin.model, origin.key)
         with self._writing():
@@ -280,10 +286,20 @@ def _check_columns(frame: pd.DataFrame, measurement: str) -> None:
     wanted, found = set(columns_of(measurement)), set(map(str, frame.columns))
     for what, names in (("does not have", found - wanted), ("is lacking", wanted - found)):
         if names:
-            raise LieDerivError(
+            raise TableError(
                 f"a table of {measurement} {what} the column{'s' * (len(names) > 1)} "
                 f"{', '.join(sorted(names))}; the columns are listed in store_schema.py."
             )
+
+
+def _checked_column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:
+    try:
+        return _column(field, rows, constant)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"the column {field.name} of type {field.type} cannot hold what was measured "
+            f"({one_line(error)})."
+        ) from error
 
 
 def _column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:

@@ -49,14 +49,14 @@ def plan_for(folder, names, *, retry_failed=False, **changes):
 
 def run_scan(
     folder, names, *, workers=2, engine=None, timeout=None, memory=None, stream=None, stop=None,
-    retry_failed=False, **changes,
+    retry_failed=False, weights=None, **changes,
 ):  # fmt: skip
     """Scan; returns the summary."""
     settings, store, jobs = plan_for(folder, names, retry_failed=retry_failed, **changes)
     reporter = Reporter(stream or io.StringIO())
     limits = Limits(1, timeout, memory)
     place = engine or LocalEngine(workers)
-    return Scan(jobs, settings, store, place, limits, reporter, stop or Stop()).run()
+    return Scan(jobs, settings, store, place, limits, reporter, stop or Stop(), weights).run()
 
 
 def table(folder, measurement="score"):

@@ -210,3 +210,34 @@ def _talk(y):
     print("the end", flush=True)
     time.sleep(2)  # the scan looks several times a second
     raise ValueError("enough")
+
+
+def forks():
+    """Leaves a process behind in every call."""
+    return Misbehaving(_fork)
+
+
+def _fork(y):
+    if os.fork() == 0:
+        time.sleep(1e6)
+    return y
+
+
+def fails_in_a_ring():
+    return Misbehaving(_fail_in_a_ring)
+
+
+def _fail_in_a_ring(y):
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    raise first
+
+
+def talks():
+    return Misbehaving(_say_much)
+
+
+def _say_much(y):
+    for _ in range(1000):
+        print("x" * 1000)
+    return y

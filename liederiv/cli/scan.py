@@ -232,7 +232,7 @@ def scan(
         jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
         reporter = Reporter(plain=quiet)
         _announce(jobs, selection, reporter)
-        with stop_on_signals(reporter.note) as stop:
+        with stop_on_signals() as stop:
             summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
     _conclude(summary, out)
     if stop.asked:

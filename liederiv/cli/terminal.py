@@ -45,6 +45,12 @@ class _Kept(io.FileIO):
 class _Lasting(io.TextIOWrapper):
     """A stream that nobody closes, as a progress bar may be writing to it."""
 
+    @property
+    def failure(self) -> OSError | None:
+        """Why something could not be written; None if all was."""
+        raw = self.buffer.raw  # type: ignore[attr-defined]
+        return raw.failure if isinstance(raw, _Kept) else None
+
     def close(self) -> None:
         """Write what is buffered."""
         if not self.buffer.closed:

@@ -57,6 +57,7 @@ class Worker:
         self.ended = False
         self._about: dict[str, Any] = {}
         self._current: str | None = None
+        self._begun = False
         self._earlier = b""
         try:
             handle, self._log = tempfile.mkstemp(prefix="liederiv-scan-", suffix=".log")
@@ -121,9 +122,9 @@ class Worker:
     def kill(self) -> None:
         """End the process and what it has started, at once."""
         process = self._process
-        # Where its server is lost, nobody can say whether it lives.
-        unsure = process.exitcode == _SERVER_LOST
-        if process.pid is not None and (unsure or process.is_alive()):
+        # Also where it has ended: what it has started may stay, and would hold on to memory, GPUs
+        # and the scan's own streams. Where its server is lost, nobody can say whether it lives.
+        if process.pid is not None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except (AttributeError, ProcessLookupError, PermissionError):
@@ -140,6 +141,7 @@ class Worker:
             self._about.update(message.about)
             return []
         if isinstance(message, Begun):
+            self._begun = True
             self._current = message.measurement or None
             self._deadline = self._next_deadline()
             return []
@@ -156,7 +158,10 @@ class Worker:
         self._process.join(_END_SECONDS)
         code = self._process.exitcode
         outcome, reason = "crashed", f"the process ended by itself with exit code {code}"
-        if code is None:
+        if not self._begun:  # nothing of the model has run
+            how = _signal_name(-code) if code is not None and code < 0 else f"exit code {code}"
+            outcome, reason = INTERRUPTED, f"the process ended before it had begun ({how})"
+        elif code is None:
             reason = "the process closed its connection"
         elif code == -signal.SIGKILL:
             outcome = "killed"

@@ -18,10 +18,16 @@ __all__ = ["Reporter"]
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """A scan ends where its words no longer arrive; what it has stored stays."""
+def _heard(stream: TextIO) -> Iterator[None]:
+    """A scan ends where its words no longer arrive; what it has stored stays.
+
+    The command line's own streams raise nothing and have a `failure` instead.
+    """
     try:
         yield
+        failure = getattr(stream, "failure", None)
+        if isinstance(failure, OSError):
+            raise failure
     except OSError as error:
         raise LieDerivError(
             f"nobody takes what the scan prints ({printable(error)}); what is measured is stored: "
@@ -84,7 +90,7 @@ class Reporter:
     def note(self, text: str) -> None:
         """Print a line, which may hold a model's own words."""
         text = printable(text)
-        with _heard():
+        with _heard(self._stream):
             if self._bar is not None:
                 self._bar.write(text, file=self._stream)
                 return
@@ -103,14 +109,14 @@ class Reporter:
             self._names.remove(name)
         self._done += 1
         if self._bar is not None:
-            with _heard():
+            with _heard(self._stream):
                 self._bar.update()
         self._refresh()
 
     def _refresh(self) -> None:
         if self._bar is None:
             return
-        with _heard():
+        with _heard(self._stream):
             more = f" + {len(self._names) - 1}" if len(self._names) > 1 else ""
             name = one_line(self._names[0]) if self._names else "scanning"
             self._bar.set_description(name + more)

@@ -34,8 +34,8 @@ from liederiv.model_zoo.scan.tasks import (
     Task,
 )
 from liederiv.model_zoo.scan.weights import WeightsPolicy
-from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.store_schema import Origin
+from liederiv.model_zoo.store import Store, TableError
+from liederiv.model_zoo.store_schema import Origin, versions_of
 from liederiv.results import Provenance
 
 __all__ = ["Limits", "Scan", "Summary"]
@@ -121,6 +121,7 @@ class Scan:
         self._waiting = deque(job for job in jobs if job.to_do)
         self._flying: dict[int, _InFlight] = {}
         self._measured = self._failed = 0
+        self._told = False
         self._sources = (os.getcwd(), tuple(sys.path))
         self._weights = weights if settings.pretrained else None
         self._fetcher: Prefetcher | None = None
@@ -139,6 +140,7 @@ class Scan:
         try:
             while not self._stop.now:
                 if self._stop.asked:
+                    self._say_once_that_it_stops()
                     self._give_up_fetching()
                 else:
                     self._fill()
@@ -161,6 +163,12 @@ class Scan:
         left = [*self._waiting, *(f.job for f in self._flying.values())]
         count = sum(len(job.still_to_do(self._store)) for job in left)
         return Summary(self._measured, self._failed, count, time.monotonic() - start)
+
+    def _say_once_that_it_stops(self) -> None:
+        """Not said by the signal's handler, which may run in the middle of another line."""
+        if self._stop.signal and not self._told:
+            self._reporter.note("stopping after the models in flight; Ctrl-C again stops at once")
+        self._told = True
 
     def _fill(self) -> None:
         """Start models while there are slots; those that another scan has claimed come last."""
@@ -207,8 +215,9 @@ class Scan:
                 offline = self._weights.offline or fetched.status != "not needed"
                 self._engine.submit(replace(task, offline=offline))
                 continue
+            outcome = INTERRUPTED if fetched.disk_full else "failed"
             for measurement in task.measurements:
-                self._keep_failure(flight, Failure(measurement, "failed", fetched.reason), task)
+                self._keep_failure(flight, Failure(measurement, outcome, fetched.reason), task)
             self._over(task, flight)
 
     def _give_up_fetching(self) -> None:
@@ -240,7 +249,7 @@ class Scan:
         if delivery is None:
             self._over(task, flight)
         elif isinstance(delivery, Result):
-            self._keep(flight, delivery)
+            self._keep(flight, delivery, task)
         elif delivery.outcome in OUT_OF_MEMORY and task.smaller((delivery.measurement,)):
             flight.retry.append(delivery)
         elif self._stop.asked and delivery.outcome in (INTERRUPTED, "crashed", "killed"):
@@ -289,9 +298,13 @@ class Scan:
         seconds = time.monotonic() - flight.started
         self._reporter.finish(flight.job.candidate, flight.outcomes, seconds)
 
-    def _keep(self, flight: _InFlight, result: Result) -> None:
-        origin = self._origin(flight.job, result.measurement, "measured", result.about)
-        self._store.write(origin, result.frame)
+    def _keep(self, flight: _InFlight, result: Result, task: Task) -> None:
+        try:
+            origin = self._origin(flight.job, result.measurement, "measured", result.about)
+            self._store.write(origin, result.frame)
+        except TableError as error:  # of this model: the others may well be stored
+            self._keep_failure(flight, Failure(result.measurement, "failed", str(error)), task)
+            return
         flight.pending.discard(result.measurement)
         flight.outcomes[result.measurement] = "measured"
         self._measured += 1
@@ -316,15 +329,14 @@ class Scan:
     def _origin(self, job: Job, measurement: str, outcome: str, about: Any) -> Origin:
         settings, name = self._settings, job.candidate.name
         arch, tag = split_model_name_tag(name) if ":" not in name else (name, "")
-        versions = {f"version_{k}": v for k, v in Provenance().versions.items()}
         known = {
+            **versions_of(Provenance()),
             "parameters": job.candidate.parameters,
             "images": settings.images,
             "scheme": settings.scheme,
             "dtype": settings.dtype,
             "device": settings.device,
             "seed": settings.seed,
-            **versions,
             **about,
         }
         return Origin(

@@ -99,6 +99,8 @@ class ScanSettings(MeasureRequest):
         options = self.model_options()
         options.check()
         _ = options.torch_dtype
+        if self.device != "auto":
+            _ = options.named_device
         options.check_preprocessing()
 
     def _check_output_type(self) -> None:

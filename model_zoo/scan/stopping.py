@@ -32,15 +32,12 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Iterator[Stop]:
+def stop_on_signals() -> Iterator[Stop]:
     """Turn SIGINT into a polite stop and its repetition, SIGTERM or SIGHUP, into one at once.
 
     A signal that is being ignored (SIGHUP under nohup) stays so.
 
     Outside the main thread, where Python delivers no signals, nothing is changed.
-
-    Args:
-        say: told what the first Ctrl-C means.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -49,9 +46,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[Stop]:
 
     def interrupt(number: int, frame: object) -> None:
         stop.now, stop.signal = stop.asked, number
-        if not stop.asked:
-            stop.asked = True
-            say("stopping after the models in flight; Ctrl-C again stops at once")
+        stop.asked = True
 
     def terminate(number: int, frame: object) -> None:
         stop.asked = stop.now = True

@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from liederiv.foreign import one_line
 from liederiv.foreign_code import is_about_memory
+from liederiv.model_zoo.disk import causes, disk_is_full
 from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
-from liederiv.model_zoo.scan.tasks import Begun, Described, Failure, Result, Task
+from liederiv.model_zoo.scan.tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
 
 __all__ = ["STACK_SIGNAL", "work"]
 
@@ -117,25 +118,24 @@ def _limit_memory(limit: int) -> None:
     except ImportError:  # Windows
         return
     # Not the address space: CUDA and memory maps reserve much that they never use.
-    already = peak_memory() or 0
-    resource.setrlimit(resource.RLIMIT_DATA, (limit + already, limit + already))
+    wanted = limit + (peak_memory() or 0)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)  # a stricter limit of the system's holds
+    least = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, least))
 
 
 def _failure(measurement: str, error: BaseException) -> Failure:
     with suppress(Exception):  # where a model has closed the streams, or its error cannot be shown
         traceback.print_exception(error)
         sys.stderr.flush()
-    outcome = "out of memory" if _is_out_of_memory(error) else "failed"
-    return Failure(measurement, outcome, _one_line(error))
+    return Failure(measurement, _outcome(error), _one_line(error))
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this error or one that it comes from is about memory."""
-    while error is not None:
-        if is_about_memory(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _outcome(error: BaseException) -> str:
+    """What this error, or one that it comes from, is about: memory, the disk, or the model."""
+    if any(map(is_about_memory, causes(error))):
+        return "out of memory"
+    return INTERRUPTED if disk_is_full(error) else "failed"
 
 
 def _one_line(error: BaseException) -> str:

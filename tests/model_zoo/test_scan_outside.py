@@ -7,6 +7,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from dataclasses import dataclass, fields, replace
 
 import pandas as pd
 import psutil
@@ -18,10 +19,17 @@ from PIL import Image
 from scan_cases import SLOW, TESTS, plan_for, run_scan, scan_command, settings_for, table
 
 from liederiv import LieDerivError
-from liederiv.model_zoo.scan import LocalEngine, Stop, isolation, make_plan
+from liederiv.model_zoo.scan import LocalEngine, Stop, WeightsPolicy, isolation, make_plan
 from liederiv.model_zoo.scan.selection import Candidate
-from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.store_schema import Origin, columns_of
+from liederiv.model_zoo.scan.tasks import Result
+from liederiv.model_zoo.store import Store, TableError
+from liederiv.model_zoo.store_schema import (
+    OTHERWISE_KEPT,
+    Origin,
+    columns_of,
+    columns_of_provenance,
+)
+from liederiv.results import Provenance
 
 FEW = SLOW[:3]
 
@@ -108,7 +116,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored():
 
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with stop_on_signals(print) as stop:
+        with stop_on_signals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
         assert not stop.asked
     finally:
@@ -139,6 +147,7 @@ BAD = {
     "presses_ctrl_c": "KeyboardInterrupt",
     "tidies_up": "and then it fails",
     "ends_without_its_log": "exit code 3",
+    "fails_in_a_ring": "first",
 }
 
 
@@ -166,6 +175,37 @@ def test_the_others_are_measured(scanned):
     assert (summary.measured, summary.failed, summary.left) == (4, 2 * len(BAD), 0)
     found = outcomes(folder)
     assert found["scan_models:good"] == found["scan_models:better"] == "measured"
+
+
+def test_what_a_model_has_started_ends_with_it(tmp_path):
+    """It would keep memory and GPUs, and the scan's own output open for whoever reads that."""
+    process = subprocess.Popen(
+        scan_command(tmp_path / "scan", ["forks"]),
+        cwd=TESTS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said, _ = process.communicate()  # until the last process has closed the pipe
+    assert process.returncode == 0, said
+    assert outcomes(tmp_path / "scan") == {"scan_models:forks": "measured"}
+
+
+def test_a_process_that_ends_before_it_has_begun_says_nothing_about_its_model(tmp_path):
+    starts = []
+
+    class Hasty(LocalEngine):
+        def submit(self, task):
+            starts.append(task)
+            super().submit(replace(task, threads=-1))  # torch refuses that
+
+    summary = run_scan(tmp_path, ["good"], engine=Hasty(1))
+    assert (len(starts), summary.failed) == (3, 1)
+    row = Store.open(tmp_path).read("score").iloc[0]
+    assert row["outcome"] == "interrupted"
+    assert row["reason"] == "the process ended before it had begun (exit code 1)"
+    assert run_scan(tmp_path, ["good"]).measured == 1
 
 
 def test_a_log_without_end_is_cut_and_its_end_kept(tmp_path, monkeypatch):
@@ -205,7 +245,8 @@ ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=40)
 @given(reason=ANY_TEXT, model=ANY_TEXT, log=ANY_TEXT)
 def test_any_text_on_its_way_to_the_store_comes_back(tmp_path_factory, reason, model, log):
     store = Store.create(tmp_path_factory.mktemp("store"), {"score": {}})
-    store.write_log(model, "0" * 16, log)
+    kept = store.folder / store.write_log(model, "0" * 16, log)
+    assert not set(kept.read_text("utf-8")) & {"\x1b", "\r", "\x07", "\x00"}
     store.write(Origin("0" * 16, "score", "failed", model, model, reason))
     row = store.read("score").iloc[0]
     for sent, stored in ((reason, row["reason"]), (model, row["model"])):
@@ -238,6 +279,48 @@ def test_a_full_disk_ends_the_scan_in_a_sentence_and_loses_nothing(tmp_path):
     assert run_scan(tmp_path / "scan", ["good", "better"]).measured == 1
 
 
+def test_a_full_disk_under_a_model_is_not_its_failure(tmp_path):
+    """Its log takes no more here, a healthy model prints into it, and the resume measures it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    class Cramped(LocalEngine):
+        def submit(self, task):
+            super().submit(task)
+            pid = self._running[-1][1]._process.pid
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (2**16, before[1]))
+
+    names = ["talks", "good"]
+    assert run_scan(tmp_path, names, engine=Cramped(1)).measured == 1
+    row = Store.open(tmp_path).read("score").set_index("model").loc["scan_models:talks"]
+    assert row["outcome"] == "interrupted"
+    assert "File too large" in row["reason"]
+    assert run_scan(tmp_path, names).measured == 1
+    assert set(outcomes(tmp_path).values()) == {"measured"}
+
+
+def test_a_full_disk_under_weights_is_not_the_models_failure(tmp_path, monkeypatch):
+    def fetch(name, **_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("liederiv.model_zoo.prefetcher.fetch_weights", fetch)
+    run_scan(tmp_path, ["good"], weights=WeightsPolicy())
+    row = Store.open(tmp_path).read("score").iloc[0]
+    assert row["outcome"] == "interrupted"
+    assert "No space left on device" in row["reason"]
+    monkeypatch.undo()
+    assert run_scan(tmp_path, ["good"], weights=WeightsPolicy()).measured == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_said(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    Store.create(tmp_path, {"score": {}})
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    with pytest.raises(LieDerivError, match=r"cannot be used for results \(Read-only file system"):
+        Store.create(tmp_path, {"score": {}})
+
+
 def test_a_folder_that_vanishes_is_said(tmp_path):
     store = Store.create(tmp_path / "scan", {"score": {}})
     shutil.rmtree(tmp_path / "scan")
@@ -262,6 +345,22 @@ def test_a_scan_that_nobody_reads_ends_and_can_go_on(tmp_path):
     found = outcomes(tmp_path)
     assert found == {"scan_models:good": "measured"}
     assert run_scan(tmp_path, ["good", "better"]).measured == 1
+
+
+def test_a_reader_that_leaves_ends_the_scan_with_code_2(tmp_path):
+    """`2>&1 | head -1`, with the pipe and the streams of the command line."""
+    process = subprocess.Popen(
+        [*scan_command(tmp_path, ["good", "better"]), "--quiet"],
+        cwd=TESTS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    first = process.stdout.readline()
+    process.stdout.close()
+    assert process.wait() == 2, first
+    assert set(outcomes(tmp_path).values()) == {"measured"}
+    before = len(outcomes(tmp_path))
+    assert run_scan(tmp_path, ["good", "better"]).measured == 2 - before
 
 
 def test_a_process_that_cannot_be_started_ends_the_scan(tmp_path, monkeypatch):
@@ -308,6 +407,8 @@ def test_no_failure_starts_a_process_without_bound(tmp_path, monkeypatch):
         ("metrics", "le", "metric 'le' is unknown"),
         ("scheme", "splines", "scheme='splines' is unknown"),
         ("dtype", "float16", "--dtype='float16' is not supported"),
+        ("device", "nonsense", "--device='nonsense' is unknown; use auto, cpu or cuda"),
+        ("device", "meta", "--device='meta' is unknown; use auto, cpu or cuda"),
     ],
 )
 def test_settings_that_fail_for_every_model_are_refused(option, value, said):
@@ -327,6 +428,46 @@ def test_the_store_refuses_columns_that_it_does_not_know_and_misses(tmp_path):
         store.write(origin, right.assign(vlaue=1.0))
     with pytest.raises(LieDerivError, match="is lacking the column value"):
         store.write(origin, right.drop(columns="value"))
+
+
+def test_values_that_fit_no_column_are_the_failure_of_one_model(tmp_path):
+    origin = Origin("0" * 16, "score", "measured", "m", "m", parameters=2**70)
+    right = pd.DataFrame({name: [None] for name in columns_of("score")})
+    with pytest.raises(TableError, match=r"parameters of type int64 cannot hold .*too large"):
+        Store.create(tmp_path / "direct", {"score": {}}).write(origin, right)
+
+    class Inflating(LocalEngine):
+        def events(self, seconds):
+            found = super().events(seconds)
+            for task, delivery in found:
+                if isinstance(delivery, Result) and task.name.endswith("good"):
+                    delivery.about["parameters"] = 2**70
+            return found
+
+    summary = run_scan(tmp_path / "scan", ["good", "better"], engine=Inflating(1))
+    assert (summary.measured, summary.failed) == (1, 1)
+    assert outcomes(tmp_path / "scan")["scan_models:good"] == "failed"
+
+
+def test_a_field_of_provenance_that_is_a_column_needs_one_line_in_each():
+    @dataclass(frozen=True)
+    class MoreProvenance(Provenance):
+        weather: str = "rain"
+
+    @dataclass(frozen=True)
+    class MoreOrigin(Origin):
+        weather: str = ""
+
+    found = columns_of_provenance(MoreProvenance(), MoreOrigin)
+    assert found["weather"] == "rain"
+    assert "weather" not in columns_of_provenance(MoreProvenance())
+
+
+def test_every_field_of_provenance_is_a_column_or_kept_otherwise():
+    columns = {f.name for f in fields(Origin)}
+    provenance = {f.name for f in fields(Provenance)}
+    assert provenance - columns == set(OTHERWISE_KEPT)
+    assert set(columns_of_provenance(Provenance())) <= columns, "new software needs its column"
 
 
 def test_a_result_of_others_makes_no_job_fail(tmp_path):
