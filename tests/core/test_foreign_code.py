@@ -22,6 +22,14 @@ def press() -> None:
         pass
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_arrives():
+    """Where the tests run in the background, their shell has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class OwnError(BaseException):
     """Of a library that wants to be caught by nobody."""
 
