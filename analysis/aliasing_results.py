@@ -103,6 +103,7 @@ class ModuleAliasing:
         whole = self.error.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = 1 - np.sqrt(left.sum(1) / whole)
+        # Both are squares: rounding is below a hundredth of the norm whose share is told.
         out: Array = np.where(whole > 1e4 * self.floor.sum(1), share, np.nan)
         return out
 

@@ -76,7 +76,7 @@ def reference_modules() -> list[str]:
 def reference_page(module: str, shown: dict[str, str]) -> str:
     """Markdown of one page; `shown` maps objects that have an entry to the page of that entry."""
     lines = [
-        f"# {module} {{ #{module} }}",
+        f"# {module}",
         "",
         ast.get_docstring(ast.parse(source_of(module).read_text())) or "",
     ]
@@ -174,10 +174,13 @@ def public_names() -> dict[str, str]:
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Names in code font become references, which autorefs resolves or leaves as they are."""
-    names = public_names()
+    names, modules = public_names(), reference_modules()
 
     def linked(match: re.Match[str]) -> str:
         name = match[1]
+        if name in modules and name != "liederiv":
+            folder = posixpath.dirname(page.url) or "."
+            return f'<a href="{posixpath.relpath(f"reference/{name}.html", folder)}">{match[0]}</a>'
         known = max(
             (n for n in names if name == n or name.startswith(f"{n}.")), key=len, default=""
         )

@@ -35,7 +35,7 @@ from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, sche
 __all__ = ["Configuration", "Store", "StoreWarning", "TableError"]
 
 _MANIFEST = "manifest.json"
-_ABANDONED_SECONDS = 24 * 3600
+_ABANDONED_SECONDS = 24 * 3600  # files half written by scans that were killed go after a day
 _INTEGERS = {pa.int64(): pd.Int64Dtype()}
 Configuration = Mapping[str, Mapping[str, Any]]
 

@@ -24,7 +24,7 @@ __all__ = ["Neighbour", "neighbours"]
 
 _MOST = 4  # with the four passes at the first item no more than eight of one item in all
 _STEP = {torch.float64: 1e-6}  # ‖h v‖ / ‖x‖: beyond rounding, and before kinks and curvature
-_SINGLE_STEP = 1e-3
+_SINGLE_STEP = 1e-3  # the same where rounding is that of float32, or coarser
 _CUT = 0.25  # of what the output moves by; kinks and float32 miss a tenth of it in random networks
 _ROUNDING = 100.0  # eps of the output that one pass may be off by
 
@@ -99,6 +99,7 @@ class Neighbour:
         """Raise `ModelError` if the same call has another result now."""
         now = function.leaves(add(self.item, self.direction, self.h) if self.h else self.item)
         for a, b in zip(now, self.seen, strict=True):
+            # Two passes may differ by what `liederiv.checks.preflight` leaves to rounding: 1e-3.
             if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True):
                 raise ModelError(
                     "the model is stochastic, or keeps something from call to call: the same input "

@@ -29,9 +29,10 @@ from liederiv.model_zoo.scan.worker import STACK_SIGNAL, work
 
 __all__ = ["Worker", "run_isolated"]
 
-_LOG_BYTES = 2**18
+_LOG_BYTES = 2**18  # of the end of what a model printed: what is kept of it
 _LOG_LIMIT = 2**26  # what a model prints without end must not fill the disk
 _START_SECONDS = 300.0  # a process may take to import everything on a busy machine
+# A process that hangs may write its stack, and one that is done may tidy up, before it is killed.
 _STACK_SECONDS, _END_SECONDS = 0.5, 10.0
 # Sent by people and batch systems to whole groups or jobs; SIGIO by the kernel when the scan is
 # gone. A model that sends them to itself cannot be told from these.

@@ -40,6 +40,7 @@ from liederiv.results import Provenance
 
 __all__ = ["Limits", "Scan", "Summary"]
 
+# Wait so long for news at most, so that a stop by the user is seen; and so long for weights only.
 _POLL_SECONDS, _SHORT_SECONDS = 0.3, 0.02
 _MOST_STARTS = 3  # of a process that ends without a word, or is ended from outside
 
