@@ -1,6 +1,5 @@
 """Real people's checkpoints: whatever lies around the weights, they load or a sentence says why."""
 
-import json
 import pickle
 
 import numpy as np
@@ -194,69 +193,6 @@ def test_a_pipe_is_no_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ModelError, match="is a pipe or a device"):
         read_checkpoint(tmp_path / "pipe")
-
-
-# --- nothing in a file says where weights come from -----------------------------------------------
-
-
-class Payload:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
-LOADERS = {
-    "checkpoint_path": lambda p: p,
-    "pretrained": lambda p: True,
-    "pretrained_cfg": lambda p: {"file": p},
-    "pretrained_cfg_overlay": lambda p: {"file": p, "custom_load": True},
-    "cache_dir": lambda p: p,
-    "kwargs_filter": lambda p: ["x"],
-    "drop_rate": lambda p: p,
-    "act_layer": lambda p: {"checkpoint_path": p},
-    "block": lambda p: [{"deep": ["x", p]}],
-}
-
-
-@pytest.fixture
-def payload(tmp_path):
-    ran = tmp_path / "ran"
-    file = tmp_path / "evil.pth"
-    file.write_bytes(pickle.dumps(Payload(str(ran))))
-    yield str(file)
-    assert not ran.exists()
-
-
-@pytest.mark.parametrize("key", LOADERS)
-def test_a_local_folder_cannot_make_timm_load_a_file(tmp_path, payload, key):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    torch.save(timm.create_model(ARCH).state_dict(), folder / "pytorch_model.bin")
-    config = {"architecture": ARCH, "model_args": {key: LOADERS[key](payload)}}
-    (folder / "config.json").write_text(json.dumps(config))
-    for pretrained in (True, False):
-        with pytest.raises(ModelError, match=rf"the config of .* sets '?{key}"):
-            load(f"local-dir:{folder}", pretrained=pretrained)
-
-
-@pytest.mark.parametrize("key", LOADERS)
-def test_nor_can_model_kwargs(payload, key):
-    with pytest.raises(ModelError, match=rf"`model_kwargs` sets '?{key}"):
-        load(ARCH, pretrained=False, model_kwargs={key: LOADERS[key](payload)})
-
-
-def test_entries_of_a_config_that_load_are_not_handed_on(tmp_path, payload):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    donor = timm.create_model(ARCH)
-    torch.save(donor.state_dict(), folder / "pytorch_model.bin")
-    cfg = {"file": payload, "custom_load": True, "url": f"file://{payload}", "state_dict": payload}
-    config = {"architecture": ARCH, "pretrained_cfg": cfg, "num_classes": 1000}
-    (folder / "config.json").write_text(json.dumps(config))
-    found = load(f"local-dir:{folder}")
-    assert torch.equal(found.model.state_dict()["fc.weight"], donor.state_dict()["fc.weight"])
 
 
 def test_ordinary_arguments_pass():
