@@ -256,12 +256,13 @@ class _Run:
         """Refuse a batch that is not like the first one: what is bound to that would be wrong.
 
         Raises:
+            ImageError: for clouds after images (PointCloudError the other way round).
             LieDerivError: naming what differs.
         """
         x = batch.x
+        self.domain.check(x, "batches")
         shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else None
         for what, first, now in (
-            ("kinds", self.domain.item, domain_of(x).item),
             ("sizes", self.shape, shape),
             ("dtypes", self.dtype, x.dtype),
             ("devices", self.device, x.device),
