@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ImageError, LieDerivError
-from liederiv.foreign import one_line
+from liederiv.foreign import one_line, shortened
+from liederiv.foreign_code import what_was_raised
 from liederiv.points import PointCloud
 
 __all__ = ["Batch", "check_layout", "deliver", "unpack"]
@@ -89,7 +90,7 @@ def _guarded(what: str, call: Any) -> Any:
         elif "stack" in text or "equal size" in text:
             remedy = "resize and crop all images to one size"
         raise LieDerivError(
-            f"`batches` {what}: {type(error).__name__}: {text[:200].rstrip('.')}; {remedy}."
+            f"`batches` {what}: {shortened(what_was_raised(error)).rstrip('.')}; {remedy}."
         ) from error
 
 
@@ -141,7 +142,7 @@ def unpack(item: Any) -> Batch:
     else:
         x = item
     x = _as_images(x)
-    if isinstance(x, Tensor) and x.ndim != 4:
+    if isinstance(x, Tensor) and (x.is_nested or x.ndim != 4):
         return Batch(x)  # what is wrong with it is said by the domain
     labels, note = _as_labels(given, len(x))
     return Batch(x, labels, note)

@@ -144,6 +144,11 @@ def test_they_give_no_accuracy(model):
     assert row(scored(model, [(X, Y / 3)], "lee,accuracy")).status == "not applicable"
 
 
+def raising(error):
+    yield X
+    raise error
+
+
 def pictures(*sizes):
     return [Image.new("RGB", size) for size in sizes]
 
@@ -177,6 +182,8 @@ REFUSED = {
     "pictures in a loader": (lambda: DataLoader(Rows(pictures((9, 9))), 1), "ToTensor"),
     "pictures": (lambda: [(pictures((9, 9)), [1])], "PIL.Image where .*ToTensor"),
     "a loader that fails": (lambda: (1 / 0 for _ in range(1)), "failed at batch 0: ZeroDivision"),
+    "a loader without memory": (lambda: raising(MemoryError()), "batch 1: MemoryError; see"),
+    "sparse": (lambda: [X.to_sparse()], "batches is sparse or nested; make it dense"),
     "uint8": (lambda: [(X * 255).to(torch.uint8)], "has dtype torch.uint8; .*x.float"),
     "half": (lambda: [X.half()], "has dtype torch.float16"),
     "channels last": (lambda: [X.permute(0, 2, 3, 1)], r"channels last as it seems; pass x\.perm"),
@@ -212,12 +219,8 @@ def test_what_cannot_be_measured_is_one_sentence(model, name):
 
 
 def test_errors_of_a_loader_keep_their_cause_and_interrupts_pass(model):
-    def failing():
-        yield X
-        raise KeyError("gone\x1b[31m")
-
     with pytest.raises(LieDerivError, match=r"failed at batch 1: KeyError: .*gone\\x1b") as info:
-        scored(model, failing())
+        scored(model, raising(KeyError("gone\x1b[31m")))
     assert isinstance(info.value.__cause__, KeyError)
 
 
