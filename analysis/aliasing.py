@@ -50,7 +50,7 @@ from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import forward_engine, forward_mode, pushforward
+from liederiv.forward_mode import forward_engine, forward_mode, inner_pushforward, pushforward
 from liederiv.generators import Generator, resolve_generators
 from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
@@ -232,8 +232,8 @@ class _Run:
     def _lie(self, x: Tensor, seed: int) -> tuple[Tensor, Probes]:
         """L f, float64 [K, D], and the probes for this image."""
         read, moved = _Read(self.model, self.reader), self.action.tangents(x)
-        y, jv, _ = pushforward(read, x, moved, engine=self.engine)
-        lie = (jv - self.reader.act(self.action, y)).double()
+        pushed = inner_pushforward(read, x, moved, self.action, self.model, engine=self.engine)
+        y, lie = pushed.y, (pushed.jv - self.reader.act(self.action, pushed.y)).double()
         probes = choose_probes(
             lie,
             probabilities=self.reader.probabilities(y),

@@ -25,7 +25,7 @@ from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.witness import Statement, Telescoped, testify
 from liederiv.errors import ModelError
-from liederiv.forward_mode import pushforward
+from liederiv.forward_mode import inner_pushforward
 
 __all__ = ["Contributions", "Setting", "join", "measure_image"]
 
@@ -137,9 +137,16 @@ def measure_image(
     """
     tangents = action.tangents(x)
     reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
-    (y, tensors), (lie, lies), engine = pushforward(
-        reader, x, tangents, chunk_size=setting.chunk_size, engine=setting.engine
+    pushed = inner_pushforward(
+        reader,
+        x,
+        tangents,
+        action,
+        setting.model,
+        chunk_size=setting.chunk_size,
+        engine=setting.engine,
     )
+    (y, tensors), (lie, lies), engine = pushed.y, pushed.jv, pushed.verification.engine
     acted = setting.reader.act(action, y)
     lie = lie - acted
     action_norms, residuals = [], []
