@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line
 
 from .checkpoint_models import model_from_checkpoint
 from .checkpoints import Checkpoint, read_checkpoint
@@ -42,13 +43,14 @@ def build_recipe(recipe: Recipe, file: Checkpoint | None, pretrained: bool) -> B
     """
     if file is not None:
         model, said = model_from_checkpoint(recipe, file)
-        return Built(model, f"checkpoint {file.path.name}{said}")
+        return Built(model, f"checkpoint {one_line(file.path.name)}{said}")
     if not pretrained:
         return Built(create(recipe, recipe.num_classes), f"random (seed {recipe.seed})")
     if recipe.folder is not None:
         file = read_checkpoint(local_weights(recipe.folder))
         model, said = model_from_checkpoint(recipe, file)
-        return Built(model, f"folder {recipe.folder.name}, file {file.path.name}{said}")
+        origin = f"folder {one_line(recipe.folder.name)}, file {one_line(file.path.name)}"
+        return Built(model, f"{origin}{said}")
     if has_sample_weights(recipe.arch):
         plain = create(replace(recipe, kwargs={}), None)
         native = sample_state_dict(recipe.arch, plain)

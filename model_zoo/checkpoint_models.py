@@ -11,14 +11,18 @@ from typing import Any
 import timm
 import torch
 from timm.models import model_entrypoint
-from torch import Tensor, nn
+from torch import nn
 
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line
 
+from .checkpoint_files import shown
+from .checkpoint_fitting import Fitted, find_weights, load_weights
+from .checkpoint_parts import Target, plausible_parts
 from .checkpoints import Checkpoint
 from .construction import create, create_with_state_dict
 from .recipes import Recipe
-from .weights import FilterFn, Mismatch, classifier_size, compare, fit_parts, strip_wrappers
+from .weights import FilterFn, Mismatch
 
 __all__ = ["model_from_checkpoint"]
 
@@ -34,60 +38,79 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> tuple[nn.Module, 
         file: The weights.
 
     Returns:
-        The model with the file's weights, and what was taken and adapted (`Mismatch.said`).
+        The model with the file's weights, and what was taken and adapted (`load_weights`).
 
     Raises:
-        ModelError: If any tensor is missing, left over or of another shape.
+        ModelError: If any tensor is missing, left over or of another shape, if several different
+            parts of the file fit, or if the values cannot be the model's.
     """
     heads = _classifiers(recipe.config)
-    num_classes = _number_of_classes(recipe, file, heads)
-    model = create(recipe, num_classes, plain=True)
-    mismatch = _fit(recipe, file, model)
-    found = _foreign_head(mismatch, heads) if recipe.num_classes is None else None
-    if found is not None:  # the classifier came to light under timm's names only
-        num_classes = found
-        model = create(recipe, num_classes, plain=True)
-        mismatch = _fit(recipe, file, model)
-    if mismatch.count:
-        raise ModelError(_explain(recipe, file, mismatch, model, heads))
+    model = create(recipe, recipe.num_classes, plain=True)
+    found = _find(recipe, file, model, heads)
+    if isinstance(found, Mismatch) and recipe.num_classes:
+        _refuse_other_classes(recipe, file, model, heads)
+    if isinstance(found, Fitted) and recipe.num_classes is None:
+        size = _classifier_size(found, heads)
+        if size is not None and size != _classifier_size_of(model, heads):
+            model = create(recipe, size, plain=True)
+            found = _find(recipe, file, model, heads, strict=True)
+    if isinstance(found, Mismatch):
+        raise ModelError(_explain(recipe, file, found, model, heads))
+    said = load_weights(file, found, model)
     if recipe.kwargs.get("features_only"):
         model = create_with_state_dict(recipe, model.state_dict(), None)
-    return model, mismatch.said
+    return model, said
 
 
-def _fit(recipe: Recipe, file: Checkpoint, model: nn.Module) -> Mismatch:
-    optional = []
-    if getattr(model, "num_classes", None) == 0:
-        heads = _classifiers(recipe.config)
-        optional = [f"{head}.{kind}" for head in heads for kind in ("weight", "bias")]
-    return fit_parts(file.parts, model, _timm_filter(recipe.arch), optional)
+def _find(
+    recipe: Recipe,
+    file: Checkpoint,
+    model: nn.Module,
+    heads: tuple[str, ...],
+    strict: bool = False,
+) -> Fitted | Mismatch:
+    tensors = _head_tensors(heads)
+    without = getattr(model, "num_classes", None) == 0
+    free = () if strict or recipe.num_classes is not None else tensors
+    target = Target.of(model, free=free, unused=tensors if without else ())
+    return find_weights(file, model, target, _timm_filter(recipe.arch))
+
+
+def _refuse_other_classes(
+    recipe: Recipe, file: Checkpoint, model: nn.Module, heads: tuple[str, ...]
+) -> None:
+    """Say so where all but the size of the classifier fits."""
+    target = Target.of(model, free=_head_tensors(heads))
+    found = find_weights(file, model, target, _timm_filter(recipe.arch))
+    if isinstance(found, Fitted):
+        name = next((h for h in heads if f"{h}.weight" in found.part.tensors), heads[0])
+        raise ModelError(
+            f"`num_classes`={recipe.num_classes} conflicts with `checkpoint` {shown(file.path)}, "
+            f"whose classifier '{name}.weight' has {_classifier_size(found, heads)} classes; leave "
+            "`num_classes` out, or give 0 for features."
+        )
 
 
 def _classifiers(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the classifier modules; a distilled model has two."""
     names = config.get("classifier") or ()
-    return (names,) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, str) else tuple(map(str, names))
 
 
-def _number_of_classes(recipe: Recipe, file: Checkpoint, heads: tuple[str, ...]) -> int | None:
-    sizes = (classifier_size(part.state_dict, heads) for part in file.parts)
-    found = next((size for size in sizes if size is not None), None)
-    wanted = recipe.num_classes
-    if found is None or wanted == 0:
-        return wanted
-    if wanted is not None and wanted != found[1]:
-        raise ModelError(
-            f"`num_classes`={wanted} conflicts with `checkpoint` {file.path}, whose classifier "
-            f"{found[0]!r} has {found[1]} classes; leave `num_classes` out, or give 0 for features."
-        )
-    return found[1]
+def _head_tensors(heads: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{head}.{kind}" for head in heads for kind in ("weight", "bias"))
 
 
-def _foreign_head(mismatch: Mismatch, heads: tuple[str, ...]) -> int | None:
-    """Size of a classifier that, after timm's remapping, alone has another shape."""
-    weights = [(name, shape) for name, shape, _ in mismatch.shapes if name.endswith(".weight")]
-    named = [shape[0] for name, shape in weights if name.removesuffix(".weight") in heads]
-    return named[0] if named and len(weights) == len(named) else None
+def _classifier_size(found: Fitted, heads: tuple[str, ...]) -> int | None:
+    """How many classes the classifier in the weights has."""
+    shapes = [found.part.tensors[n].shape for n in _head_tensors(heads) if n in found.part.tensors]
+    return int(shapes[0][0]) if shapes and len(shapes[0]) else None
+
+
+def _classifier_size_of(model: nn.Module, heads: tuple[str, ...]) -> int | None:
+    own = model.state_dict()
+    shapes = [own[n].shape for n in _head_tensors(heads) if n in own]
+    return int(shapes[0][0]) if shapes and len(shapes[0]) else None
 
 
 def _timm_filter(arch: str) -> FilterFn | None:
@@ -108,8 +131,8 @@ def _explain(
     model: nn.Module,
     heads: tuple[str, ...],
 ) -> str:
-    start = f"`checkpoint` {file.path} does not fit {recipe.name!r}: {mismatch.describe()}"
-    head_names = {f"{h}.{kind}" for h in heads for kind in ("weight", "bias")}
+    start = f"`checkpoint` {shown(file.path)} does not fit {recipe.name!r}: {mismatch.describe()}"
+    head_names = set(_head_tensors(heads))
     if mismatch.count == len(mismatch.missing) and head_names.issuperset(mismatch.missing):
         return f"{start}; it holds no classifier, so load it with `num_classes`=0 (features)."
     values = sum(t.numel() for t in model.state_dict().values())
@@ -123,24 +146,24 @@ def _explain(
 def _suggest(recipe: Recipe, file: Checkpoint) -> str | None:
     """Name the architecture that the file states, or a relative whose shapes it has."""
     if file.arch is not None and file.arch.partition(".")[0] != recipe.arch:
-        return f"the file says that it was trained as {file.arch!r}"
+        return f"the file says that it was trained as {one_line(repr(file.arch))[:120]}"
     family = recipe.arch.split("_")[0].rstrip("0123456789")
     relatives = [n for n in timm.list_models(f"{family}*") if n != recipe.arch]
     near = difflib.get_close_matches(recipe.arch, relatives, MAX_SUGGESTION_TRIALS, cutoff=0.0)
-    plain = strip_wrappers(file.state_dict)
     for name in near:
-        if _has_shapes_of(name, plain):
+        if _has_shapes_of(name, file):
             return f"its shapes are those of {name!r}"
     return None
 
 
-def _has_shapes_of(name: str, plain: Mapping[str, Tensor]) -> bool:
+def _has_shapes_of(name: str, file: Checkpoint) -> bool:
     config = timm.get_pretrained_cfg(name)
-    head = classifier_size(plain, _classifiers(config.to_dict() if config else {}))
-    kwargs: dict[str, Any] = {} if head is None else {"num_classes": head[1]}
+    heads = _classifiers(config.to_dict() if config else {})
     try:
         with torch.device("meta"):
-            model = timm.create_model(name, **kwargs)
-    except (AssertionError, NotImplementedError, RuntimeError, TypeError, ValueError):
-        return False  # a suggestion is a courtesy: models that need real tensors are passed over
-    return compare(plain, model).count == 0
+            model = timm.create_model(name)
+    except Exception:  # a suggestion is a courtesy: models that need real tensors are passed over
+        return False
+    target = Target.of(model, free=_head_tensors(heads))
+    parts = plausible_parts(file.entries, target)
+    return any(target.compare(part.tensors).count == 0 for part in parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
@@ -14,7 +15,9 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line, shortened
 
+from .model_arguments import check_arguments, no_code_from_files
 from .recipes import Recipe
 
 __all__ = ["create", "create_with_state_dict", "seed_generators"]
@@ -60,24 +63,44 @@ def create(
         kwargs["num_classes"] = num_classes
     seed_generators(recipe.seed)
     config = {f.name: recipe.config.get(f.name, f.default) for f in fields(PretrainedCfg)}
+    check_arguments(recipe.arch, kwargs, f"{recipe.name!r}")
     try:
-        return timm.create_model(
-            recipe.arch,
-            pretrained=pretrained,
-            pretrained_cfg=config,
-            pretrained_cfg_overlay=dict(overlay) if overlay else None,
-            **kwargs,
-        )
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        with no_code_from_files():
+            return timm.create_model(
+                recipe.arch,
+                pretrained=pretrained,
+                pretrained_cfg=config,
+                pretrained_cfg_overlay=dict(overlay) if overlay else None,
+                **kwargs,
+            )
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
+            NotImplementedError, RuntimeError, TypeError, ValueError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        if _asks_to_run_code(error):
+            raise ModelError(
+                f"the published weights of {recipe.name!r} were refused: they ask to run code, and "
+                "nothing in them was run; give weights as .safetensors with `checkpoint`."
+            ) from error
+        reason = shortened(one_line(error) or type(error).__name__).rstrip(".")
         raise ModelError(
             f"timm cannot build {recipe.name!r} with {_arguments(kwargs)}: {reason}; check "
             "`model_kwargs`, `img_size` and `num_classes`."
         ) from error
 
 
+def _asks_to_run_code(error: BaseException | None) -> bool:
+    """Whether torch's safe unpickler is behind the error, which newer timm tells in words."""
+    while error is not None:
+        if isinstance(error, pickle.UnpicklingError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _arguments(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}={v!r}" for k, v in kwargs.items()) or "its default arguments"
+    return shortened(one_line(", ".join(f"{k}={v!r}" for k, v in kwargs.items()))) or (
+        "its default arguments"
+    )
 
 
 def create_with_state_dict(

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
 
-from liederiv.errors import ModelError
+from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import at_home, described, one_line
 
-from .data_config import spatial_size
+from .data_config import DataConfig, spatial_size
 from .hub import download_errors, offline_if_unreachable
+from .model_arguments import check_arguments, data_only
 from .names import resolve_name
 
 __all__ = ["Recipe", "local_weights", "recipe_for"]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
-# Arguments with which timm finds weights: a file, an address, a function that loads.
-_LOADERS = ("pretrained", "checkpoint", "hf_hub", "custom_load", "cache", "url")
-_LOADING = frozenset({"file", "source", "state_dict", "kwargs_filter", "filter_fn"})
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
 
 
@@ -80,7 +77,7 @@ def recipe_for(
     stored: Mapping[str, Any] = {}
     if source in ("hf-hub", "hf_hub"):
         with offline_if_unreachable(), download_errors(name):
-            config, arch, stored = load_model_config_from_hf(rest)
+            config, arch, stored = _read_hub_config(name, rest)
         full_name = name
     elif source == "local-dir":
         folder = at_home(rest)
@@ -93,56 +90,17 @@ def recipe_for(
         config = (
             found.to_dict() if found is not None else PretrainedCfg(architecture=arch).to_dict()
         )
-    if not is_model(arch):
+    if not isinstance(arch, str) or not is_model(arch):
         raise ModelError(
-            f"Model {name!r} is of architecture {arch!r}, which timm {timm.__version__} does not "
-            "know; a newer timm may."
+            f"Model {name!r} is of architecture {described(arch)}, which timm "
+            f"{timm.__version__} does not know; a newer timm may."
         )
-    _check_arguments(stored, f"the config of {name!r}")
-    _check_arguments(kwargs, "`model_kwargs`")
+    check_arguments(arch, stored, f"the config of {name!r}")
+    check_arguments(arch, kwargs, "`model_kwargs`")
     merged = {**stored, **kwargs}
     if img_size is not None and "img_size" not in kwargs and config.get("fixed_input_size"):
         merged["img_size"] = spatial_size(img_size)
     return Recipe(name, full_name, arch, config, merged, num_classes, folder, seed)
-
-
-def _check_arguments(kwargs: Mapping[str, Any], where: str) -> None:
-    """Let nothing through to timm that makes it read, download or execute.
-
-    Raises:
-        ModelError: naming the argument.
-    """
-    for key, value in kwargs.items():
-        if not isinstance(key, str) or key.lower().startswith(_LOADERS) or key in _LOADING:
-            raise ModelError(
-                f"{where} sets {one_line(key)!r}, which says where weights come from; give a file "
-                "with `checkpoint`, whose content is never executed."
-            )
-        if not _is_plain(value):
-            raise ModelError(
-                f"{where} sets {one_line(key)}={described(value)}; arguments are numbers, words, "
-                "or lists and tables of them, and no paths or addresses."
-            )
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    if value is None or isinstance(value, bool | int | float):
-        return True
-    if isinstance(value, str):
-        return not re.search(r"[/\\\x00-\x1f]|\.(pth?|bin|ckpt|tar|npz|pkl|safetensors)$", value)
-    if depth > 6:
-        return False
-    if isinstance(value, list | tuple):
-        return all(_is_plain(v, depth + 1) for v in value)
-    if isinstance(value, Mapping):
-        return all(
-            isinstance(k, str | int)
-            and str(k).lower() not in _LOADING
-            and not str(k).lower().startswith(_LOADERS)
-            and _is_plain(v, depth + 1)
-            for k, v in value.items()
-        )
-    return False
 
 
 def local_weights(folder: Path) -> Path:
@@ -182,14 +140,47 @@ def _read_local_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any
         arch = content["architecture"]
         stored = dict(content.get("model_args") or {})
         config = dict(content.get("pretrained_cfg", content))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(
-            f"{path} is not a config that timm wrote ({type(error).__name__}: {error}); it needs "
-            "at least an 'architecture'."
+            f"{path} is not a config that timm wrote ({type(error).__name__}: {one_line(error)}); "
+            "it needs at least an 'architecture'."
         ) from error
     if "num_classes" in content:
         config["num_classes"] = content["num_classes"]
-    known = {f.name for f in fields(PretrainedCfg)} - {
-        *("url", "hf_hub_id", "hf_hub_filename", "source", "file", "state_dict", "custom_load")
-    }
-    return {k: v for k, v in config.items() if k in known}, arch, stored
+    return _checked(data_only(config), str(path)), arch, stored
+
+
+def _read_hub_config(name: str, hub_id: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """A hub model's config; its weights come from this very repository, by timm's file names."""
+    try:
+        config, arch, stored = load_model_config_from_hf(hub_id)
+        facts, stored = data_only(config), dict(stored or {})
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        if type(error).__module__.startswith("huggingface_hub"):
+            raise  # about the repository or its name: told by `download_errors`
+        raise ModelError(
+            f"the config.json of {name!r} is not one that timm wrote ({type(error).__name__}: "
+            f"{one_line(error)}); name another model."
+        ) from error
+    facts = _checked(facts, f"the config.json of {name!r}")
+    return {**facts, "hf_hub_id": hub_id, "source": "hf-hub"}, arch, stored
+
+
+def _checked(facts: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The facts of a stored config, if they describe images."""
+    number, heads = facts.get("num_classes", 0), facts.get("classifier") or ()
+    wrong = None
+    if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+        wrong = f"num_classes={described(number)} is no number of classes"
+    elif not isinstance(heads, str | list | tuple) or not all(isinstance(h, str) for h in heads):
+        wrong = f"classifier={described(heads)} is no name of a layer"
+    try:
+        DataConfig.from_mapping(facts)
+    except LieDerivError as error:
+        wrong = wrong or str(error).rstrip(".")
+    if wrong is not None:
+        raise ModelError(
+            f"{origin} does not describe a model on images ({wrong}); repair it, or name the "
+            "architecture and give the file with `checkpoint`."
+        )
+    return facts

@@ -12,15 +12,19 @@ import torch
 from torch import nn
 
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line
 
 from .builders import build_recipe
+from .checkpoint_files import shown
+from .checkpoint_fitting import find_weights, load_weights
+from .checkpoint_parts import Target
 from .checkpoints import Checkpoint, read_checkpoint
 from .construction import seed_generators
 from .data_config import DataConfig, spatial_size
 from .layouts import OutputLayout, declared_layout
 from .recipes import Recipe, recipe_for
 from .user_models import build_user_model, is_factory_name, user_data_config
-from .weights import Weighted, fit_parts
+from .weights import Mismatch, Weighted
 
 __all__ = ["LoadedModel", "load"]
 
@@ -90,6 +94,8 @@ def load(
         ModelError: If the name, the tag, an argument, the checkpoint or the download fails.
     """
     kwargs = dict(model_kwargs or {})
+    if num_classes is None and not is_factory_name(name):
+        num_classes = kwargs.pop("num_classes", None)
     file = None if checkpoint is None else read_checkpoint(checkpoint)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
@@ -139,13 +145,13 @@ def _load_user_model(
     model = build_user_model(name, kwargs)
     weights = f"as built by {name} (seed {seed})"
     if file is not None:
-        mismatch = fit_parts(file.parts, model)
-        if mismatch.count:
+        found = find_weights(file, model, Target.of(model))
+        if isinstance(found, Mismatch):
             raise ModelError(
-                f"`checkpoint` {file.path} does not fit {name!r}: {mismatch.describe()}; check "
+                f"`checkpoint` {shown(file.path)} does not fit {name!r}: {found.describe()}; check "
                 "that factory and file belong together."
             )
-        weights = f"checkpoint {file.path.name}{mismatch.said}"
+        weights = f"checkpoint {one_line(file.path.name)}{load_weights(file, found, model)}"
     return LoadedModel(model, name, name, weights, user_data_config(model), None)
 
 

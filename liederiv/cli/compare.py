@@ -104,7 +104,7 @@ def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> 
 
 def _resolve(name: str, side: str, model: str | None) -> tuple[str, Path | None]:
     """A side of the comparison as model name and checkpoint file."""
-    if not side.endswith(_FILES):
+    if not side.endswith(_FILES) and not side.rpartition("#")[0].endswith(_FILES):
         return side, None
     if model is None:
         raise LieDerivError(

@@ -32,7 +32,8 @@ ModelFlag = Annotated[
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
-        help="File with weights: .safetensors, .pth, .pt, .pth.tar. Nothing in it is executed.",
+        help="File with weights: .safetensors, .pth, .pt, .pth.tar. Nothing in it is executed. "
+        "FILE#KEY takes the part under that key.",
         rich_help_panel=_MODEL,
     ),
 ]

@@ -13,8 +13,11 @@ from typing import Any
 
 from liederiv.errors import ModelError
 
+from ..checkpoint_files import shown
+from ..checkpoint_fitting import find_weights, load_weights
+from ..checkpoint_parts import Target
 from ..checkpoints import Checkpoint, read_checkpoint
-from ..weights import fit
+from ..weights import Mismatch
 from .inputs import RapidashInputs, RapidashOnClouds
 from .presets import PAPER
 from .variants import Variant
@@ -115,27 +118,24 @@ def load_checkpoint(
             "belong to."
         )
     model = chosen.build()
-    state = _with_grid(file, chosen, model, regular_grid)
-    mismatch = fit(state, model.net)
-    if mismatch.count:
+    _require_grid(file, chosen, regular_grid)
+    absent = ("sphere_grid",) if regular_grid else ()
+    found = find_weights(file, model.net, Target.of(model.net, absent=absent))
+    if isinstance(found, Mismatch):
         raise ModelError(
-            f"`checkpoint` {file.path} does not fit {chosen.name!r}: {mismatch.describe()}; check "
-            "that settings and weights belong together."
+            f"`checkpoint` {shown(file.path)} does not fit {chosen.name!r}: {found.describe()}; "
+            "check that settings and weights belong together."
         )
+    load_weights(file, found, model.net)
     return model.eval().requires_grad_(False), chosen
 
 
-def _with_grid(
-    file: Checkpoint, chosen: Variant, model: RapidashOnClouds, regular_grid: bool
-) -> dict[str, Any]:
-    """The file's tensors; a grid of orientations that was not saved is not made up silently."""
-    state = dict(file.state_dict)
-    if not chosen.config.num_ori or any(k.endswith("sphere_grid") for k in state):
-        return state
-    if not regular_grid:
+def _require_grid(file: Checkpoint, chosen: Variant, regular_grid: bool) -> None:
+    """A grid of orientations that was not saved is not made up silently."""
+    has_grid = any(entry.path[-1] == "sphere_grid" for entry in file.entries)
+    if chosen.config.num_ori and not has_grid and not regular_grid:
         raise ModelError(
-            f"`checkpoint` {file.path} has no `sphere_grid`, and its weights belong to the "
+            f"`checkpoint` {shown(file.path)} has no `sphere_grid`, and its weights belong to the "
             "orientations they were trained on; set regular_grid=True if those were the "
             f"{chosen.config.grid} grid."
         )
-    return state | {"sphere_grid": model.net.sphere_grid}

@@ -195,7 +195,7 @@ def test_data_config_overrides():
         ({"img_size": (1, 2, 3)}, "`img_size` must be a positive number of pixels"),
         (
             {"model_kwargs": {"wings": 2}},
-            r"cannot build 'resnet10t' with wings=2: .*'wings'; check",
+            r"`model_kwargs` sets 'wings', which 'resnet10t' of timm .* does not take; remove it",
         ),
     ],
 )
