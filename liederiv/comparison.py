@@ -11,6 +11,7 @@ import numpy as np
 
 from liederiv.bootstrap import resample_counts
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import METRICS
 from liederiv.results import Measurement, Score
 
 __all__ = ["Difference", "compare"]
@@ -78,11 +79,12 @@ def compare(
             f"the measurements are of different images ({a.provenance.num_images} and "
             f"{b.provenance.num_images}); measure both models on the same images to compare them."
         )
+    ignored = [m.name for m in METRICS.values() if not m.of_model]
     others = {(s.metric, s.transform, s.output): s for s in b.scores}
     rows = []
     for first in a.scores:
         second = others.get((first.metric, first.transform, first.output))
-        if second is not None and first.metric != "reference":
+        if second is not None and first.metric not in ignored:
             rows.append(_difference(first, second, resamples, seed, clusters))
     return tuple(rows)
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from liederiv.bootstrap import resample_counts
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import metric_names
 from liederiv.results import Measurement, Score
 from liederiv.row_names import row_names
 
@@ -40,7 +41,7 @@ __all__ = [
     "read_baseline",
 ]
 
-GATED = ("lee", "mean_abs", "relative_norm", "relative_spectrum")
+GATED = metric_names("gated")
 """Metrics that can be limited: those where more is worse."""
 
 Key = tuple[str, str, str]
