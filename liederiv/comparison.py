@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from liederiv.bootstrap import resample_counts
+from liederiv.bootstrap import percentiles, resample_counts
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import METRICS
 from liederiv.results import Measurement, Score
@@ -120,11 +120,7 @@ def _interval(
         first, second = ((counts @ top[counted]) / (counts @ low[counted]) for top, low in parts)
         if a.unit == "dB":
             first, second = -10 * np.log10(first), -10 * np.log10(second)
-        gap = second - first
-        if np.isnan(gap).all():
-            return math.nan, math.nan
-        low, high = np.nanquantile(gap, [0.025, 0.975])
-    return float(low), float(high)
+        return percentiles(second - first)
 
 
 def _parts(score: Score) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from liederiv.bootstrap import resample_counts
+from liederiv.bootstrap import percentiles, resample_counts
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import metric_names
 from liederiv.results import Measurement, Score
@@ -315,7 +315,7 @@ def _paired(
         if len(set(range(len(top)) if clusters is None else clusters)) > 1:
             counts = resample_counts(len(top), resamples, seed, clusters)
             a, b, c, d = (counts @ part for part in parts)
-            low, high = (float(v) for v in np.nanquantile(a * b / (c * d), [0.025, 0.975]))
+            low, high = percentiles(a * b / (c * d))
     key = (score.metric, score.transform, score.output)
     return Score(*key, 1.0 if math.isnan(value) else value, low, high, "× the baseline")
 
