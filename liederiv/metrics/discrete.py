@@ -23,7 +23,7 @@ from liederiv.actions import ImageAction
 from liederiv.channels import ChannelAction
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.grids import Placed
+from liederiv.grids import Placed, divides
 from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import act_finite, evaluate
 from liederiv.metrics.values import DiscreteCheck, NotApplicable, Piece, SampledMetric
@@ -302,9 +302,7 @@ def _stride(representation: Representation, y: Tensor, height: int, width: int) 
     """Pixels of the input per pixel of the output; 1 where that is no whole number, or no map."""
     if not isinstance(representation, Placed):
         return 1
-    h, w = representation.places(y)
-    H, W = representation.extent or (height, width)
-    return int(H // h) if H * w == W * h and H % h == 0 else 1
+    return divides(representation.places(y), representation.extent or (height, width)) or 1
 
 
 class Discrete(FiniteMetric):
