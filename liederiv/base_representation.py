@@ -17,6 +17,7 @@ __all__ = [
     "Custom",
     "Invariant",
     "Representation",
+    "beyond",
     "class_axis",
     "lie_value",
     "on_images",
@@ -114,7 +115,12 @@ class Acts(Protocol):
 
 def lie_value(rho: Acts, action: Action, y: Tensor, jv: Tensor) -> Tensor:
     """L f = J X x − X_out f from the output y = f(x) and its pushforward: [K, *y.shape]."""
-    return jv - rho.act(action, y)
+    return beyond(jv, rho.act(action, y))
+
+
+def beyond(jv: Tensor, moved: Tensor) -> Tensor:
+    """J X x − X_out f. Never in place: both may share their memory with other tensors."""
+    return jv - moved
 
 
 def softmax_pushforward(y: Tensor, jv: Tensor, dim: int) -> tuple[Tensor, Tensor]:
