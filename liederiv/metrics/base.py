@@ -197,10 +197,14 @@ class LocalMetric(Metric):
     Attributes:
         direction: of `liederiv.domains.Comparisons`, which it compares with: ``noise``,
             ``spectrum``, ``blur``; empty if none.
+        power: of the Lie derivative, 1 or 2; 0 for a ratio without unit.
+        rounding: what of `liederiv.floors.Floor` rounding adds to the numerator; empty if unknown.
     """
 
     needs = frozenset({"lie"})
     direction: ClassVar[str] = ""
+    power: ClassVar[int] = 1
+    rounding: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
         cls.needs = frozenset({"lie", "comparison"} if cls.direction else {"lie"})
@@ -209,13 +213,13 @@ class LocalMetric(Metric):
     def respond(self, batch: LocalBatch) -> Response:
         """What one batch says."""
 
-    @abstractmethod
     def unit(self, output: str, transform: str) -> str:
         """Unit of the metric from those of the output and of the generator's parameter."""
-
-    def floor(self, known: Floor) -> NDArray[np.float64] | None:
-        """What rounding contributes to the numerator, [K]; None if unknown."""
-        return None
+        if self.power == 0:
+            return "1"
+        if self.power == 1:
+            return f"{output}/{transform}"
+        return f"{output}²/{transform}²" if transform.isalpha() else f"{output}²/({transform})²"
 
     def targets(self, generators: Sequence[Generator]) -> list[tuple[str, str, list[int]]]:
         """Rows to report; see `liederiv.scoring.targets`."""
@@ -230,7 +234,7 @@ class LocalMetric(Metric):
     def rows(self, parts: Sequence[Response | None], to: Rows) -> list[Score]:
         """See `Metric.rows`."""
         found = [p for p in parts if p is not None]
-        if not found:
+        if len(found) < len(parts):
             key = (self.name, "any", to.output)
             return [empty_score(key, "1", "not applicable", to.domain.uncompared)]
         joined = Response.join(found)
@@ -245,8 +249,9 @@ class LocalMetric(Metric):
 
     def _row(self, joined: Response, name: str, t_unit: str, index: list[int], to: Rows) -> Score:
         above, below, kept = joined.over(index)
-        known = None if to.floor is None else self.floor(to.floor)
-        rounding = None if known is None else float(known[index].mean())
+        rounding = None
+        if self.rounding and to.floor is not None:
+            rounding = float(getattr(to.floor, self.rounding)[index].mean())
         if below is not None and rounding is not None:
             size = float(below.sum()) / max(1, len(below) if kept is None else int(kept.sum()))
             rounding = rounding / size if size else None

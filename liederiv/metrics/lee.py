@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from liederiv.floors import Floor
 from liederiv.generators import Generator
 from liederiv.metrics.base import LocalMetric, Response
 from liederiv.metrics.local import LocalBatch
@@ -27,19 +22,11 @@ class Lee(LocalMetric):
     name, family = "lee", "lee"
     summary = "mean squared Lie derivative per output dimension"
     title, heading, shown = "local equivariance error", "LEE", "all"
-    gated = True
+    power, rounding, gated = 2, "squared", True
 
     def respond(self, batch: LocalBatch) -> Response:
         """See `LocalMetric.respond`."""
         return Response(batch.squared)
-
-    def unit(self, output: str, transform: str) -> str:
-        """See `LocalMetric.unit`."""
-        return f"{output}²/{transform}²" if transform.isalpha() else f"{output}²/({transform})²"
-
-    def floor(self, known: Floor) -> NDArray[np.float64]:
-        """See `LocalMetric.floor`."""
-        return known.squared
 
 
 class MeanAbs(LocalMetric):
@@ -48,39 +35,22 @@ class MeanAbs(LocalMetric):
     name, family = "mean_abs", "lee"
     summary = "mean absolute Lie derivative, as in the paper's code"
     heading = "mean |L|"
-    gated = True
+    power, rounding, gated = 1, "absolute", True
 
     def respond(self, batch: LocalBatch) -> Response:
         """See `LocalMetric.respond`."""
         return Response(batch.means(batch.lie.abs()))
 
-    def unit(self, output: str, transform: str) -> str:
-        """See `LocalMetric.unit`."""
-        return f"{output}/{transform}"
-
-    def floor(self, known: Floor) -> NDArray[np.float64]:
-        """See `LocalMetric.floor`."""
-        return known.absolute
-
 
 class _Relative(LocalMetric):
-    """The local equivariance error over the same quantity along another direction, without unit."""
+    """The local equivariance error over the same quantity along another direction."""
 
-    family = "relative"
-    shown: ClassVar = "interval"
-    gated = True
+    family, shown = "relative", "interval"
+    power, rounding, gated = 0, "squared", True
 
     def respond(self, batch: LocalBatch) -> Response:
         """See `LocalMetric.respond`."""
         return Response(batch.squared, batch.compared[self.direction], batch.compared.get("moves"))
-
-    def unit(self, output: str, transform: str) -> str:
-        """See `LocalMetric.unit`."""
-        return "1"
-
-    def floor(self, known: Floor) -> NDArray[np.float64]:
-        """See `LocalMetric.floor`."""
-        return known.squared
 
 
 class RelativeNorm(_Relative):
@@ -113,7 +83,7 @@ class BlurResponse(LocalMetric):
 
     def respond(self, batch: LocalBatch) -> Response:
         """See `LocalMetric.respond`."""
-        return Response(batch.compared["blur"][None])
+        return Response(batch.compared[self.direction][None])
 
     def unit(self, output: str, transform: str) -> str:
         """See `LocalMetric.unit`."""

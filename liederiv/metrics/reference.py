@@ -43,7 +43,7 @@ class Reference(Metric):
         """See `Metric.rows`."""
         found = [p for p in parts if p is not None]
         key = (self.name, to.domain.reference_transform or "any", "reference")
-        if not found:
+        if len(found) < len(parts):
             reason = f"no network is known that is invariant for {to.domain.item}s exactly"
             return [empty_score(key, "1", "not applicable", reason)]
         joined = Response.join(found)
