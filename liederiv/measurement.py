@@ -454,7 +454,8 @@ def _count(batches: Any) -> int | None:
 
 def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor | None]]:
     """Batches of images or clouds and labels, split to a size that fits memory and cache."""
-    for item in batches if isinstance(batches, Iterable) and not is_input(batches) else (batches,):
+    several = any(hasattr(batches, name) for name in ("__iter__", "__getitem__"))
+    for item in batches if several and not is_input(batches) else (batches,):
         x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
         domain = domain_of(x)
         domain.check(x, "batches")

@@ -28,7 +28,12 @@ from liederiv.errors import LieDerivError
 from liederiv.metrics.band_limited import BandLimitedRotation, LanczosShift, PseudoRotation
 from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import evaluate, map_size
-from liederiv.metrics.sampled import SquaredErrors, random_transforms, squared_errors
+from liederiv.metrics.sampled import (
+    SquaredErrors,
+    check_sampling,
+    random_transforms,
+    squared_errors,
+)
 from liederiv.metrics.values import NOTHING_INSIDE, NotApplicable, Piece, SampledMetric
 from liederiv.representations import OutputSpec, declared
 from liederiv.transforms import FiniteTransform
@@ -88,12 +93,12 @@ def eq_t(
         NoWholeShiftError: for ``integer`` where even the largest shift is less than half a step.
         LieDerivError: for a dynamic range that is not positive.
     """
-    peak = _range(dynamic_range)
+    check_sampling(dynamic_range, margin)
     moves = _translations(f, x, integer, max_fraction, num_samples, output, scheme, seed)
     elements = moves if integer else (LanczosShift(t) for t in moves)
     errors = squared_errors(f, x, elements, output=output, margin=margin)
     name = (EqT if integer else EqTFrac).name
-    return _published(name, _translation_label(integer, max_fraction), errors, peak)
+    return _published(name, _translation_label(integer, max_fraction), errors, dynamic_range)
 
 
 def eq_r(
@@ -123,7 +128,7 @@ def eq_r(
         scheme: how the input is continued between its pixels and into its corners.
         margin: see `squared_errors`.
     """
-    peak = _range(dynamic_range)
+    check_sampling(dynamic_range, margin)
     moves = random_transforms(
         x, "rotation", [math.pi], num_samples=num_samples, seed=seed, stream="eq_r", scheme=scheme
     )
@@ -135,7 +140,7 @@ def eq_r(
         margin=margin,
         afterwards=lambda element: PseudoRotation(element.move),
     )
-    return _published(EqR.name, _ROTATION, errors, peak)
+    return _published(EqR.name, _ROTATION, errors, dynamic_range)
 
 
 def eq_t_relative(
@@ -179,15 +184,6 @@ def eq_r_relative(
     )
     errors = squared_errors(f, x, moves, output=output, margin=margin)
     return _relative(EqRRelative.name, _ROTATION, errors)
-
-
-def _range(dynamic_range: float) -> float:
-    if not (math.isfinite(dynamic_range) and dynamic_range > 0):
-        raise LieDerivError(
-            f"dynamic_range={dynamic_range} must be a positive number, the largest difference "
-            "between two values that the output can take."
-        )
-    return float(dynamic_range)
 
 
 def _translations(

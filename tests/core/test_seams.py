@@ -423,6 +423,25 @@ def test_a_kind_of_input_may_bring_its_own_tangents():
     assert found.get("relative_norm", "delay").status == "measured"
 
 
+def test_images_and_clouds_are_known_from_the_start():
+    assert [domain.item for domain in DOMAINS] == ["image", "cloud"]
+    for other in (3, None, object()):
+        assert domain_of(other).item == "image"  # which says what is missing
+        with pytest.raises(liederiv.ImageError, match="batches must be a tensor of images"):
+            measure(linear, other)
+
+
+def test_batches_by_number():
+    class Batches:
+        def __getitem__(self, number):
+            if number == 2:
+                raise IndexError
+            return X[2 * number : 2 * number + 2]
+
+    rows = [measure(linear, b, "rotation", "lee").scores[0].per_image for b in (X, Batches())]
+    assert rows[0] == pytest.approx(rows[1])
+
+
 def test_noise_of_a_tangents_norm_is_the_default_comparison(signals):
     domain, action = domain_of(signals), Shift([0])
     tangents = action.tangents(signals)
