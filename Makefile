@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format docs bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools >= 77" wheel
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(STAMP)-docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 demo: $(STAMP)  ## Score EfficientNet-Lite0 (ImageNet weights) on real photographs, offline
@@ -25,16 +29,22 @@ test: $(STAMP)  ## Run the test suite
 test-all: $(STAMP)  ## Run everything, the slow checks over all model families included
 	$(BIN)/python -m pytest -m ''
 
-lint: $(STAMP)  ## Check style, formatting and types
+lint: $(STAMP)  ## Check style, formatting, links and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build
+	$(BIN)/python docs/links.py
+	@rm -rf build/typecheck build/lib
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/typecheck .
 	MYPYPATH=build/typecheck $(BIN)/mypy
 
 format:  ## Rewrite the code in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)-docs  ## Build the guides and the API reference: build/site/index.html
+	@rm -rf build/docs build/lib
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/docs .
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 bench: $(STAMP)  ## Measure speed and accuracy against named baselines
 	$(BIN)/python benchmarks/end_to_end.py

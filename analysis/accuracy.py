@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from urllib.error import URLError
 
 import pandas as pd
 
 from liederiv.analysis.recipes import has_published_weights
 from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line
+from liederiv.spreadsheets import unquoted
 
 __all__ = ["join_accuracy", "read_accuracy"]
 
@@ -30,10 +32,11 @@ def read_accuracy(source: str | Path) -> pd.DataFrame:
     Raises:
         LieDerivError: if it cannot be read or lacks a column.
     """
+    _refuse_waiting(source)
     try:
         table = pd.read_csv(str(source), thousands=",", dtype={"model": str})
-    except (OSError, URLError, ValueError) as error:  # pandas' own errors are ValueErrors
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # of pandas, of what it reads addresses with, of the network
+        reason = one_line(error).rstrip(".") or type(error).__name__
         raise LieDerivError(
             f"--accuracy={str(source)!r} cannot be read ({reason}); give a CSV such as timm's "
             "results-imagenet.csv, as a file or an address."
@@ -48,7 +51,18 @@ def read_accuracy(source: str | Path) -> pd.DataFrame:
         given = table[column] if column in table else pd.Series(float("nan"), table.index)
         table[column] = pd.to_numeric(given, errors="coerce")
     out: pd.DataFrame = table[["model", *_NUMBERS]].dropna(subset=["model"])
-    return out
+    return out.assign(model=[unquoted(name) for name in out["model"]])
+
+
+def _refuse_waiting(source: str | Path) -> None:
+    """Nobody may ever write to a pipe; the shell's <(…) are open already."""
+    path = Path(source)
+    with suppress(OSError, ValueError):
+        there = path.exists() and not str(source).startswith("/dev/fd/")
+        if there and not path.is_file() and not path.is_dir():
+            raise LieDerivError(
+                f"--accuracy={str(source)!r} is a pipe or a device; give a file or an address."
+            )
 
 
 def join_accuracy(frame: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:

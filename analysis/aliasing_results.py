@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
 from liederiv.analysis.spectra import Spectrum
 from liederiv.errors import LieDerivError
+from liederiv.spreadsheets import frame_of
 
 __all__ = ["AliasingReport", "ModuleAliasing"]
 
@@ -102,6 +103,7 @@ class ModuleAliasing:
         whole = self.error.sum(1)
         with np.errstate(invalid="ignore", divide="ignore"):
             share = 1 - np.sqrt(left.sum(1) / whole)
+        # Both are squares: rounding is below a hundredth of the norm whose share is told.
         out: Array = np.where(whole > 1e4 * self.floor.sum(1), share, np.nan)
         return out
 
@@ -177,7 +179,7 @@ class AliasingReport:
                         "reason": row.reason,
                     }
                 )
-        return pd.DataFrame(records)
+        return frame_of(records)
 
     def explained(self) -> dict[str, float]:
         """Per generator, 1 − Σ‖c_AF‖²/Σ‖c‖² over the modules that have a counterpart."""

@@ -297,6 +297,8 @@ def _summarise(
     norm = lie.norm(dim=1)
     gaps = torch.stack([reverse - forward, exclusive.sum(0) - forward]).norm(dim=-1).amax(0)
     rounding = eps * size
+    # Where rounding is more than a hundredth of L f, nearly all has cancelled: what does not close
+    # counts relative to the terms of the inner products, as rounding does.
     closure = gaps / torch.where(norm > 100 * rounding, norm, size.clamp_min(1e-300))
     exact = exclusive[..., :r].square().sum((0, 2))
     whole = exclusive_sq.sum(0)

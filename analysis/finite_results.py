@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from liederiv.errors import LieDerivError
 from liederiv.metrics.eq import EqMetric
 from liederiv.metrics.registry import METRICS
+from liederiv.spreadsheets import frame_of
 
 __all__ = ["FINITE_METRICS", "FiniteLayers", "FiniteRow"]
 
@@ -93,4 +94,4 @@ class FiniteLayers:
         """One row per call and metric, ``value`` in dB."""
         names = [n for n in FiniteRow.__dataclass_fields__ if n != "error"]
         rows = [{n: getattr(r, n) for n in names} | {"value": r.value} for r in self.rows]
-        return pd.DataFrame(rows, columns=[*names, "value"]).assign(unit="dB")
+        return frame_of(rows, [*names, "value"]).assign(unit="dB")

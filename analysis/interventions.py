@@ -111,10 +111,12 @@ def _repaired(
 ) -> nn.Module:
     twin = _copied(model)
     for name in sorted(names, key=lambda path: -path.count(".") if path else 1):
-        module = twin.get_submodule(name)
+        module, known = twin.get_submodule(name), set(twin.modules())
         new = _first(module, sites[name], repairs)
         if new is None:
             raise LieDerivError(_refusal(name, module, repairs, sites[name]))
+        for part in set(new.modules()) - known:  # torch makes modules in training mode
+            part.training = module.training
         twin = replace_module(twin, name, new)
     return twin
 

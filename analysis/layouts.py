@@ -40,7 +40,7 @@ from liederiv.analysis.windows import WINDOWED, Window
 from liederiv.grids import divides
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
-__all__ = ["Layout", "LayoutRecogniser", "positions"]
+__all__ = ["Grid", "Layout", "LayoutRecogniser", "positions"]
 
 Kind = Literal["NCHW", "NHWC", "NLC", "NCL", "vector", "points"]
 Grid = tuple[int, int]

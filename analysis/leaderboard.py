@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pandas as pd
 
+from liederiv.analysis.alike import measured_alike
 from liederiv.analysis.architectures import architecture_classes
 from liederiv.errors import LieDerivError
 
@@ -31,12 +32,14 @@ class Leaderboard:
         metric: what the values are.
         output: what they were measured on.
         units: unit of each transform's value, in the order of the columns.
+        left_out: models that were measured otherwise than most, by requested name, and how.
     """
 
     frame: pd.DataFrame
     metric: str
     output: str
     units: Mapping[str, str]
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def transforms(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class Leaderboard:
         frame = self.frame.sort_values(
             [name, "model"], ascending=[not descending, True], na_position="last", kind="stable"
         )
-        return Leaderboard(frame.reset_index(drop=True), self.metric, self.output, self.units)
+        return replace(self, frame=frame.reset_index(drop=True))
 
     def grouped(self, by: str) -> pd.DataFrame:
         """One row per group: number of models, median value per transform, best model of the first.
@@ -117,6 +120,8 @@ def failures(rows: pd.DataFrame) -> pd.DataFrame:
 def leaderboard(rows: pd.DataFrame, metric: str = "lee", output: str | None = None) -> Leaderboard:
     """Values of one metric from the score rows of a scan.
 
+    Models that were measured otherwise than most, or in other units, are left out.
+
     Args:
         rows: of the measurement ``score``, as `Store.read` returns them.
         metric: name of the metric.
@@ -142,9 +147,21 @@ def leaderboard(rows: pd.DataFrame, metric: str = "lee", output: str | None = No
         raise LieDerivError(
             f"--output={output!r} was not measured for {metric}; there are: {', '.join(outputs)}."
         )
-    units = dict(zip(chosen["transform"], chosen["unit"], strict=True))
+    chosen, left_out = measured_alike(chosen)
+    units = {str(t): _most(group) for t, group in chosen.groupby("transform", sort=False)["unit"]}
+    other = chosen[chosen["unit"] != chosen["transform"].map(units)]
+    for row in other.drop_duplicates("requested_model").to_dict("records"):
+        words = f"measured in {row['unit']}, most of these models in {units[row['transform']]}"
+        left_out[str(row["requested_model"])] = f"{row['transform']} was {words}"
+    chosen, measured = (f[~f["requested_model"].isin(left_out)] for f in (chosen, measured))
     frame = _wide(measured, chosen, list(units))
-    return Leaderboard(frame, metric, kind, units)
+    return Leaderboard(frame, metric, kind, units, left_out)
+
+
+def _most(units: pd.Series) -> str:
+    """The commonest unit, the first of several as common ones."""
+    counts = units.value_counts(sort=False)
+    return str(counts.idxmax()) if len(counts) else ""
 
 
 def _wide(measured: pd.DataFrame, chosen: pd.DataFrame, transforms: list[str]) -> pd.DataFrame:

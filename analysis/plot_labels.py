@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import figure_label
 
 __all__ = ["mark_stages", "new_axes", "number_of"]
 
@@ -73,4 +74,4 @@ def mark_stages(ax: Axes, stages: Sequence[str], *, named: bool = True) -> None:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    return figure_label(name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…")

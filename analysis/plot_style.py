@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 __all__ = [
     "BLACK",
     "BLUE",
+    "GREEN",
     "GREY",
     "KIND_COLOURS",
     "RED",

@@ -33,6 +33,7 @@ from liederiv.analysis.plot_style import (
 )
 from liederiv.analysis.results import Attribution
 from liederiv.errors import LieDerivError
+from liederiv.foreign import figure_label
 
 __all__ = [
     "KIND_COLOURS",
@@ -201,7 +202,8 @@ def plot_spectra(row: ModuleAliasing, ax: Axes | None = None) -> Axes:
     ax.set_xlabel("frequency (cycles per input pixel)")
     ax.set_ylabel("power per cycle per pixel")
     above = "" if np.isnan(row.above_nyquist) else f"\n{100 * row.above_nyquist:.1f} % above limit"
-    ax.set_title(f"{row.path} [{row.class_name}]{above}", loc="left", fontsize="small")
+    name = figure_label(f"{row.path} [{row.class_name}]")
+    ax.set_title(f"{name}{above}", loc="left", fontsize="small")
     ax.legend(frameon=False, fontsize="small")
     return ax
 
@@ -268,7 +270,7 @@ def _icicle_boxes(
     name = e.path.rpartition(".")[2] or "model"
     if w > 1.25 * len(name) + 1:
         ax.text(
-            left + w / 2, e.depth + 0.5, name, ha="center", va="center", fontsize=7,
+            left + w / 2, e.depth + 0.5, figure_label(name), ha="center", va="center", fontsize=7,
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8} if leaf else None,
         )  # fmt: skip
     for child in a.children(entry):
@@ -299,7 +301,7 @@ def layers_figure(
         plot_aliasing(aliasing, name, ax)
     add_kinds(axes[0], [attribution.entries[i].kind for i in _with_shares(attribution)])
     heading = "Share of ‖L f‖² by module"
-    figure.suptitle(f"{heading}: {title}" if title else heading, fontsize="medium")
+    figure.suptitle(f"{heading}: {figure_label(title)}" if title else heading, fontsize="medium")
     return figure
 
 

@@ -142,6 +142,7 @@ def _add_eigenvectors(
         r = int(sufficient[0]) + 1
     else:
         r = q.shape[1] if probes == "auto" else start + (q.shape[1] - start) // 2
+        # Eigenvectors that carry less than half are not worth their passes: random probes are.
         r = start if float(captured[r - 1]) < 0.5 else r
     return q[:, :r], float(captured[r - 1]) if r else 0.0
 
@@ -167,7 +168,7 @@ def _extend(q: Tensor, v: Tensor) -> Tensor:
         for _ in range(2):
             new = new - q @ (q.mT @ new)
             size = new.norm()
-            if size < 1e-7:
+            if size < 1e-7:  # of a unit vector: it lies in the span, and the rest is rounding
                 break
             new = new / size
         else:

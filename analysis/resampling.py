@@ -172,7 +172,7 @@ def _band(n: int, samples: Tensor, positions: Tensor, limit: float, boundary: Bo
     Returns:
         float64 [P, N].
     """
-    tiny = 1e-9
+    tiny = 1e-9  # a limit that is a whole number but for rounding leaves out the mode on it
     if boundary == "periodic":
         count = max(0, int(torch.tensor(limit / 2 - tiny).ceil()) - 1)
         k = torch.arange(1, count + 1, dtype=torch.float64) * (2 * torch.pi / n)

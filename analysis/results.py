@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Attribution", "Entry", "ProfileRow", "Witness"]
+from liederiv.foreign import printable
+
+__all__ = ["Attribution", "Entry", "EntryStatus", "ProfileRow", "Witness"]
 
 Array = NDArray[np.float64]
 EntryStatus = Literal["measured", "exactly zero", "not measured", "not called"]
@@ -217,8 +219,8 @@ class Attribution:
         total = self.lie_norm_squared[k].mean() if b is None else self.lie_norm_squared[k, b]
         frame = pd.DataFrame(
             {
-                "module": [e.path for e in self.entries],
-                "class": [e.class_name for e in self.entries],
+                "module": [printable(e.path) for e in self.entries],
+                "class": [printable(e.class_name) for e in self.entries],
                 "kind": [e.kind for e in self.entries],
                 "call": [e.call_index for e in self.entries],
                 "depth": [e.depth for e in self.entries],
@@ -233,7 +235,7 @@ class Attribution:
                 "inclusive_projection": pick(self.inclusive_projection),
                 "exclusive_projection": pick(self.exclusive_projection),
                 "status": [e.status for e in self.entries],
-                "reason": [e.reason for e in self.entries],
+                "reason": [printable(e.reason) for e in self.entries],
             }
         )
         frame["share"] = frame["exclusive_projection"] / total if total > 0 else np.nan
@@ -255,7 +257,7 @@ class Attribution:
                 action = float(np.sqrt(np.square(point.action_norm[k]).mean()))
                 rows.append(
                     {
-                        "module": entry.path,
+                        "module": printable(entry.path),
                         "call": entry.call_index,
                         "kind": entry.kind,
                         "tensor": point.role,
@@ -276,8 +278,8 @@ class Attribution:
         """
         keys = {
             "kind": [e.kind for e in self.entries],
-            "module": [e.path for e in self.entries],
-            "class": [e.class_name for e in self.entries],
+            "module": [printable(e.path) for e in self.entries],
+            "class": [printable(e.class_name) for e in self.entries],
             "stage": [e.stage for e in self.entries],
         }[column]
         shares = pd.DataFrame(self.shares(), columns=list(self.generators))

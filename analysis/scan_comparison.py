@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from liederiv.analysis.alike import provenance_of_row
 from liederiv.analysis.leaderboard import latest
 from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.comparison import Difference, compare
+from liederiv.comparison import Difference, compare, contrast_of
 from liederiv.errors import LieDerivError
-from liederiv.results import Measurement, Provenance, Score
+from liederiv.results import Measurement, Score
 
-__all__ = ["compare_scans", "summarise_differences"]
+__all__ = ["compare_scans", "scan_notes", "summarise_differences"]
 
 
 def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
@@ -27,7 +28,8 @@ def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.Data
 
     Returns:
         ``model`` and the columns of `liederiv.comparison.Difference`, one row per score. A model
-        that was measured on other images in b has one row whose ``status`` says so.
+        that was measured otherwise in b (`liederiv.comparability`) has one row whose ``status``
+        says so.
 
     Raises:
         LieDerivError: if the scans share no measured model.
@@ -43,7 +45,9 @@ def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.Data
     for name in shared:
         one, two = first[name], second[name]
         try:
-            differences = compare(one, two, seed=seed, clusters=_clusters(one))
+            differences = compare(
+                one, two, seed=seed, clusters=_clusters(one), between_models=False
+            )
         except LieDerivError as error:
             rows.append({"model": name, "status": str(error)})
             continue
@@ -51,6 +55,17 @@ def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.Data
     return pd.DataFrame(
         rows, columns=["model", *(f.name for f in fields(Difference)), "significant"]
     )
+
+
+def scan_notes(a: pd.DataFrame, b: pd.DataFrame) -> tuple[str, ...]:
+    """What differs between two scans without keeping them from comparison, each once."""
+    first, second = _by_model(a), _by_model(b)
+    notes: dict[str, None] = {}
+    for name in first:
+        if name in second:
+            found = contrast_of(first[name], second[name], between_models=False).notes
+            notes.update(dict.fromkeys(found))
+    return tuple(notes)
 
 
 def summarise_differences(differences: pd.DataFrame) -> pd.DataFrame:
@@ -104,12 +119,7 @@ def _measurement(rows: pd.DataFrame) -> Measurement:
         for row in rows.to_dict("records")
     )
     names = next((tuple(n) for n in rows["image_names"] if n is not None), ())
-    provenance = Provenance(
-        model=str(origin["model"]),
-        images=str(origin["images"]),
-        images_fingerprint=str(origin["images_fingerprint"]),
-        num_images=int(origin["num_images"]),
-    )
+    provenance = provenance_of_row(origin.to_dict())
     return Measurement(scores, provenance, names)
 
 

@@ -75,7 +75,7 @@ def power_spectrum(
     binned = torch.zeros(num_bins, dtype=torch.float64)
     binned.scatter_add_(0, index.flatten(), power.flatten())
     total = float(power.sum())
-    high = float(power[f * scale >= limit - 1e-12].sum())
+    high = float(power[f * scale >= limit - 1e-12].sum())  # the mode on the limit counts
     known = limit == limit and total > 0
     centres = (np.arange(num_bins, dtype=np.float64) + 0.5) * (edge / num_bins) * scale
     return Spectrum(centres, binned.numpy(), limit, high / total if known else float("nan"))

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from liederiv.foreign import figure_label
+
 from .plot_style import BLUE, GREEN
 
 __all__ = ["main_rows", "plot_trajectory"]
@@ -52,7 +54,7 @@ def plot_trajectory(frame: pd.DataFrame, *, axis: str, title: str = "") -> Figur
     for ax in axes[0]:
         ax.set_xlabel(axis)
         ax.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.suptitle(figure_label(title))
     return figure
 
 

@@ -120,7 +120,7 @@ class Irreps(ChannelAction):
         conformal = torch.stack(
             [linear[:, 0, 0] - linear[:, 1, 1], linear[:, 0, 1] + linear[:, 1, 0]]
         )
-        if conformal.abs().max() > 1e-12:
+        if conformal.abs().max() > 1e-12:  # more than rounding of entries of order 1 in float64
             raise UnknownLayoutError(
                 "output=Irreps(…) of SO(2) does not say how shears, stretches or hyperbolic "
                 "rotations act; measure translation, rotation and scale, or pass a Custom output."

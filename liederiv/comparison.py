@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from liederiv.bootstrap import percentiles, resample_counts
+from liederiv.comparability import Contrast, contrast
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import METRICS
 from liederiv.results import Measurement, Score
 
-__all__ = ["Difference", "compare"]
+__all__ = ["Difference", "compare", "contrast_of"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
     clusters: Sequence[Any] | None = None,
+    between_models: bool = True,
 ) -> tuple[Difference, ...]:
     """Differences b − a of all scores that both measurements hold, with paired intervals.
 
@@ -70,23 +72,48 @@ def compare(
         resamples: bootstrap samples.
         seed: of the bootstrap.
         clusters: see `liederiv.bootstrap.resample_counts`.
+        between_models: whether each may have its own input size and preprocessing.
 
     Raises:
-        LieDerivError: if the images differ in number or name.
+        LieDerivError: if they are of different images, or were not measured alike (see
+            `liederiv.comparability`).
     """
     if a.provenance.num_images != b.provenance.num_images or a.image_names != b.image_names:
         raise LieDerivError(
             f"the measurements are of different images ({a.provenance.num_images} and "
             f"{b.provenance.num_images}); measure both models on the same images to compare them."
         )
-    ignored = [m.name for m in METRICS.values() if not m.of_model]
     others = {(s.metric, s.transform, s.output): s for s in b.scores}
+    refusals = contrast_of(a, b, between_models=between_models).refusals
+    if refusals:
+        raise LieDerivError(
+            f"the second measurement was made {', '.join(refusals)}; measure both alike to "
+            "compare them."
+        )
     rows = []
     for first in a.scores:
         second = others.get((first.metric, first.transform, first.output))
-        if second is not None and first.metric not in ignored:
+        if second is not None and _of_model(first.metric):
             rows.append(_difference(first, second, resamples, seed, clusters))
     return tuple(rows)
+
+
+def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) -> Contrast:
+    """How the two differ in what they are of, as far as it concerns the rows that they share."""
+    keys = [{(s.metric, s.transform, s.output) for s in m.scores} for m in (a, b)]
+    shared = {key for key in keys[0] & keys[1] if _of_model(key[0])}
+    return contrast(
+        a.provenance,
+        b.provenance,
+        metrics={metric for metric, _, _ in shared},
+        transforms={transform for _, transform, _ in shared},
+        between_models=between_models,
+    )
+
+
+def _of_model(metric: str) -> bool:
+    """Whether a row says something about the model."""
+    return metric not in METRICS or METRICS[metric].of_model
 
 
 def _difference(
@@ -94,13 +121,22 @@ def _difference(
 ) -> Difference:
     nan = float("nan")
     key = (a.metric, a.transform, a.output)
-    for score in (a, b):
-        if score.value is None:
-            return Difference(*key, nan, nan, nan, nan, nan, a.unit, score.reason or score.status)
+    why = next((w for w in map(_unusable, (a, b)) if w), "")
+    if a.unit != b.unit and not why:
+        why = f"units differ: {a.unit}, now {b.unit}"
+    if why:
+        return Difference(*key, nan, nan, nan, nan, nan, a.unit, why)
     assert a.value is not None
     assert b.value is not None
     low, high = _interval(a, b, resamples, seed, clusters)
     return Difference(*key, a.value, b.value, b.value - a.value, low, high, a.unit)
+
+
+def _unusable(score: Score) -> str:
+    """Why a score has no number to compare; empty if it has."""
+    if score.status != "measured" or score.value is None:
+        return score.reason or score.status
+    return "" if math.isfinite(score.value) else f"its value is {score.value:g}"
 
 
 def _interval(

@@ -253,6 +253,7 @@ def _dirichlet(u: Tensor, n: int) -> Tensor:
     angle = torch.pi * u / n
     envelope = angle.tan() if n % 2 == 0 else angle.sin()
     value = torch.sin(torch.pi * u) / (n * envelope)
+    # 0/0 at u = 0; so near to it the value is 1 − O(u²) = 1.
     return torch.where(u.abs() < 1e-9, torch.ones_like(value), value)
 
 

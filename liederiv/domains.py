@@ -35,6 +35,7 @@ __all__ = [
     "DOMAINS",
     "Comparisons",
     "Domain",
+    "Names",
     "declared_domain",
     "domain_of",
     "is_input",
@@ -169,6 +170,11 @@ class Domain(ABC):
         """What each item is, as bytes: what its random numbers are drawn from."""
         leaves = tree_flatten(x)[0]
         return (b"".join(canonical_bytes(v[b]) for v in leaves) for b in range(len(x)))
+
+    def fields(self, x: Any) -> Iterator[tuple[str, Tensor]]:
+        """All tensors of each item with their names: what makes two inputs the same to the bit."""
+        leaves = tree_flatten(x)[0]
+        return (("", v[b]) for b in range(len(x)) for v in leaves)
 
     def seeds(self, x: Any, seed: int, stream: str = "") -> list[int]:
         """One seed for each item, the same wherever it stands; see `liederiv.draws`.

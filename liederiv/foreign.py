@@ -7,12 +7,28 @@ the direction of writing; none of that may reach a terminal, a table, a page or 
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import unicodedata
+from pathlib import Path
+from typing import TypeVar
 
-__all__ = ["one_line", "printable"]
+__all__ = [
+    "at_home",
+    "described",
+    "figure_label",
+    "for_spreadsheets",
+    "one_line",
+    "printable",
+    "shortened",
+    "unblocking",
+]
 
 # Control characters, surrogates, and the marks that reverse or hide what stands around them.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_FORMULA = tuple("=+-@\t＝＋－＠")  # with which a spreadsheet's formula may begin
+T = TypeVar("T")
 _DIRECTION_MARKS = frozenset(
     "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 )
@@ -41,7 +57,7 @@ def printable(text: object, *, keep: str = "\n\t") -> str:
     """
     try:
         string = str(text)
-    except Exception:
+    except (Exception, SystemExit, GeneratorExit):
         string = f"<{type(text).__name__} that cannot be printed>"
     if string.isascii() and string.isprintable():
         return string
@@ -60,3 +76,56 @@ def printable(text: object, *, keep: str = "\n\t") -> str:
 def one_line(text: object) -> str:
     """`printable` text on one line, white space folded: for a cell, a sentence, a file's name."""
     return " ".join(printable(text).split())
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """A path whose ``~`` is the home folder; that of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(path))
+
+
+def unblocking(path: Path) -> Path:
+    """The path, if nobody waits who opens it: a pipe may never be written to.
+
+    Raises:
+        OSError: for a pipe, a socket or a device.
+    """
+    kind = path.stat().st_mode if path.exists() else stat.S_IFREG
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    return path
+
+
+def shortened(text: str, length: int = 200) -> str:
+    """The text without its middle where it is longer than that."""
+    if len(text) <= length:
+        return text
+    head, tail = (length - 1) * 2 // 3, (length - 1) // 3
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+def described(value: object) -> str:
+    """The `repr` of something of the user's in one short line; its type where that fails."""
+    try:
+        return shortened(one_line(repr(value)))
+    except (Exception, SystemExit, GeneratorExit):
+        return f"a {type(value).__name__}"
+
+
+def figure_label(text: object) -> str:
+    """Text for a figure of matplotlib, where ``$`` begins a formula: it is shown as it is."""
+    return printable(text, keep="\n").replace("$", r"\$")
+
+
+def for_spreadsheets(cell: T) -> T | str:
+    """A cell of a CSV file: text that a spreadsheet would run as a formula gets an apostrophe.
+
+    Numbers stay numbers; other text is made `printable`.
+
+    Example:
+        >>> for_spreadsheets("=1+1"), for_spreadsheets(-1.5), for_spreadsheets("resnet18")
+        ("'=1+1", -1.5, 'resnet18')
+    """
+    if not isinstance(cell, str):
+        return cell
+    text = printable(cell)
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text  # so it can be undone

@@ -37,6 +37,7 @@ __all__ = [
     "SpatialGenerator",
     "generator",
     "resolve_generators",
+    "siblings",
 ]
 
 

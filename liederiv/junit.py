@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from liederiv.gate import Verdict
-from liederiv.results import write_atomically
+from liederiv.files import write_atomically
+from liederiv.verdicts import Verdict
 
 __all__ = ["write_junit"]
 
@@ -16,7 +17,9 @@ __all__ = ["write_junit"]
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: float) -> Path:
+def write_junit(
+    path: Path, model: str, verdicts: Sequence[Verdict], seconds: float, *, stopped: str = ""
+) -> Path:
     """Write one test case per verdict: failures, and errors for what was not measured.
 
     Args:
@@ -24,11 +27,12 @@ def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: fl
         model: name of what was judged.
         verdicts: the test cases.
         seconds: that the measurement took.
+        stopped: why the gate ended without all verdicts; becomes one more test case, an error.
     """
     counts = {
-        "tests": len(verdicts),
+        "tests": len(verdicts) + bool(stopped),
         "failures": sum(v.state == "broken" for v in verdicts),
-        "errors": sum(v.state == "not measured" for v in verdicts),
+        "errors": sum(v.state == "not measured" for v in verdicts) + bool(stopped),
         "skipped": 0,
     }
     totals = {k: str(n) for k, n in counts.items()} | {"time": f"{seconds:.3f}"}
@@ -37,7 +41,7 @@ def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: fl
     for v in verdicts:
         attributes = {
             "classname": f"liederiv.gate.{model}",
-            "name": f"{v.name} ≤ {v.limit:g} {v.unit}",
+            "name": v.name if math.isnan(v.limit) else f"{v.name} ≤ {v.limit:g} {v.unit}",
         }
         case = ElementTree.SubElement(suite, "testcase", _clean(attributes | {"time": "0"}))
         if v.state == "broken":
@@ -49,7 +53,11 @@ def write_junit(path: Path, model: str, verdicts: Sequence[Verdict], seconds: fl
                 case, "error", _clean({"type": "NotMeasured", "message": v.reason})
             )
         else:
-            ElementTree.SubElement(case, "system-out").text = _FORBIDDEN.sub("?", v.reason)
+            ElementTree.SubElement(case, "system-out").text = _clean({"": v.reason})[""]
+    if stopped:
+        attributes = {"classname": f"liederiv.gate.{model}", "name": "the gate", "time": "0"}
+        case = ElementTree.SubElement(suite, "testcase", _clean(attributes))
+        ElementTree.SubElement(case, "error", _clean({"type": "Stopped", "message": stopped}))
     ElementTree.indent(root)
     tree = ElementTree.ElementTree(root)
     return write_atomically(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from liederiv.base_representation import class_axis, lie_value
 from liederiv.checks import preflight
+from liederiv.contents import ContentHash, definitions_of
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, is_input, pieces
 from liederiv.errors import (
@@ -24,10 +25,13 @@ from liederiv.errors import (
     NotDifferentiableError,
 )
 from liederiv.floors import Floor, rounding_floor
+from liederiv.foreign import described
+from liederiv.foreign_code import users_code
 from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
+from liederiv.loaders import batch_of
 from liederiv.metrics.base import Context, FiniteMetric, LocalMetric, Metric, Rows
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
@@ -81,7 +85,8 @@ def measure(
         model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch (or points) first.
             An `nn.Module` must be in eval mode. The model is left as it is.
         batches: images as one tensor [N, C, H, W], or an iterable of such tensors or of
-            ``(images, labels)``; all of one size, normalised as the model expects. Or a
+            what data loaders deliver, see `liederiv.loaders.batch_of`; all of one size, normalised
+            as the model expects. Or a
             `PointCloud`, or an iterable of such or of ``(clouds, labels)``.
         transforms: generators or groups of them, see `liederiv.generators`.
         metrics: names or families of `liederiv.metrics.registry.METRICS`.
@@ -148,8 +153,11 @@ def measure(
     )
     run: _Run | None = None
     hidden = None if progress else True  # None: hidden where the output is no terminal
+    origin = provenance or Provenance()
+    contents = ContentHash(origin.images_fingerprint)
     bar = tqdm(total=_count(batches), unit="image", disable=hidden, desc="scoring")
-    with bar, kept_randomness(batches if isinstance(batches, Tensor) else None):
+    randomness = kept_randomness(batches if isinstance(batches, Tensor) else None)
+    with users_code("the model", library=True) as watch, bar, randomness:
         try:
             for x, labels in _items(batches, batch_size):
                 if run is None:
@@ -157,9 +165,12 @@ def measure(
                     bar.unit = run.domain.item
                 run.domain.check(x, "batches")
                 run.add(x, labels)
+                contents.add(x)
                 bar.update(len(x))
         except (KeyboardInterrupt, InputError) as stop:
-            if run is None or run.count == 0:
+            by_itself = isinstance(stop, KeyboardInterrupt) and watch.inside
+            by_itself = by_itself and not watch.interrupted  # nobody has pressed a key
+            if run is None or run.count == 0 or by_itself:
                 raise
             # What is already measured is worth reporting; say that it is not everything.
             why = str(stop) or "interrupted"
@@ -173,7 +184,7 @@ def measure(
         )
     bootstrap = Bootstrap(resamples, seed, None if clusters is None else clusters[: run.count])
     names = tuple(image_names)[: run.count]
-    return Measurement(run.scores(bootstrap), run.describe(provenance or Provenance()), names)
+    return Measurement(run.scores(bootstrap), run.describe(origin, contents), names)
 
 
 @dataclass(frozen=True)
@@ -230,6 +241,7 @@ class _Run:
             self.notes += filter(None, [assumed_classes(settings.model, y)])
         one = self.domain.rebind(self.action, x[:1])
         self.known = resolve_output(settings.model, x[:1], settings.output, y, one)
+        self.output_size = tuple(y.shape[1:])
         self.axis: int | None = None  # of the classes, where there are such
         if "probs" in self.output_types:
             self.axis = class_axis(y, self.known.representation)
@@ -384,7 +396,7 @@ class _Run:
             key=lambda row: places.get(row.transform, len(places)),
         )
 
-    def describe(self, known: Provenance) -> Provenance:
+    def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
         rho = self.resolved
         return replace(
@@ -399,6 +411,15 @@ class _Run:
             dtype=str(self.dtype).removeprefix("torch."),
             device=str(self.device),
             seed=self.settings.seed,
+            images_fingerprint=contents.hexdigest(),
+            input_size=contents.input_size,
+            output_size=self.output_size,
+            transforms=definitions_of(self.action.generators),
+            settings={
+                "unit": self.settings.unit,
+                "dynamic_range": self.settings.dynamic_range,
+                "margin": self.settings.margin,
+            },
             warnings=(*known.warnings, *dict.fromkeys(self.notes)),
         )
 
@@ -454,11 +475,25 @@ def _count(batches: Any) -> int | None:
 
 def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor | None]]:
     """Batches of images or clouds and labels, split to a size that fits memory and cache."""
-    several = any(hasattr(batches, name) for name in ("__iter__", "__getitem__"))
-    for item in batches if several and not is_input(batches) else (batches,):
-        x, labels = (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)
+    alone = is_input(batches) or isinstance(batches, Mapping)
+    if not alone and not any(hasattr(batches, n) for n in ("__iter__", "__getitem__")):
+        raise ImageError(
+            f"batches={described(batches)} must be a tensor of images [B, C, H, W], a PointCloud, "
+            "or an iterable of such."
+        )
+    size: tuple[int, ...] = ()
+    for item in (batches,) if alone else batches:
+        x, labels = batch_of(item)
         domain = domain_of(x)
         domain.check(x, "batches")
+        if isinstance(x, Tensor):
+            size = size or tuple(x.shape[1:])
+            if tuple(x.shape[1:]) != size:
+                # No `ImageError`, after which what was measured before would pass for everything.
+                raise LieDerivError(
+                    f"batches: images of several sizes ({list(size)}, then {list(x.shape[1:])}); "
+                    "resize them to one, or measure each size by itself."
+                )
         done = 0
         for piece in pieces(x, batch_size):
             now = slice(done, done + len(piece))

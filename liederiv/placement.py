@@ -54,7 +54,7 @@ class Spots:
             if not total[s] > _SEEN * total.max():
                 return f"a spot at {_percent(v, u)} of the image changes nothing in it"
         own = self.changes - self.changes.amin(0)
-        if not (own.sum((1, 2)) > 1e-6 * total).all():
+        if not (own.sum((1, 2)) > 1e-6 * total).all():  # squares: 1e-3, as in _SEEN, of the change
             return "it changes alike wherever the image does"
         own = self._upright(own / own.sum((1, 2), keepdim=True))
         seen = _centres(own)

@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import platform
-import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
-import timm
-import torch
 
-from liederiv._version import __version__
 from liederiv.errors import LieDerivError
+from liederiv.files import json_ready, writable_text
+from liederiv.scores import Provenance, Score, Status
+from liederiv.spreadsheets import frame_of
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Measurement",
-    "Provenance",
-    "Score",
-    "Status",
-    "json_ready",
-    "write_atomically",
-]
+__all__ = ["SCHEMA_VERSION", "Measurement", "Provenance", "Score", "Status"]
 
 SCHEMA_VERSION = 1
 _PER_IMAGE_COLUMNS = [
@@ -42,96 +30,6 @@ _PER_IMAGE_COLUMNS = [
     "unit",
 ]
 _APART = ("per_image", "per_image_denominator", "definition")
-Status = Literal["measured", "not applicable", "failed"]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number with its interval, unit and status.
-
-    Attributes:
-        metric: what was measured, e.g. ``lee`` (definitions in `liederiv.metrics`).
-        transform: generator or group of generators, e.g. ``translation_x``, ``translation``.
-        output: what it was measured on: ``probs``, ``logits``, ``features`` or ``output``.
-        value: the score; None unless measured.
-        ci_low: lower end of the 95 % bootstrap interval over images; None if unknown.
-        ci_high: upper end.
-        unit: of value.
-        floor: what rounding alone contributes to value, in the same unit; None if unknown.
-        status: ``measured``, ``not applicable`` or ``failed``.
-        reason: why it was not measured, or which images do not count; else empty.
-        definition: formula and source, where the metric's name does not say all.
-        per_image: value of each image; `value` is their mean, over that of the denominators. Of
-            decibels: the squared error over I_max², before the logarithm.
-        per_image_denominator: for a ratio of means, its denominator for each image; else empty.
-    """
-
-    metric: str
-    transform: str
-    output: str
-    value: float | None
-    ci_low: float | None
-    ci_high: float | None
-    unit: str
-    floor: float | None = None
-    status: Status = "measured"
-    reason: str = ""
-    definition: str = ""
-    per_image: tuple[float, ...] = field(default=(), repr=False)
-    per_image_denominator: tuple[float, ...] = field(default=(), repr=False)
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "liederiv": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "numpy": np.__version__,
-    }
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """How a measurement was made.
-
-    Attributes:
-        model: name of the model.
-        weights: where its weights came from.
-        weights_fingerprint: hash of the weights.
-        images: where the images came from.
-        images_fingerprint: hash of the images.
-        num_images: how many were measured.
-        inputs: what they are: ``images``, or ``clouds`` of points.
-        scheme: interpolation scheme.
-        representation: how the output transforms, and whether that was declared or recognised.
-        engine: how derivatives were computed.
-        verification: how they were verified on this model, and what could not be.
-        dtype: of the computation.
-        device: of the computation.
-        seed: of everything random.
-        preprocessing: size, crop, mean, std and interpolation.
-        versions: of the software.
-        warnings: what a reader of the numbers should know.
-    """
-
-    model: str = ""
-    weights: str = ""
-    weights_fingerprint: str = ""
-    images: str = ""
-    images_fingerprint: str = ""
-    num_images: int = 0
-    inputs: str = "images"
-    scheme: str = ""
-    representation: str = ""
-    engine: str = ""
-    verification: str = ""
-    dtype: str = ""
-    device: str = ""
-    seed: int = 0
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=_versions)
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -174,7 +72,7 @@ class Measurement:
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row per score, without the values per image."""
-        frame = pd.DataFrame([asdict(s) for s in self.scores])
+        frame = frame_of([asdict(s) for s in self.scores], [f.name for f in fields(Score)])
         return frame.drop(columns=list(_APART))
 
     def per_image(self) -> pd.DataFrame:
@@ -182,7 +80,7 @@ class Measurement:
         names = self.image_names
         rows = [
             {
-                "image": names[i] if i < len(names) else str(i),
+                "image": writable_text(names[i]) if i < len(names) else str(i),
                 "index": i,
                 "metric": s.metric,
                 "transform": s.transform,
@@ -194,12 +92,15 @@ class Measurement:
             for s in self.scores
             for i, v in enumerate(s.per_image)
         ]
-        return pd.DataFrame(rows, columns=_PER_IMAGE_COLUMNS)
+        return frame_of(rows, _PER_IMAGE_COLUMNS)
 
     def to_dict(self) -> dict[str, Any]:
-        """The measurement as plain data, as it is written to JSON (NaN and ∞ become null)."""
+        """The measurement as plain data, as it is written to JSON.
+
+        NaN and ∞ become null; a row that has some names them in its field ``non_finite``.
+        """
         origin = asdict(self.provenance)
-        rows = [{k: v for k, v in asdict(s).items() if k not in _APART} for s in self.scores]
+        rows = [_row(s, self.definitions) for s in self.scores]
         about = {"definitions": self.definitions, "results": rows}
         return json_ready({"schema_version": SCHEMA_VERSION, **origin, **about})
 
@@ -209,71 +110,28 @@ class Measurement:
         Raises:
             LieDerivError: for another ending.
         """
-        path = Path(path)
-        writers: dict[str, Callable[[Path], Any]] = {
-            ".json": lambda p: p.write_text(_json_text(self.to_dict()), encoding="utf-8"),
-            ".csv": lambda p: self.to_dataframe().to_csv(p, index=False),
-            ".parquet": lambda p: self.per_image().to_parquet(p, index=False),
-        }
-        if path.suffix not in writers:
-            raise LieDerivError(
-                f"path={str(path)!r} ends in {path.suffix or 'nothing'}; "
-                f"use one of {', '.join(writers)}."
-            )
-        return write_atomically(path, writers[path.suffix])
+        from liederiv.result_files import save  # pandas and pyarrow are slow to import
+
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Measurement:
+        """Read what `save` has written; values per image come from .parquet only.
+
+        Raises:
+            LieDerivError: if the file cannot be read or holds something else.
+        """
+        from liederiv.result_files import load
+
+        return cls(*load(Path(path)))
 
 
-def write_json(path: Path, data: Any) -> Path:
-    """Write plain data, see `json_ready`, to a .json file, atomically."""
-    text = _json_text(data)
-    return write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def _json_text(data: Any) -> str:
-    return json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_atomically(
-    path: Path, write: Callable[[Path], Any], *, scratch: Path | None = None
-) -> Path:
-    """Let ``write`` fill a temporary file, then rename it.
-
-    Args:
-        path: of the file; its folder must exist.
-        write: fills the file whose path it is given.
-        scratch: folder of the temporary file, on the same file system; beside path if None.
-
-    Returns:
-        path.
-
-    Raises:
-        LieDerivError: if the folder does not exist or cannot be written to.
-    """
-    try:
-        handle, temporary = tempfile.mkstemp(dir=scratch or path.parent, suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise LieDerivError(
-            f"cannot write {str(path)!r} ({error.strerror}); choose an existing, writable folder."
-        ) from error
-    try:
-        write(Path(temporary))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
-
-
-def json_ready(data: Any) -> Any:
-    """Plain data that JSON can hold: NaN and ∞ become None, tuples lists."""
-    if isinstance(data, Mapping):
-        return {str(k): json_ready(v) for k, v in data.items()}
-    if isinstance(data, list | tuple):
-        return [json_ready(v) for v in data]
-    if isinstance(data, float) and not math.isfinite(data):
-        return None
-    return data
+def _row(score: Score, definitions: Mapping[str, str]) -> dict[str, Any]:
+    """One row as plain data, with what JSON's numbers and ``definitions`` cannot say."""
+    row = {k: v for k, v in asdict(score).items() if k not in _APART}
+    numbers = {k: v for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
+    if numbers:
+        row["non_finite"] = {k: repr(v) for k, v in numbers.items()}
+    if score.definition != definitions.get(score.metric, ""):
+        row["definition"] = score.definition
+    return row

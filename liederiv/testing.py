@@ -28,6 +28,7 @@ from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign_code import users_code
 from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import kept_randomness, watched
 from liederiv.generators import Generator
@@ -100,12 +101,16 @@ def assert_equivariant(
         >>> x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> assert_equivariant(lambda x: x.mean((2, 3)), x, "translation")
         >>> assert_equivariant(lambda x: x.flip(-1), x, "translation_y")
+        >>> assert_equivariant(lambda x: x.flip(-1), x, "translation_x")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        AssertionError: not equivariant under translation_x (rtol 1.0e-04)
+        ...
     """
     if rtol is not None and not (math.isfinite(rtol) and rtol > 0):
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
-    with kept_randomness(x):
+    with users_code("the model"), kept_randomness(x):
         _assert(_measure(f, x, generators, output, scheme, directions, seed, verify), rtol)
 
 
@@ -131,7 +136,7 @@ def equivariance_errors(
     verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
-    with kept_randomness(x):
+    with users_code("the model"), kept_randomness(x):
         return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
 
 

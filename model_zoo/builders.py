@@ -41,13 +41,14 @@ def build_recipe(recipe: Recipe, file: Checkpoint | None, pretrained: bool) -> B
         ModelError: If arguments, weights and architecture do not go together.
     """
     if file is not None:
-        return Built(model_from_checkpoint(recipe, file), f"checkpoint {file.path.name}")
+        model, said = model_from_checkpoint(recipe, file)
+        return Built(model, f"checkpoint {file.path.name}{said}")
     if not pretrained:
         return Built(create(recipe, recipe.num_classes), f"random (seed {recipe.seed})")
     if recipe.folder is not None:
         file = read_checkpoint(local_weights(recipe.folder))
-        model = model_from_checkpoint(recipe, file)
-        return Built(model, f"folder {recipe.folder.name}, file {file.path.name}")
+        model, said = model_from_checkpoint(recipe, file)
+        return Built(model, f"folder {recipe.folder.name}, file {file.path.name}{said}")
     if has_sample_weights(recipe.arch):
         plain = create(replace(recipe, kwargs={}), None)
         native = sample_state_dict(recipe.arch, plain)

@@ -18,7 +18,7 @@ from liederiv.errors import ModelError
 from .checkpoints import Checkpoint
 from .construction import create, create_with_state_dict
 from .recipes import Recipe
-from .weights import FilterFn, Mismatch, classifier_size, compare, fit, strip_wrappers
+from .weights import FilterFn, Mismatch, classifier_size, compare, fit_parts, strip_wrappers
 
 __all__ = ["model_from_checkpoint"]
 
@@ -26,7 +26,7 @@ FILTERS = ("checkpoint_filter_fn", "_filter_fn", "checkpoint_filter_fn_classifie
 MAX_SUGGESTION_TRIALS = 16
 
 
-def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> nn.Module:
+def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> tuple[nn.Module, str]:
     """Build the model with the number of classes that the file has, and load every tensor.
 
     Args:
@@ -34,7 +34,7 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> nn.Module:
         file: The weights.
 
     Returns:
-        The model with the file's weights.
+        The model with the file's weights, and what was taken and adapted (`Mismatch.said`).
 
     Raises:
         ModelError: If any tensor is missing, left over or of another shape.
@@ -51,8 +51,8 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> nn.Module:
     if mismatch.count:
         raise ModelError(_explain(recipe, file, mismatch, model, heads))
     if recipe.kwargs.get("features_only"):
-        return create_with_state_dict(recipe, model.state_dict(), None)
-    return model
+        model = create_with_state_dict(recipe, model.state_dict(), None)
+    return model, mismatch.said
 
 
 def _fit(recipe: Recipe, file: Checkpoint, model: nn.Module) -> Mismatch:
@@ -60,7 +60,7 @@ def _fit(recipe: Recipe, file: Checkpoint, model: nn.Module) -> Mismatch:
     if getattr(model, "num_classes", None) == 0:
         heads = _classifiers(recipe.config)
         optional = [f"{head}.{kind}" for head in heads for kind in ("weight", "bias")]
-    return fit(file.state_dict, model, _timm_filter(recipe.arch), optional)
+    return fit_parts(file.parts, model, _timm_filter(recipe.arch), optional)
 
 
 def _classifiers(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -70,7 +70,8 @@ def _classifiers(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _number_of_classes(recipe: Recipe, file: Checkpoint, heads: tuple[str, ...]) -> int | None:
-    found = classifier_size(file.state_dict, heads)
+    sizes = (classifier_size(part.state_dict, heads) for part in file.parts)
+    found = next((size for size in sizes if size is not None), None)
     wanted = recipe.num_classes
     if found is None or wanted == 0:
         return wanted

@@ -24,22 +24,19 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ModelError
+from liederiv.foreign import at_home, one_line
+
+from .checkpoint_parts import Part, parts_of
 
 __all__ = ["Checkpoint", "read_checkpoint"]
 
-# Where training scripts put the weights. Averaged weights come first, as in timm.
-WEIGHT_KEYS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "module",
-    "net",
-    "network",
-    "weights",
-)
+_FOREIGN = {
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x08\x07\x12": "an ONNX model",
+    b"\x08\x08\x12": "an ONNX model",
+    b"\x1f\x8b": "compressed (gzip)",
+}
 SUFFIXES = ".safetensors, .pth, .pt, .pth.tar or .bin"
 
 
@@ -49,17 +46,26 @@ class Checkpoint:
 
     Attributes:
         path: The file.
-        state_dict: Tensors by name, on the CPU, names as they stand in the file.
-        key: Dotted path inside the file under which they lay; empty for a bare state dict.
+        parts: What may be the weights, the likeliest first; which of them are is for the model to
+            say, see `liederiv.model_zoo.weights.fit`.
         arch: Name of the architecture that the file states, or None.
         hyper_parameters: Settings that a Lightning checkpoint keeps beside the weights.
     """
 
     path: Path
-    state_dict: dict[str, Tensor]
-    key: str
+    parts: tuple[Part, ...]
     arch: str | None
     hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors by name of the likeliest part, on the CPU, names as they stand in the file."""
+        return self.parts[0].state_dict
+
+    @property
+    def key(self) -> str:
+        """Dotted path of the likeliest part; empty for a bare state dict."""
+        return self.parts[0].key
 
     @property
     def num_parameters(self) -> int:
@@ -80,7 +86,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
         ModelError: If the file is missing, truncated, no checkpoint, or holds anything but data.
     """
-    path = Path(path).expanduser()
+    path = at_home(path)
     _check_file(path)
     if path.suffix == ".safetensors":
         content: Any = _read_safetensors(path)
@@ -91,15 +97,22 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
             f"`checkpoint` {path} holds a {type(content).__name__} where a state dict (tensors by "
             "name) was expected; save `model.state_dict()`."
         )
-    key, found = _find_state_dict(content, path)
-    state_dict = {str(k): v for k, v in found.items() if isinstance(v, Tensor)}
+    parts = parts_of(content)
+    if not parts:
+        listed = one_line(", ".join(repr(k) for k in list(content)[:8]) or "nothing")
+        raise ModelError(
+            f"`checkpoint` {path} has no state dict: it holds {listed}; save the weights as a bare "
+            "state dict or under 'state_dict'."
+        )
     arch, settings = _stated_architecture(content), _stated_settings(content)
-    return Checkpoint(path, state_dict, key, arch, settings)
+    return Checkpoint(path, tuple(parts), arch, settings)
 
 
 def _check_file(path: Path) -> None:
     if not path.exists():
         raise ModelError(f"`checkpoint` {path} does not exist; check the path.")
+    if not path.is_file() and not path.is_dir():
+        raise ModelError(f"`checkpoint` {path} is a pipe or a device; give a file.")
     if not path.is_file():
         raise ModelError(
             f"`checkpoint` {path} is a folder; give the file, or 'local-dir:{path}' as the model "
@@ -113,6 +126,12 @@ def _check_file(path: Path) -> None:
         raise ModelError(
             f"`checkpoint` {path} is a Git LFS pointer, not the weights; run 'git lfs pull'."
         )
+    for sign, kind in _FOREIGN.items():
+        if head.startswith(sign):
+            raise ModelError(
+                f"`checkpoint` {path} is {kind}, not weights that torch has saved; save "
+                "`model.state_dict()` from the program that reads it."
+            )
     if head.lstrip()[:1] == b"<":
         raise ModelError(
             f"`checkpoint` {path} is a web page (HTML or XML), not weights; download it again."
@@ -141,6 +160,11 @@ def _read_torch(path: Path) -> Any:
         raise _unreadable(path, error) from error
     except OSError as error:
         raise _damaged(path, error) from error
+    except (RecursionError, MemoryError) as error:
+        raise ModelError(
+            f"`checkpoint` {path} is nested too deeply or claims more than memory holds "
+            f"({type(error).__name__}); save `model.state_dict()` only."
+        ) from error
     except (EOFError, TypeError, ValueError, LookupError, AttributeError, struct.error) as error:
         raise _damaged(path, error) from error
 
@@ -167,6 +191,12 @@ def _refused_or_damaged(path: Path, error: Exception) -> ModelError:
     """Tell a file that asks for code to run from one whose bytes are broken."""
     text = str(error)
     name = re.search(r"GLOBAL ([\w.]+)|class ([\w.]+)", text)
+    if (name is None or "nsupported" not in text) and _is_plain_pickle(path):
+        return ModelError(
+            f"`checkpoint` {path} is a plain pickle, which `torch.save` has not written and which "
+            "cannot be read without executing code; load it where it comes from and save "
+            "`model.state_dict()` with torch.save."
+        )
     if name is None or "nsupported" not in text:
         return _damaged(path, error)
     return ModelError(
@@ -174,6 +204,17 @@ def _refused_or_damaged(path: Path, error: Exception) -> ModelError:
         "which could execute code, and nothing in it was run; save only `model.state_dict()`, best "
         "as .safetensors."
     )
+
+
+def _is_plain_pickle(path: Path) -> bool:
+    """Whether it begins and ends as a pickle does, and not as torch's two formats do."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        file.seek(-1, 2)
+        if file.read(1) != pickle.STOP:
+            return False
+    legacy = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number, pickled
+    return head[:1] == b"\x80" and legacy[:12] not in head
 
 
 def _unreadable(path: Path, error: RuntimeError) -> ModelError:
@@ -193,29 +234,6 @@ def _damaged(path: Path, error: Exception) -> ModelError:
         f"`checkpoint` {path} ({path.stat().st_size} bytes) is truncated or not a checkpoint "
         f"({SUFFIXES}): {reason}; copy or download it again."
     )
-
-
-def _find_state_dict(content: Mapping[Any, Any], path: Path) -> tuple[str, Mapping[Any, Any]]:
-    """Descend through the usual wrapper keys to the mapping that holds the tensors."""
-    if any(isinstance(v, Tensor) for v in content.values()):
-        return "", content
-    for key in WEIGHT_KEYS:
-        inner = content.get(key)
-        if isinstance(inner, Mapping) and inner:
-            below, found = _find_state_dict(inner, path)
-            return f"{key}.{below}".rstrip("."), found
-    named = [k for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)]
-    if len(named) == 1:
-        return str(named[0]), content[named[0]]
-    listed = ", ".join(repr(k) for k in list(content)[:8]) or "nothing"
-    raise ModelError(
-        f"`checkpoint` {path} has no single state dict: it holds {listed}; save the weights as a "
-        "bare state dict or under 'state_dict'."
-    )
-
-
-def _holds_tensors(mapping: Mapping[Any, Any]) -> bool:
-    return any(isinstance(v, Tensor) for v in mapping.values())
 
 
 def _stated_architecture(content: Mapping[Any, Any]) -> str | None:

@@ -61,7 +61,7 @@ def shapenet_clouds(folder: Path, split: str, count: int) -> PointCloud:
     clouds = []
     for item in chosen:
         centred = item.pos - item.pos.mean(0)
-        pos = centred * (0.999999 / centred.abs().max())
+        pos = centred * (0.999999 / centred.abs().max())  # as PyG's NormalizeScale, below 1
         category = torch.zeros(len(pos), CATEGORIES, dtype=pos.dtype)
         category[:, int(item.category)] = 1
         vectors = {"normals": item.x[:, None], "pose": _axes(pos)}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from liederiv.errors import ModelError
+from liederiv.foreign import described, one_line
 
-__all__ = ["DataConfig"]
+__all__ = ["DataConfig", "spatial_size"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
 CROP_MODES = ("center", "squash", "border")
+_LARGEST_SIZE = 2**16  # of channels and of pixels along an axis
+# Normalised pixels beyond these are lost in the rounding of float32, or overflow.
+_SMALLEST, _LARGEST = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,9 @@ class DataConfig:
             raise ModelError(
                 f"`input_size` must be positive integers (channels, height, width), got {size}."
             )
-        if not self.crop_pct > 0:
+        if max(size) > _LARGEST_SIZE:
+            raise ModelError(f"`input_size` may be {_LARGEST_SIZE} at most, got {described(size)}.")
+        if not 0 < self.crop_pct < math.inf:
             raise ModelError(
                 f"`crop_pct` must be a positive fraction such as 0.875, got {self.crop_pct}."
             )
@@ -60,6 +67,16 @@ class DataConfig:
                 )
         if not all(s > 0 for s in self.std):
             raise ModelError(f"`std` must be positive in every channel, got {tuple(self.std)}.")
+        if not all(_SMALLEST <= s <= _LARGEST for s in self.std):
+            raise ModelError(
+                f"`std` must lie between {_SMALLEST:g} and {_LARGEST:g} in every channel, in units "
+                f"of the full range [0, 1] of pixels, got {tuple(self.std)}."
+            )
+        if not all(abs(m) <= _LARGEST for m in self.mean):  # false for NaN too
+            raise ModelError(
+                f"`mean` must be finite and at most {_LARGEST:g} in size in every channel, in "
+                f"units of the full range [0, 1] of pixels, got {tuple(self.mean)}."
+            )
 
     @classmethod
     def from_mapping(cls, config: Mapping[str, Any]) -> DataConfig:
@@ -75,6 +92,16 @@ class DataConfig:
         Raises:
             ModelError: If a value is out of range.
         """
+        try:
+            return cls._from_mapping(config)
+        except (TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
+            raise ModelError(
+                f"the data config {described(config)} cannot be read ({one_line(error)}); it needs "
+                "`input_size` (channels, height, width), `mean` and `std` per channel."
+            ) from error
+
+    @classmethod
+    def _from_mapping(cls, config: Mapping[str, Any]) -> DataConfig:
         known = {f.name for f in fields(cls)}
         values = {k: v for k, v in config.items() if k in known and v is not None}
         for key in ("input_size", "mean", "std"):

@@ -14,6 +14,8 @@ from liederiv.errors import ImageError
 
 __all__ = ["decode", "to_mode"]
 
+_MOST_ELONGATED = 100  # resizing the shorter side of a strip would take all memory
+
 
 def decode(source: str | Path | bytes | BinaryIO, mode: str = "RGB") -> Image.Image:
     """Read an image and convert it: EXIF orientation applied, first frame, 8 bits per channel.
@@ -34,9 +36,14 @@ def decode(source: str | Path | bytes | BinaryIO, mode: str = "RGB") -> Image.Im
             warnings.simplefilter("ignore")  # damaged metadata around sound pixels
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(stream) as image:
+                if max(image.size) > _MOST_ELONGATED * min(image.size):
+                    width, height = image.size
+                    raise ImageError(f"{width} × {height} pixels are no photograph")
                 image.load()
                 upright = ImageOps.exif_transpose(image)
                 return to_mode(upright if upright is not None else image, mode)
+    except ImageError:
+        raise
     except UnidentifiedImageError as error:
         raise ImageError("not an image") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -49,8 +56,9 @@ def decode(source: str | Path | bytes | BinaryIO, mode: str = "RGB") -> Image.Im
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert to 8-bit "RGB" or "L".
 
-    Transparent pixels are laid over white; 16-bit and floating-point values are scaled to 8 bits
-    by the range of their type, so that no contrast is stretched.
+    Transparent pixels are laid over white; integers beyond 8 bits and floating-point values are
+    scaled to 8 bits by a full scale (1 for floats, 255, 65535, 2³¹ − 1, the least that holds them),
+    so that no contrast is stretched.
 
     Args:
         image: Any image that Pillow reads.
@@ -58,6 +66,9 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
     Returns:
         The converted image.
+
+    Raises:
+        ImageError: For negative or larger values, which have no such scale.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image)
@@ -69,13 +80,15 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale one-channel integers or floats; full scale is 1, 255 or 65535, the least that holds."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    if image.mode.startswith("I;16"):
-        full_scale = 65535.0
-    else:
-        peak = float(values.max(initial=0.0))
-        scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        full_scale = next((s for s in scales if peak <= s), peak)
-    scaled = np.clip(values / full_scale, 0.0, 1.0) * 255.0
-    return Image.fromarray(np.rint(scaled).astype(np.uint8))
+    """Scale one-channel integers or floats, see `to_mode`."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))  # NaN: no measurement there
+    if values.min(initial=0.0) < 0:
+        raise ImageError("has negative values, which no brightness is")
+    scales: tuple[float, ...] = (65535.0,)
+    if not image.mode.startswith("I;16"):
+        scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
+    peak = float(values.max(initial=0.0))
+    full_scale = next((s for s in scales if peak <= s), None)
+    if full_scale is None:
+        raise ImageError(f"has values up to {peak:g}, whose full scale nobody states")
+    return Image.fromarray(np.rint(values / full_scale * 255.0).astype(np.uint8))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from liederiv.errors import ImageError
+from liederiv.foreign import printable
 
 from .decoding import decode
 
@@ -70,17 +74,65 @@ def folder_items(folder: Path) -> tuple[list[ImageItem], tuple[str, ...]]:
     Returns:
         The items, and the names of the classes (empty without labels).
     """
-    relative = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    visible = (p for p in relative if not any(part.startswith(".") for part in p.parts))
-    paths = sorted(visible, key=lambda p: natural_key(p.as_posix()))
+    found = _entries(folder)
+    paths = sorted(found, key=lambda p: natural_key(p.as_posix()))
     classes = sorted({p.parts[0] for p in paths if len(p.parts) > 1}, key=natural_key)
     has_own_images = any(len(p.parts) == 1 and p.suffix.lower() in _suffixes() for p in paths)
     if has_own_images or len(classes) < 2:
         classes = []
     classes = _imagenet_synsets(classes) or classes
     index = {name: i for i, name in enumerate(classes)}
-    items = [file_item(folder / p, p.as_posix(), index.get(p.parts[0])) for p in paths]
-    return items, tuple(classes)
+    items = [
+        _refused_item(printable(p.as_posix(), keep=""), found[p])
+        if found[p]
+        else file_item(folder / p, printable(p.as_posix(), keep=""), index.get(p.parts[0]))
+        for p in paths
+    ]
+    return items, tuple(printable(name, keep="") for name in classes)
+
+
+def _entries(folder: Path) -> dict[Path, str]:
+    """All that lies in a folder, and why it cannot be an image; links to folders are followed.
+
+    A link to a folder that it lies in would never end, and is passed over.
+    """
+    found: dict[Path, str] = {}
+
+    def enter(place: Path, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            own = os.stat(folder / place)
+            names = sorted(os.listdir(folder / place))
+        except OSError as error:
+            found[place] = f"cannot be read ({error.strerror})"
+            return
+        here = (own.st_dev, own.st_ino)
+        if here in above:
+            return
+        for name in names:
+            if name.startswith("."):
+                continue
+            path = place / name
+            try:
+                kind = os.stat(folder / path).st_mode
+            except OSError as error:
+                found[path] = f"cannot be read ({error.strerror})"
+                continue
+            if stat.S_ISDIR(kind):
+                enter(path, above | {here})
+            else:
+                found[path] = "" if stat.S_ISREG(kind) else "is a pipe or a device"
+
+    enter(Path(), frozenset())
+    return found
+
+
+def _refused_item(name: str, why: str) -> ImageItem:
+    """Something that is no image, to be named among what was skipped."""
+
+    def refuse(*_: object) -> Any:
+        raise ImageError(why)
+
+    return ImageItem(name, refuse, refuse)
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:

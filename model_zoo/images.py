@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ImageError
+from liederiv.foreign import at_home, printable
 
 from .data_config import DataConfig
 from .image_datasets import dataset_items, is_dataset_name
@@ -115,7 +116,8 @@ def load_images(
             `seed`, kept in the order of the source. All when None or when there are fewer.
         seed: Seed of the choice; the global random state is neither read nor changed.
         split: Subfolder or split to read. A folder with a subfolder "val" or "validation" is read
-            there by default, as timm does.
+            there by default, as timm does; one of which all subfolders are splits in "test", or
+            else in "train". `ImageSet.source` says so.
         data_dir: Where the files of a named data set lie.
 
     Returns:
@@ -128,7 +130,7 @@ def load_images(
         raise ImageError(f"`num_images` must be at least 1, got {num_images}.")
     config = DataConfig() if data_config is None else data_config
     mode = _mode(config)
-    items, classes = _find_items(str(source), split, data_dir, num_images)
+    items, classes, shown = _find_items(str(source), split, data_dir, num_images)
     ordered = source == "samples"
     chosen, labels, skipped = _choose(items, mode, num_images, None if ordered else seed)
     if not chosen:
@@ -137,7 +139,7 @@ def load_images(
         raise ImageError(f"`images` {str(source)!r} holds {found}; give a folder with images.")
     known = [label for label in labels if label is not None]
     return ImageSet(
-        source=str(source),
+        source=shown,
         data_config=config,
         items=tuple(chosen),
         labels=tuple(known) if len(known) == len(chosen) else None,
@@ -149,16 +151,20 @@ def load_images(
 
 def _find_items(
     source: str, split: str | None, data_dir: str | Path | None, num_images: int | None
-) -> tuple[list[ImageItem], tuple[str, ...]]:
+) -> tuple[list[ImageItem], tuple[str, ...], str]:
+    """The items, the names of their classes, and what was read, in words."""
     if source == "samples":
-        return sample_items(), ()
-    path = Path(source).expanduser()
+        return sample_items(), (), source
+    path = at_home(source)
     if path.is_dir() and source != "":
-        return folder_items(_split_folder(path, split))
+        chosen = _split_folder(path, split)
+        inner = "" if chosen == path else chosen.relative_to(path).as_posix()
+        shown = printable(f"{source} (its folder {inner!r})" if inner else source, keep="")
+        return *folder_items(chosen), shown
     if path.is_file():
         raise ImageError(f"`images` {source!r} is a file; give the folder that holds it.")
     if is_dataset_name(source):
-        return dataset_items(source, data_dir, split, num_images)
+        return *dataset_items(source, data_dir, split, num_images), source
     raise ImageError(
         f"`images` {source!r} does not exist; give 'samples', a folder, or a timm data set such "
         "as 'torch/cifar10' or 'hfds/name'."
@@ -172,6 +178,11 @@ def _split_folder(folder: Path, split: str | None) -> Path:
         if (folder / name).is_dir():
             return folder / name
     if split is None:
+        # Folders that are all named as splits are no classes; the one kept for testing comes first.
+        folders = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        order = (*SPLITS["validation"], *SPLITS["test"], *SPLITS["train"])
+        if folders and {name.lower() for name in folders} <= {*order}:
+            return next(folder / f for n in order for f in folders if f.lower() == n)
         return folder
     raise ImageError(
         f"`images` {str(folder)!r} has no subfolder for `split`={split!r}; leave it out to read "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import shortened
 from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 
 __all__ = ["MeasureOptions", "MeasureRequest"]
@@ -42,8 +43,11 @@ class MeasureRequest:
         text = self.batch_size
         if text == "auto":
             return None
-        if not text.isdecimal() or int(text) < 1:
-            raise LieDerivError(f"--batch-size={text!r} must be auto or a whole number from 1.")
+        # Python refuses to convert thousands of digits; no memory holds so many images.
+        if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+            raise LieDerivError(
+                f"--batch-size={shortened(text, 40)!r} must be auto or a whole number from 1."
+            )
         return int(text)
 
 

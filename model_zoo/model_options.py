@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,12 @@ import torch
 from torch import nn
 
 from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
+from liederiv.foreign import printable
+from liederiv.foreign_code import users_code
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
 from .cloud_measuring import refuse_image_options
+from .data_config import DataConfig
 from .point_models import LoadedPointModel, is_point_model, load_point_model
 from .timm_models import LoadedModel, load
 
@@ -98,17 +102,42 @@ class ModelOptions:
                 f"--crop-pct={self.crop_pct} must be a fraction such as 0.875, from 0.05 to 20."
             )
 
+    def check_preprocessing(self) -> None:
+        """Refuse a normalisation or filter that no network of images can have.
+
+        Raises:
+            LieDerivError: naming what is wrong.
+        """
+        mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
+        channels = max(len(mean or ()), len(std or ()))
+        DataConfig().override(
+            img_size=self.img_size,
+            crop_pct=self.crop_pct,
+            mean=0.5 if mean is None else mean,
+            std=0.5 if std is None else std,
+            interpolation=self.interpolation,
+            in_chans=channels if channels > 1 else None,
+        )
+
+    @property
+    def named_device(self) -> torch.device:
+        """The device by its name, which may be that of another machine.
+
+        Raises:
+            LieDerivError: if no machine has such a device, or none that computes.
+        """
+        with suppress(RuntimeError):
+            device = torch.device(self.device)
+            if device.type != "meta":
+                return device
+        raise LieDerivError(f"--device={self.device!r} is unknown; use auto, cpu or cuda.")
+
     @property
     def torch_device(self) -> torch.device:
         """The device, checked for presence."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-        except RuntimeError:
-            raise LieDerivError(
-                f"--device={self.device!r} is unknown; use auto, cpu or cuda."
-            ) from None
+        device = self.named_device
         if device.type == "cuda" and not torch.cuda.is_available():
             raise LieDerivError(
                 f"--device={self.device} was asked for, but this torch sees no CUDA device; "
@@ -153,12 +182,12 @@ def try_model(model: nn.Module, x: Any) -> object:
         ModelError: naming what the model raised.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), users_code("the model"):
             return model(x)
     except LieDerivError:
         raise
     except Exception as error:  # a model may raise anything
-        reason = (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        reason = (printable(error).strip().splitlines() or ["no message"])[0].rstrip(".")
         what = f"images of shape {list(x.shape[1:])}" if isinstance(x, torch.Tensor) else repr(x)
         raise ModelError(
             f"the model fails on {what}: {type(error).__name__}: {reason}; check --img-size and "

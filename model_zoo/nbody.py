@@ -106,6 +106,7 @@ def _verlet(state: NBodyState, steps: int, dt: float) -> NBodyState:
         apart = pos[:, send] - pos[:, receive]
         distance = apart.norm(dim=-1)
         reach = distance.clamp(min=CLOSEST)
+        # Two particles in one place have no direction: 0 · strength / 1e-12, no force.
         size = strength / (reach.square() * distance.clamp(min=1e-12))
         return incidence @ (size[..., None] * apart)
 

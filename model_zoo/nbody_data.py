@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .nbody import align, initial_state, integrate
 
-__all__ = ["SPLITS", "NBodyData", "nbody_data", "random_rotations"]
+__all__ = ["BURN_IN", "DT", "HORIZON", "SPLITS", "NBodyData", "nbody_data", "random_rotations"]
 
 BURN_IN = 3000  # steps before the input is taken
 HORIZON = 1000  # steps that are predicted

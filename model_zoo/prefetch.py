@@ -62,6 +62,7 @@ class Fetched:
         size: Of the file, in bytes.
         seconds: It took.
         attempts: At downloading.
+        disk_full: Whether they failed because the disk takes no more, and not for what they are.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Fetched:
     size: int = 0
     seconds: float = 0.0
     attempts: int = 0
+    disk_full: bool = False
 
 
 def fetch_weights(

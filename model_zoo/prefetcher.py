@@ -10,7 +10,9 @@ from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, contextmanager
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
 
+from .disk import disk_is_full
 from .prefetch import Fetched, Retry, fetch_weights
 from .weights_cache import CacheFullError, WeightsCache
 from .weights_files import weights_source
@@ -235,11 +237,15 @@ def _fetch_and_keep(
         if full_is_error:
             raise
         return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
-    except LieDerivError as error:
-        return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
     except Exception as error:  # a full disk, say: the models that follow may still be there
-        reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: {error}"
-        return Fetched(name, "failed", reason, seconds=time.monotonic() - start)
+        reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: {printable(error)}"
+        return Fetched(
+            name,
+            "failed",
+            str(error) if isinstance(error, LieDerivError) else reason,
+            seconds=time.monotonic() - start,
+            disk_full=disk_is_full(error),
+        )
 
 
 @contextmanager

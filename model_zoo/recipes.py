@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +13,7 @@ import timm
 from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
 
 from liederiv.errors import ModelError
+from liederiv.foreign import at_home, described, one_line
 
 from .data_config import spatial_size
 from .hub import download_errors, offline_if_unreachable
@@ -20,6 +22,9 @@ from .names import resolve_name
 __all__ = ["Recipe", "local_weights", "recipe_for"]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+# Arguments with which timm finds weights: a file, an address, a function that loads.
+_LOADERS = ("pretrained", "checkpoint", "hf_hub", "custom_load", "cache", "url")
+_LOADING = frozenset({"file", "source", "state_dict", "kwargs_filter", "filter_fn"})
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
 
 
@@ -78,7 +83,7 @@ def recipe_for(
             config, arch, stored = load_model_config_from_hf(rest)
         full_name = name
     elif source == "local-dir":
-        folder = Path(rest).expanduser()
+        folder = at_home(rest)
         config, arch, stored = _read_local_config(folder)
         full_name = name
     else:
@@ -93,10 +98,51 @@ def recipe_for(
             f"Model {name!r} is of architecture {arch!r}, which timm {timm.__version__} does not "
             "know; a newer timm may."
         )
+    _check_arguments(stored, f"the config of {name!r}")
+    _check_arguments(kwargs, "`model_kwargs`")
     merged = {**stored, **kwargs}
     if img_size is not None and "img_size" not in kwargs and config.get("fixed_input_size"):
         merged["img_size"] = spatial_size(img_size)
     return Recipe(name, full_name, arch, config, merged, num_classes, folder, seed)
+
+
+def _check_arguments(kwargs: Mapping[str, Any], where: str) -> None:
+    """Let nothing through to timm that makes it read, download or execute.
+
+    Raises:
+        ModelError: naming the argument.
+    """
+    for key, value in kwargs.items():
+        if not isinstance(key, str) or key.lower().startswith(_LOADERS) or key in _LOADING:
+            raise ModelError(
+                f"{where} sets {one_line(key)!r}, which says where weights come from; give a file "
+                "with `checkpoint`, whose content is never executed."
+            )
+        if not _is_plain(value):
+            raise ModelError(
+                f"{where} sets {one_line(key)}={described(value)}; arguments are numbers, words, "
+                "or lists and tables of them, and no paths or addresses."
+            )
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    if value is None or isinstance(value, bool | int | float):
+        return True
+    if isinstance(value, str):
+        return not re.search(r"[/\\\x00-\x1f]|\.(pth?|bin|ckpt|tar|npz|pkl|safetensors)$", value)
+    if depth > 6:
+        return False
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v, depth + 1) for v in value)
+    if isinstance(value, Mapping):
+        return all(
+            isinstance(k, str | int)
+            and str(k).lower() not in _LOADING
+            and not str(k).lower().startswith(_LOADERS)
+            and _is_plain(v, depth + 1)
+            for k, v in value.items()
+        )
+    return False
 
 
 def local_weights(folder: Path) -> Path:
@@ -143,5 +189,7 @@ def _read_local_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any
         ) from error
     if "num_classes" in content:
         config["num_classes"] = content["num_classes"]
-    known = {f.name for f in fields(PretrainedCfg)} - {"url", "hf_hub_id", "source", "file"}
+    known = {f.name for f in fields(PretrainedCfg)} - {
+        *("url", "hf_hub_id", "hf_hub_filename", "source", "file", "state_dict", "custom_load")
+    }
     return {k: v for k, v in config.items() if k in known}, arch, stored

@@ -27,20 +27,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from liederiv.errors import LieDerivError
-from liederiv.results import write_atomically
+from liederiv.files import write_atomically
+from liederiv.foreign import one_line, printable, unblocking
 
-from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, schema_of
+from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
 
-__all__ = ["Configuration", "Store", "StoreWarning"]
+__all__ = ["Configuration", "Store", "StoreWarning", "TableError"]
 
 _MANIFEST = "manifest.json"
-_ABANDONED_SECONDS = 24 * 3600
+_ABANDONED_SECONDS = 24 * 3600  # files half written by scans that were killed go after a day
 _INTEGERS = {pa.int64(): pd.Int64Dtype()}
 Configuration = Mapping[str, Mapping[str, Any]]
 
 
 class StoreWarning(UserWarning):
     """A file in a scan's folder was passed over."""
+
+
+class TableError(LieDerivError):
+    """Rows that do not fit the columns of their measurement."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +95,17 @@ class Store:
         try:
             for name in (*MEASUREMENTS, "logs", ".partial", ".claims"):
                 (store.folder / name).mkdir(parents=True, exist_ok=True)
+            for leftover in (store.folder / ".partial").iterdir():  # of scans that were killed
+                with suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                        leftover.unlink()
+            with filelock.FileLock(store.folder / ".claims" / "manifest"):
+                store._register(configuration)
         except OSError as error:
             raise LieDerivError(
-                f"folder={str(folder)!r} cannot be used for results ({error.strerror}); choose one "
-                "that can be written to."
+                f"folder={str(folder)!r} cannot be used for results "
+                f"({printable(error.strerror or error)}); choose one that can be written to."
             ) from error
-        for leftover in (store.folder / ".partial").iterdir():  # of scans that were killed
-            with suppress(FileNotFoundError):
-                if leftover.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
-                    leftover.unlink()
-        with filelock.FileLock(store.folder / ".claims" / "manifest"):
-            store._register(configuration)
         return store
 
     @property
@@ -121,7 +126,9 @@ class Store:
     def write_log(self, model: str, key: str, text: str) -> str:
         """Keep what a model has printed; returns the path relative to the folder."""
         path = self.folder / "logs" / f"{_file_name(model)}-{key}.log"
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        safe = printable(text.replace("\r\n", "\n").replace("\r", "\n"))  # progress bars return
+        with self._writing():
+            write_atomically(path, lambda p: p.write_text(safe, encoding="utf-8"))
         return path.relative_to(self.folder).as_posix()
 
     def outcome(self, measurement: str, model: str, key: str) -> str | None:
@@ -134,7 +141,7 @@ class Store:
         """When what is stored was written, in ns since 1970; None if there is nothing."""
         try:
             return self.path(measurement, model, key).stat().st_mtime_ns
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write(self, origin: Origin, frame: pd.DataFrame | None = None) -> Path:
@@ -142,23 +149,30 @@ class Store:
 
         Args:
             origin: becomes part of every row.
-            frame: rows with the columns that the measurement has beyond those of `Origin`, absent
-                ones null; None for a failure, which becomes one row.
+            frame: rows with exactly the columns that the measurement has beyond those of `Origin`
+                (`columns_of`); None for a failure, which becomes one row without them.
 
         Returns:
             The file.
+
+        Raises:
+            TableError: for columns that the measurement does not have or that are missing, and
+                values that are none of the column's.
+            LieDerivError: where the folder takes no more.
         """
         rows = pd.DataFrame({"status": ["failed"]}) if frame is None else frame
         constant = asdict(origin)
         if frame is not None:
             del constant["reason"]  # each row has its own
+            _check_columns(frame, origin.measurement)
         schema = schema_of(origin.measurement)
-        columns = [_column(f, rows, constant) for f in schema]
+        columns = [_checked_column(f, rows, constant) for f in schema]
         table = pa.Table.from_arrays(columns, schema=schema)
         path = self.path(origin.measurement, origin.model, origin.key)
-        return write_atomically(
-            path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
-        )
+        with self._writing():
+            return write_atomically(
+                path, lambda p: pq.write_table(table, p), scratch=self.folder / ".partial"
+            )
 
     def read(self, measurement: str) -> pd.DataFrame:
         """All rows of one measurement, failures included; empty if there are none.
@@ -189,7 +203,8 @@ class Store:
         """
         lock = filelock.FileLock(self.folder / ".claims" / key, timeout=0)
         try:
-            lock.acquire()
+            with self._writing():
+                lock.acquire()
         except filelock.Timeout:
             yield False
             return
@@ -198,10 +213,24 @@ class Store:
         finally:
             lock.release()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say in a sentence that the folder takes no more; what is stored stays readable."""
+        try:
+            yield
+        except filelock.Timeout:
+            raise
+        except (OSError, LieDerivError) as error:
+            why = getattr(error, "strerror", None) or one_line(error).rstrip(".")
+            raise LieDerivError(
+                f"folder={str(self.folder)!r} takes no more results ({why}); what is stored there "
+                "stays: make room, then run the same command to go on."
+            ) from error
+
     def _manifest(self) -> dict[str, Any]:
         path = self.folder / _MANIFEST
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            manifest: dict[str, Any] = json.loads(unblocking(path).read_text(encoding="utf-8"))
             version = int(manifest["schema_version"])
             dict(manifest["configuration"])
         except FileNotFoundError:
@@ -209,7 +238,7 @@ class Store:
                 f"{str(self.folder)!r} holds no results of a scan ({_MANIFEST} is missing); make "
                 "them with `liederiv scan … --out DIR`."
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise LieDerivError(
                 f"{str(path)!r} is no manifest of a scan ({type(error).__name__}: {error}); name "
                 "the folder that `liederiv scan` wrote."
@@ -252,13 +281,46 @@ def _file_name(model: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", model).strip("._")[-100:] or "model"
 
 
+def _check_columns(frame: pd.DataFrame, measurement: str) -> None:
+    """Refuse a misspelt column: it would be null in every file, and nobody would notice."""
+    wanted, found = set(columns_of(measurement)), set(map(str, frame.columns))
+    for what, names in (("does not have", found - wanted), ("is lacking", wanted - found)):
+        if names:
+            raise TableError(
+                f"a table of {measurement} {what} the column{'s' * (len(names) > 1)} "
+                f"{', '.join(sorted(names))}; the columns are listed in store_schema.py."
+            )
+
+
+def _checked_column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:
+    try:
+        return _column(field, rows, constant)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise TableError(
+            f"the column {field.name} of type {field.type} cannot hold what was measured "
+            f"({one_line(error)})."
+        ) from error
+
+
 def _column(field: pa.Field, rows: pd.DataFrame, constant: Mapping[str, Any]) -> pa.Array:
     """One column: the same value in all rows, the frame's, or nothing; NaN becomes null."""
     if field.name in constant:
-        return pa.array([constant[field.name]] * len(rows), field.type)
+        return pa.array([_printable(constant[field.name])] * len(rows), field.type)
     if field.name in rows:
-        return pa.array(rows[field.name], field.type, from_pandas=True)
+        values: Any = rows[field.name]
+        if pa.types.is_string(field.type) or pa.types.is_list(field.type):
+            values = [_printable(value) for value in values]
+        return pa.array(values, field.type, from_pandas=True)
     return pa.nulls(len(rows), field.type)
+
+
+def _printable(value: Any) -> Any:
+    """Text of others, alone or in a list, as any reader of Parquet takes it."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list | tuple):
+        return [_printable(v) for v in value] if any(isinstance(v, str) for v in value) else value
+    return value
 
 
 def _read_file(path: Path, measurement: str, columns: list[str] | None = None) -> pa.Table | None:
@@ -266,7 +328,7 @@ def _read_file(path: Path, measurement: str, columns: list[str] | None = None) -
     schema = schema_of(measurement)
     wanted = pa.schema([schema.field(c) for c in columns]) if columns else schema
     try:
-        return pq.ParquetFile(path).read(wanted.names).select(wanted.names).cast(wanted)
+        return pq.ParquetFile(unblocking(path)).read(wanted.names).select(wanted.names).cast(wanted)
     except (OSError, KeyError, ValueError) as error:  # pyarrow's own errors are among them
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         warnings.warn(f"{path} is passed over: {reason}", StoreWarning, stacklevel=3)

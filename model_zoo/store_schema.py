@@ -9,10 +9,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["MEASUREMENTS", "ORIGIN", "SCHEMA_VERSION", "Origin", "schema_of"]
+from liederiv.results import Provenance
+
+__all__ = [
+    "MEASUREMENTS",
+    "ORIGIN",
+    "OTHERWISE_KEPT",
+    "SCHEMA_VERSION",
+    "Origin",
+    "columns_of",
+    "columns_of_provenance",
+    "schema_of",
+    "versions_of",
+]
 
 SCHEMA_VERSION = 1
 
@@ -31,7 +44,8 @@ class Origin:
         measurement: ``score``, ``layers`` or ``aliasing``.
         outcome: of the measurement as a whole: ``measured``, ``failed`` (an exception, or nothing
             measurable), ``out of memory``, ``timeout``, ``crashed`` (the process ended by itself),
-            ``killed`` (by the system).
+            ``killed`` (by the system),
+            ``interrupted`` (ended from outside, time after time; a resumed scan tries again).
         reason: why it was not measured, else empty; in a measured table, why a row was not.
         log: path of the log relative to the folder of the scan; empty if there is none.
         requested_model: name that was asked for.
@@ -111,6 +125,13 @@ class Origin:
     finished: datetime | None = None
 
 
+OTHERWISE_KEPT = frozenset(
+    {"inputs", "input_size", "output_size", "transforms", "preprocessing", "versions"}
+)
+"""Fields of `Provenance` without a column: a scan has them in its settings, rows or by parts."""
+
+_OF_THE_SCAN = frozenset({"model", "settings"})  # mean more there: full name, all that matters
+
 _ARROW = {
     "str": _TEXT,
     "int | None": _INTEGER,
@@ -173,6 +194,36 @@ _ALIASING = (
 _COLUMNS = {"score": _SCORE, "layers": _MODULE + _LAYERS, "aliasing": _MODULE + _ALIASING}
 
 MEASUREMENTS = tuple(_COLUMNS)
+
+
+def columns_of_provenance(p: Provenance, origin: type[Origin] = Origin) -> dict[str, Any]:
+    """Columns that a `Provenance` fills: those that have the name of one of its fields.
+
+    Args:
+        p: how a measurement was made.
+        origin: the class whose fields are the columns.
+
+    Returns:
+        Values by column, versions of the software among them, warnings joined by line breaks.
+
+    Example:
+        >>> found = columns_of_provenance(Provenance(scheme="fourier", warnings=("a", "b")))
+        >>> found["scheme"], found["warnings"].splitlines()
+        ('fourier', ['a', 'b'])
+    """
+    columns = {f.name for f in fields(origin)} - _OF_THE_SCAN
+    own = {f.name: getattr(p, f.name) for f in fields(p) if f.name in columns}
+    return {**own, **versions_of(p), "warnings": "\n".join(p.warnings)}
+
+
+def versions_of(p: Provenance) -> dict[str, str]:
+    """Versions of the software by column."""
+    return {f"version_{name}": version for name, version in p.versions.items()}
+
+
+def columns_of(measurement: str) -> tuple[str, ...]:
+    """Names of the columns that the table of one measurement brings, beyond those of `Origin`."""
+    return ("status", "reason", *(name for name, _ in _COLUMNS[measurement]))
 
 
 def schema_of(measurement: str) -> pa.Schema:

@@ -20,7 +20,7 @@ from .data_config import DataConfig, spatial_size
 from .layouts import OutputLayout, declared_layout
 from .recipes import Recipe, recipe_for
 from .user_models import build_user_model, is_factory_name, user_data_config
-from .weights import Weighted, fit
+from .weights import Weighted, fit_parts
 
 __all__ = ["LoadedModel", "load"]
 
@@ -139,13 +139,13 @@ def _load_user_model(
     model = build_user_model(name, kwargs)
     weights = f"as built by {name} (seed {seed})"
     if file is not None:
-        mismatch = fit(file.state_dict, model)
+        mismatch = fit_parts(file.parts, model)
         if mismatch.count:
             raise ModelError(
                 f"`checkpoint` {file.path} does not fit {name!r}: {mismatch.describe()}; check "
                 "that factory and file belong together."
             )
-        weights = f"checkpoint {file.path.name}"
+        weights = f"checkpoint {file.path.name}{mismatch.said}"
     return LoadedModel(model, name, name, weights, user_data_config(model), None)
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from liederiv.errors import ModelError
+from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign import one_line, printable
+from liederiv.foreign_code import users_code
 
 from .data_config import DataConfig
 
@@ -45,7 +47,10 @@ def build_user_model(name: str, model_kwargs: Mapping[str, Any] | None = None) -
     with _current_directory_on_path():
         factory = _find_factory(module_name, factory_name)
         try:
-            model = factory(**dict(model_kwargs or {}))
+            with users_code(f"Model factory {name!r}"):
+                model = factory(**dict(model_kwargs or {}))
+        except LieDerivError:
+            raise
         except Exception as error:  # the user's code may raise anything
             raise ModelError(f"Model factory {name!r} raised {_one_line(error)}.") from error
     if not isinstance(model, nn.Module):
@@ -69,7 +74,7 @@ def user_data_config(model: nn.Module) -> DataConfig:
         ModelError: If the attribute has values out of range.
     """
     for attribute in ("data_config", "pretrained_cfg"):
-        config = getattr(model, attribute, None)
+        config = _attribute(model, attribute, "the model")
         if isinstance(config, DataConfig):
             return config
         if isinstance(config, Mapping):
@@ -79,7 +84,10 @@ def user_data_config(model: nn.Module) -> DataConfig:
 
 def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:
     try:
-        found: Any = importlib.import_module(module_name)
+        with users_code(f"Module {module_name!r}"):
+            found: Any = importlib.import_module(module_name)
+    except LieDerivError:
+        raise
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise ModelError(
@@ -92,11 +100,11 @@ def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:
             f"Module {module_name!r} cannot be imported: it raised {_one_line(error)}."
         ) from error
     for part in factory_name.split("."):
-        if not hasattr(found, part):
+        found = _attribute(found, part, f"Module {module_name!r}")
+        if found is None:
             raise ModelError(
                 f"Module {module_name!r} has no {factory_name!r}; check the name after the colon."
             )
-        found = getattr(found, part)
     if not callable(found):
         raise ModelError(
             f"{module_name}:{factory_name} is a {type(found).__name__}; it must be a function or "
@@ -116,6 +124,23 @@ def _current_directory_on_path() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+def _attribute(owner: object, name: str, what: str) -> Any:
+    """An attribute of the user's, which may be computed; None where there is none.
+
+    Raises:
+        ModelError: naming what its computation raised.
+    """
+    try:
+        with users_code(f"{what}, asked for {name!r},"):
+            return getattr(owner, name, None)
+    except LieDerivError:
+        raise
+    except Exception as error:
+        raise ModelError(f"{what}, asked for {name!r}, raised {_one_line(error)}.") from error
+
+
+def _one_line(error: Exception) -> str:
+    """Type and first line of the message."""
+    lines = printable(error).strip().splitlines()
+    name = type(error).__name__
+    return f"{name}: {one_line(lines[0]).rstrip('.')}" if lines else name

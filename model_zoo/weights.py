@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -12,18 +12,24 @@ from torch import Tensor, nn
 
 from liederiv.errors import ModelError
 
+from .checkpoint_parts import Part, is_average
+
 __all__ = [
+    "FilterFn",
     "Mismatch",
     "Weighted",
     "classifier_size",
     "compare",
     "fit",
+    "fit_parts",
     "strip_wrappers",
     "weights_fingerprint",
 ]
 
 # Put in front of every name by DataParallel, torch.compile and Lightning modules.
-WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "network.")
+# Put inside names by torch.compile, FSDP and activation checkpointing.
+INNER_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 # Counters that averaging and profiling tools leave among the weights.
 COUNTERS = ("n_averaged", "total_ops", "total_params")
 
@@ -40,17 +46,24 @@ class Mismatch:
         unexpected: Names that the state dict has and the model lacks.
         shapes: Names that both have, with the shapes (in the state dict, in the model).
         total: Number of tensors that the model has.
+        notes: Of weights that were loaded: what was taken, removed or adapted, in words.
     """
 
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
     shapes: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
     total: int
+    notes: tuple[str, ...] = ()
 
     @property
     def count(self) -> int:
         """Number of tensors that do not fit."""
         return len(self.missing) + len(self.unexpected) + len(self.shapes)
+
+    @property
+    def said(self) -> str:
+        """The notes in brackets, to be put behind the name of a file; empty without any."""
+        return f" ({'; '.join(self.notes)})" if self.notes else ""
 
     def describe(self) -> str:
         """Say in half a sentence how many tensors do not fit, and name the first few."""
@@ -95,13 +108,30 @@ def strip_wrappers(state_dict: Mapping[str, Tensor], target: Collection[str] = (
 def _strip(key: str, names: frozenset[str]) -> str:
     if key in names:
         return key
-    inner = key.replace("._orig_mod.", ".")  # a submodule that was compiled on its own
+    inner = _without_inner(key)  # submodules that were wrapped on their own
     while inner not in names:
         prefix = next((p for p in WRAPPERS if inner.startswith(p)), None)
         if prefix is None:
             break
         inner = inner[len(prefix) :]
     return inner
+
+
+def _without_inner(key: str) -> str:
+    for wrapper in INNER_WRAPPERS:
+        key = key.replace(f".{wrapper}", ".").removeprefix(wrapper)
+    return key
+
+
+def _parts_by_prefix(
+    state_dict: Mapping[str, Tensor], names: Collection[str]
+) -> Iterator[tuple[str, StateDict]]:
+    """Subsets whose names, less a common prefix, are those of a model: averages first."""
+    inner = {_without_inner(k): v for k, v in state_dict.items()}
+    anchors = list(names)[:1] + list(names)[-1:]
+    prefixes = {k[: -len(a)] for a in anchors for k in inner if k.endswith(f".{a}")}
+    for prefix in sorted(prefixes, key=lambda p: (not is_average(p), len(p), p)):
+        yield prefix, {k.removeprefix(prefix): v for k, v in inner.items() if k.startswith(prefix)}
 
 
 def compare(state_dict: Mapping[str, Tensor], model: nn.Module) -> Mismatch:
@@ -136,6 +166,10 @@ def fit(
 ) -> Mismatch:
     """Load `state_dict` into `model` if every tensor fits, remapped by `filter_fn` if need be.
 
+    Tried in this order: the tensors less the prefixes of wrappers; the same translated by
+    `filter_fn`; those of one submodule of a larger model (`backbone.`, `student.`), whose siblings
+    are left out and named in the notes.
+
     Args:
         state_dict: Tensors by name, wrapper prefixes allowed.
         model: Receives the weights in place; left untouched when they do not fit.
@@ -143,21 +177,89 @@ def fit(
         optional: Names to leave out of the state dict where the model has no use for them.
 
     Returns:
-        An empty mismatch after loading, else the smallest one found.
+        A mismatch without any differences after loading, else the smallest one found.
 
     Raises:
-        ModelError: If the state dict holds one tensor under two names.
+        ModelError: If the state dict holds one tensor under two names, or tensors that are no
+            plain numbers.
     """
-    plain = strip_wrappers(state_dict, model.state_dict().keys())
+    names = model.state_dict().keys()
+    plain = strip_wrappers(state_dict, names)
     best = _try_load(plain, model, optional)
     # A filter may recognise a foreign format by the very prefix that was stripped.
     for attempt in (plain, dict(state_dict)) if filter_fn is not None else ():
+        best = min(_try_filtered(filter_fn, attempt, model, optional), best, key=_size_of)
         if not best.count:
-            break
-        filtered = _filtered(filter_fn, attempt, model)
-        if filtered is not None:
-            best = min(_try_load(filtered, model, optional), best, key=lambda m: m.count)
+            return best
+    for prefix, part in _parts_by_prefix(state_dict, names) if best.count else ():
+        found = _try_load(part, model, optional)
+        if found.count and filter_fn is not None:
+            found = min(_try_filtered(filter_fn, part, model, optional), found, key=_size_of)
+        if not found.count:
+            rest = len(state_dict) - len(part)
+            said = [f"prefix {prefix} removed" + (" (averaged weights)" * is_average(prefix))]
+            said += [f"{rest} tensors without it left out"] if rest else []
+            return replace(found, notes=(*said, *found.notes))
     return best
+
+
+def fit_parts(
+    parts: Sequence[Part],
+    model: nn.Module,
+    filter_fn: FilterFn | None = None,
+    optional: Collection[str] = (),
+) -> Mismatch:
+    """Load the first part of a file that fits, see `fit`; its notes say which one it was.
+
+    Args:
+        parts: In the order in which they are to be tried.
+        model: See `fit`.
+        filter_fn: See `fit`.
+        optional: See `fit`.
+
+    Returns:
+        As `fit` does; the mismatch of the part that comes nearest where none fits.
+    """
+    best: Mismatch | None = None
+    refusal: ModelError | None = None
+    for part in parts:
+        try:
+            found = fit(part.state_dict, model, filter_fn, optional)
+        except ModelError as error:
+            refusal = refusal or error
+            continue
+        if not found.count:
+            kind = " (averaged weights)" if is_average(part.key) else ""
+            said = (f"part {part.key}{kind}",) if part.key else ()
+            return replace(found, notes=(*said, *found.notes))
+        best = found if best is None else min(found, best, key=_size_of)
+    if refusal is not None and (best is None or len(parts) == 1):
+        raise refusal
+    assert best is not None
+    return best
+
+
+def _size_of(mismatch: Mismatch) -> int:
+    return mismatch.count
+
+
+def _try_filtered(
+    filter_fn: FilterFn | None,
+    state_dict: StateDict,
+    model: nn.Module,
+    optional: Collection[str],
+) -> Mismatch:
+    """`_try_load` of what timm makes of a foreign checkpoint, with a note on what it resampled."""
+    filtered = _filtered(filter_fn, state_dict, model)
+    if filtered is None:
+        return compare(state_dict, model)
+    found = _try_load(filtered, model, optional)
+    notes = [
+        f"{name} resampled from {list(state_dict[name].shape)} to {list(value.shape)}"
+        for name, value in filtered.items()
+        if name in state_dict and state_dict[name].shape != value.shape
+    ]
+    return replace(found, notes=(*found.notes, *notes)) if not found.count else found
 
 
 def _filtered(
@@ -167,19 +269,45 @@ def _filtered(
         return None
     try:
         return dict(filter_fn(dict(state_dict), model))
-    except (AttributeError, KeyError, IndexError, RuntimeError, TypeError, ValueError):
+    except Exception:
         return None  # the filter knows some foreign formats; this is none of them
 
 
 def _try_load(
     state_dict: Mapping[str, Tensor], model: nn.Module, optional: Collection[str]
 ) -> Mismatch:
-    own = model.state_dict().keys()
-    used = {k: v for k, v in state_dict.items() if k in own or k not in optional}
+    own = model.state_dict()
+    # Single numbers that the model does not know are metrics, not weights.
+    metrics = [k for k, v in state_dict.items() if k not in own and v.numel() == 1 and v.ndim < 2]
+    left = {*optional, *(metrics if len(metrics) < len(state_dict) else ())}
+    used = {k: v for k, v in state_dict.items() if k in own or k not in left}
     mismatch = compare(used, model)
-    if not mismatch.count:
-        model.load_state_dict(used, strict=False)  # only num_batches_tracked may be absent
-    return mismatch
+    if mismatch.count:
+        return mismatch
+    _check_numbers(used, own)
+    model.load_state_dict(used, strict=False)  # only num_batches_tracked may be absent
+    said = (f"{_first(metrics)} left out",) if metrics else ()
+    return replace(mismatch, notes=said)
+
+
+def _check_numbers(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise unless the tensors are dense numbers of the model's kind."""
+    for name, v in state_dict.items():
+        kind = ""
+        if v.is_meta:
+            kind = "has no values (it is on the meta device)"
+        elif v.layout != torch.strided:
+            kind = "is sparse"
+        elif v.is_quantized:
+            kind = "is quantised"
+        elif v.is_complex() and not own[name].is_complex():
+            kind = "is complex, where the model's is real"
+        elif own[name].is_floating_point() and not v.is_floating_point():
+            kind = f"holds {str(v.dtype).removeprefix('torch.')}, where the model has floats"
+        if kind:
+            raise ModelError(
+                f"`checkpoint`: tensor {name!r} {kind}; save dense floating-point weights."
+            )
 
 
 def classifier_size(
@@ -216,7 +344,9 @@ def weights_fingerprint(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(
+            f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode(errors="surrogatepass")
+        )
         values = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(values.view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.store_schema import Origin
+from liederiv.model_zoo.store_schema import Origin, columns_of
 
 NASTY = "my.models:<script>alert('x')</script>|[red]&\"quoted\""
 MODELS = {
@@ -83,7 +83,7 @@ def score_frame(position, factor=1.0, images=8):
                         "image_names": [f"cat/{i}" if i < 4 else f"dog/{i}" for i in range(images)],
                     }
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns_of("score"))
 
 
 def layer_frame(position):
@@ -108,7 +108,7 @@ def layer_frame(position):
                     "stage": f"stage{i}",
                 }
             )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=columns_of("layers"))
 
 
 def make_scan(folder, factor=1.0, models=MODELS, layers=True):

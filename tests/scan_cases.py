@@ -1,6 +1,8 @@
 """Run scans of the small models of `scan_models` from tests."""
 
 import io
+import sys
+from pathlib import Path
 
 from liederiv.model_zoo.scan import (
     Candidate,
@@ -16,6 +18,19 @@ from liederiv.model_zoo.store import Store
 
 # Columns that say when and how long, which no two runs share.
 TIMES = ["seconds", "started", "finished", "peak_memory"]
+
+
+TESTS = Path(__file__).parent
+SLOW = ["slow_1", "slow_2", "slow_3", "slow_4", "slow_5"]
+FLAGS = "--num-images 1 --layers-images 1 --transforms rotation --metrics lee,relative --threads 1"
+SCAN = "from liederiv.cli import main; main()"
+
+
+def scan_command(folder, names, workers=1):
+    """`liederiv scan` of factories in `scan_models`, for a process in `TESTS`."""
+    models = [f"scan_models:{name}" for name in names]
+    command = [sys.executable, "-c", SCAN, "scan", *models, *FLAGS.split()]
+    return [*command, "--out", str(folder), "--workers", str(workers)]
 
 
 def settings_for(**changes):
@@ -34,14 +49,14 @@ def plan_for(folder, names, *, retry_failed=False, **changes):
 
 def run_scan(
     folder, names, *, workers=2, engine=None, timeout=None, memory=None, stream=None, stop=None,
-    retry_failed=False, **changes,
+    retry_failed=False, weights=None, **changes,
 ):  # fmt: skip
     """Scan; returns the summary."""
     settings, store, jobs = plan_for(folder, names, retry_failed=retry_failed, **changes)
     reporter = Reporter(stream or io.StringIO())
     limits = Limits(1, timeout, memory)
     place = engine or LocalEngine(workers)
-    return Scan(jobs, settings, store, place, limits, reporter, stop or Stop()).run()
+    return Scan(jobs, settings, store, place, limits, reporter, stop or Stop(), weights).run()
 
 
 def table(folder, measurement="score"):

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -131,3 +132,112 @@ def wrong_size():
     model = Small()
     model.layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
     return model
+
+
+def speaks_no_unicode():
+    return Misbehaving(_mumble)
+
+
+def _mumble(y):
+    print("half a pair: \udcff")
+    raise ValueError("half a pair \ud800, a bell \x07 and red \x1b[31m")
+
+
+def unprintable():
+    return Misbehaving(_fail_to_say)
+
+
+class SilentError(Exception):
+    def __str__(self):
+        raise RuntimeError("not even this")
+
+
+def _fail_to_say(y):
+    raise SilentError
+
+
+def closes_everything():
+    return Misbehaving(lambda y: (os.closerange(1, 3), 1 / 0))
+
+
+def exits_well():
+    return Misbehaving(lambda y: sys.exit(0))
+
+
+def presses_ctrl_c():
+    return Misbehaving(_press)
+
+
+def _press(y):
+    raise KeyboardInterrupt
+
+
+def terminates_itself():
+    return Misbehaving(lambda y: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def ends_with_255():
+    return Misbehaving(lambda y: os._exit(255))
+
+
+def tidies_up():
+    """Removes its own log, as cleaners of temporary folders do, and then fails."""
+    return Misbehaving(_remove_logs)
+
+
+def _remove_logs(y):
+    for log in Path(tempfile.gettempdir()).glob("liederiv-scan-*.log"):
+        log.unlink()
+    raise ValueError("and then it fails")
+
+
+def ends_without_its_log():
+    return Misbehaving(lambda y: (_forget_logs(), os._exit(3)))
+
+
+def _forget_logs():
+    for log in Path(tempfile.gettempdir()).glob("liederiv-scan-*.log"):
+        log.unlink()
+
+
+def talks_without_end():
+    return Misbehaving(_talk)
+
+
+def _talk(y):
+    for _ in range(3000):
+        print("x" * 1000)
+    print("the end", flush=True)
+    time.sleep(2)  # the scan looks several times a second
+    raise ValueError("enough")
+
+
+def forks():
+    """Leaves a process behind in every call."""
+    return Misbehaving(_fork)
+
+
+def _fork(y):
+    if os.fork() == 0:
+        time.sleep(1e6)
+    return y
+
+
+def fails_in_a_ring():
+    return Misbehaving(_fail_in_a_ring)
+
+
+def _fail_in_a_ring(y):
+    first, second = ValueError("first"), ValueError("second")
+    first.__context__, second.__context__ = second, first
+    raise first
+
+
+def talks():
+    return Misbehaving(_say_much)
+
+
+def _say_much(y):
+    for _ in range(1000):
+        print("x" * 1000)
+    return y

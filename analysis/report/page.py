@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import resources
 from typing import Any
@@ -24,7 +25,9 @@ from liederiv.analysis.report.tables import (
 )
 from liederiv.analysis.statistics import correlations, describe_models
 from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
 from liederiv.metrics.registry import words_of
+from liederiv.spreadsheets import printable_frame
 
 __all__ = ["report_html"]
 
@@ -62,19 +65,25 @@ def report_html(
         LieDerivError: if no model was measured, or the `report` extra is not installed.
     """
     jinja2, plotly_script = _libraries()
+    scores, layers = printable_frame(scores), None if layers is None else printable_frame(layers)
     board = leaderboard(scores, metric, output)
     if accuracy is not None:
         joined = join_accuracy(board.frame, accuracy)
-        board = Leaderboard(joined, board.metric, board.output, board.units)
+        board = replace(board, frame=joined)
     board = board.sorted()
     models = describe_models(board)
+    failed = pd.concat(
+        [failures(scores if layers is None else pd.concat([scores, layers])), _left_out(board)]
+    )
+    scores = scores[~scores["requested_model"].isin(board.left_out)]
+    if layers is not None:
+        layers = layers[~layers["requested_model"].isin(board.left_out)]
     measured_layers = layers is not None and bool((layers["outcome"] == "measured").any())
     rows = layers if measured_layers else None
-    failed = failures(scores if layers is None else pd.concat([scores, layers]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_asset("report.html"))
     page: str = template.render(
-        title=title,
+        title=printable(title),
         style=_asset("report.css"),
         script=_asset("report.js"),
         plotly=plotly_script,
@@ -93,6 +102,15 @@ def report_html(
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return page
+
+
+def _left_out(board: Leaderboard) -> pd.DataFrame:
+    """Models that were measured otherwise than most, as rows of `failures`."""
+    rows = [
+        {"requested_model": name, "measurement": "score", "outcome": "left out", "reason": why}
+        for name, why in board.left_out.items()
+    ]
+    return pd.DataFrame(rows, columns=["requested_model", "measurement", "outcome", "reason"])
 
 
 def _libraries() -> tuple[Any, str]:
@@ -142,6 +160,6 @@ def _facts(scores: pd.DataFrame, board: Leaderboard, failed: pd.DataFrame) -> di
 def _settings(configuration: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Each measurement's settings, as indented JSON."""
     return [
-        (name, json.dumps(settings, indent=1, ensure_ascii=False, default=str))
+        (name, printable(json.dumps(settings, indent=1, ensure_ascii=False, default=str)))
         for name, settings in (configuration or {}).items()
     ]

@@ -1,6 +1,6 @@
 """The command line: one module per command.
 
-This one assembles them and turns errors into one line.
+This one assembles them; `command` says how each is run, `failures` turns errors into one line.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import sys
 import typer
 
 from liederiv.cli.check import check
+from liederiv.cli.command import guarded, run_application
 from liederiv.cli.compare import compare
 from liederiv.cli.gate import gate
 from liederiv.cli.info import info
@@ -20,7 +21,6 @@ from liederiv.cli.results import results
 from liederiv.cli.scan import scan
 from liederiv.cli.score import score
 from liederiv.cli.track import track
-from liederiv.errors import LieDerivError
 
 __all__ = ["app", "main"]
 
@@ -28,23 +28,19 @@ app = typer.Typer(
     name="liederiv",
     help="How equivariant is this network really?\n\n"
     "Measures Lie derivatives of PyTorch vision models under translation, rotation, scaling and "
-    "other continuous transforms. Start with:  liederiv score tf_efficientnet_lite0",
+    "other continuous transforms. Start with:  liederiv score tf_efficientnet_lite0\n\n"
+    "What cannot be done is one line and exit code 2; LIEDERIV_DEBUG=1 shows the traceback.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (score, layers, compare, scan, results, report, gate, track, check, models, info):
-    app.command()(command)
+    # A scan runs models in processes of their own.
+    runs_models = command in (score, layers, compare, gate, track, check)
+    app.command()(guarded(runs_models=runs_models)(command))
 
 
 def main() -> None:
     """Entry point: exit code 2 and one line on bad input, 130 when interrupted."""
-    try:
-        app()
-    except LieDerivError as error:
-        print(f"liederiv: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("liederiv: interrupted before anything was measured.", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(run_application(app))

@@ -6,20 +6,24 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 import typer
 
-from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
+from liederiv.analysis.scan_comparison import compare_scans, scan_notes, summarise_differences
 from liederiv.cli import options as o
+from liederiv.cli.arguments import checked_path
 from liederiv.cli.groups import grouped
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
+from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
+from liederiv.files import write_atomically
+from liederiv.foreign import one_line
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["compare"]
 
@@ -53,14 +57,14 @@ def compare(
     liederiv compare scan1 scan2 (folders of `liederiv scan`; other options are theirs)
     """
     o.refuse_amp(amp)
-    o.writable(csv)
+    writable(csv)
     o.check_endings({"--csv": (csv, ".csv")})
     if all((Path(side) / "manifest.json").is_file() for side in (a, b)):
         _compare_scans(a, b, how.seed, csv, quiet)
         return
     results = []
-    for side in (a, b):
-        name, checkpoint = _resolve(side, model)
+    for argument, side in (("A", a), ("B", b)):
+        name, checkpoint = _resolve(argument, side, model)
         loaded = chosen.open(name, None, checkpoint)
         results.append(measure_loaded(loaded, chosen, replace(how, progress=not quiet)))
     (first, photographs), (second, _) = results
@@ -71,28 +75,34 @@ def compare(
             f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "
             "(classes, maps, features); choose one that both have with --output-type."
         )
-    if csv is not None:
-        frame = pd.DataFrame([asdict(row) for row in rows])
-        write_atomically(csv, lambda path: frame.to_csv(path, index=False))
-    if not quiet:
+    save = Saving()
+    frame = frame_of([asdict(row) for row in rows])
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
+    if not quiet or save.lost:
         out = console()
         for item in comparison_tables(rows, a, b):
             out.print(item)
-        for note in dict.fromkeys(first.provenance.warnings + second.provenance.warnings):
-            out.print(f"Note: {note}")
+        notes = dict.fromkeys(first.provenance.warnings + second.provenance.warnings)
+        differing = contrast_of(first, second).notes
+        for note in (*notes, *(f"B was measured {words}." for words in differing)):
+            out.print(f"Note: {one_line(note)}")
+    save.finish()
 
 
 def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> None:
     first, second = (Store.open(side).read("score") for side in (a, b))
     differences = compare_scans(first, second, seed=seed)
-    if csv is not None:
-        write_atomically(csv, lambda path: differences.to_csv(path, index=False))
-    if not quiet:
+    save = Saving()
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, differences)))
+    if not quiet or save.lost:
         for item in scan_tables(differences, summarise_differences(differences), a, b):
             console().print(item)
+        for note in scan_notes(first, second):
+            console().print(f"Note: B was measured {note}.")
+    save.finish()
 
 
-def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:
+def _resolve(name: str, side: str, model: str | None) -> tuple[str, Path | None]:
     """A side of the comparison as model name and checkpoint file."""
     if not side.endswith(_FILES):
         return side, None
@@ -100,4 +110,4 @@ def _resolve(side: str, model: str | None) -> tuple[str, Path | None]:
         raise LieDerivError(
             f"{side!r} is a checkpoint file; say which architecture it holds with --model NAME."
         )
-    return model, Path(side)
+    return model, checked_path(name, Path(side))

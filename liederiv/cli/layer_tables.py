@@ -12,7 +12,8 @@ from rich.text import Text
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.cli.layer_report import LayerReport
-from liederiv.cli.tables import count, described_inputs, new_table, number
+from liederiv.cli.tables import count, described_inputs, headline, new_table, number
+from liederiv.foreign import printable
 
 __all__ = ["layer_tables"]
 
@@ -22,7 +23,7 @@ _WIDTH = 10
 
 def layer_tables(
     report: LayerReport, parameters: int, *, by: str = "module", top: int = 12
-) -> Iterable[Table | str]:
+) -> Iterable[Table | Text | str]:
     """Everything to print, in order.
 
     Args:
@@ -32,7 +33,7 @@ def layer_tables(
         top: number of modules listed.
     """
     a, p = report.attribution, report.provenance
-    yield f"[bold]{p.model}[/bold] · {p.weights} · {count(parameters)} parameters"
+    yield headline(p.model, f"{p.weights} · {count(parameters)} parameters")
     yield (
         f"{described_inputs(p)} · scheme {p.scheme} · {p.dtype} on {p.device} · "
         f"engine {p.engine} · output {p.representation}\n"
@@ -58,9 +59,9 @@ def _percent(value: float) -> str:
 def _shares(a: Attribution) -> pd.DataFrame:
     """Rows: calls with a share; columns: stage, name, class, and one per generator."""
     frame = pd.DataFrame(a.shares(), columns=list(a.generators))
-    frame.insert(0, "name", [e.name for e in a.entries])
-    frame.insert(1, "class", [e.class_name for e in a.entries])
-    frame.insert(2, "stage", [e.stage for e in a.entries])
+    frame.insert(0, "name", [printable(e.name) for e in a.entries])
+    frame.insert(1, "class", [printable(e.class_name) for e in a.entries])
+    frame.insert(2, "stage", [printable(e.stage) for e in a.entries])
     counted = [e.counted for e in a.entries]
     return frame[counted]
 

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.layer_report import LayerReport, by_columns
 from liederiv.cli.layer_tables import layer_tables
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
@@ -85,10 +87,10 @@ def layers(
     """
     o.refuse_amp(amp)
     _check_numbers(top, by, what_if)
-    o.writable(json, parquet, plot)
+    writable(json, parquet, plot)
     o.check_endings({"--json": (json, ".json"), "--parquet": (parquet, ".parquet")})
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
-        raise LieDerivError(f"--plot={str(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
+        raise LieDerivError(f"--plot={as_given(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
     if not is_point_model(model or model_flag or ""):
         resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
     loaded = chosen.open(model, model_flag, checkpoint)
@@ -122,11 +124,15 @@ def layers(
         finite=moved,
         what_if=repaired,
     )
-    report.save(json=json, parquet=parquet, plot=plot)
-    if not quiet:
+    save = Saving()
+    save(json, lambda path: report.save(json=path))
+    save(parquet, lambda path: report.save(parquet=path))
+    save(plot, lambda path: report.save(plot=path))
+    if not quiet or save.lost:
         out = console()
         for item in layer_tables(report, loaded.num_parameters, by=by, top=top):
             out.print(item)
+    save.finish()
 
 
 def _check_numbers(top: int, by: str, repairs: int | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from liederiv.cli.tables import console, new_table
+from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import list_models
 
@@ -30,7 +31,7 @@ def models(
         )
     if names_only:
         for entry in entries:
-            typer.echo(entry.name)
+            say(entry.name)
         return
     table = new_table("")
     table.add_column("model", no_wrap=True)
@@ -40,4 +41,4 @@ def models(
         tags = ", ".join(entry.tags) or ("yes" if entry.pretrained else "–")
         table.add_row(entry.name, tags, "yes" if entry.offline else "")
     console().print(table)
-    typer.echo(f"{len(entries)} model{'s' if len(entries) > 1 else ''}")
+    say(f"{len(entries)} model{'s' if len(entries) > 1 else ''}")

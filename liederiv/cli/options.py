@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from liederiv.cli.arguments import as_given
 from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import families
@@ -215,20 +215,8 @@ def refuse_amp(amp: bool) -> None:
         )
 
 
-def writable(*paths: Path | None) -> None:
-    """Check before a long run that results can be written after it."""
-    for path in paths:
-        if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
-            raise LieDerivError(
-                f"cannot write {str(path)!r}: {str(path.parent)!r} is no writable folder; "
-                "create it or choose another."
-            )
-        if path is not None and path.is_dir():
-            raise LieDerivError(f"cannot write {str(path)!r}: it is a folder; name a file.")
-
-
 def check_endings(files: dict[str, tuple[Path | None, str]]) -> None:
     """Check that result files have the ending of their format."""
     for option, (path, ending) in files.items():
         if path is not None and path.suffix != ending:
-            raise LieDerivError(f"{option}={str(path)!r} must end in {ending}.")
+            raise LieDerivError(f"{option}={as_given(path)!r} must end in {ending}.")

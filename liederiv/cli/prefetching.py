@@ -6,9 +6,10 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-import typer
 from tqdm import tqdm
 
+from liederiv.cli.command import Leave
+from liederiv.cli.terminal import say
 from liederiv.model_zoo.prefetcher import prefetch
 from liederiv.model_zoo.scan import WeightsPolicy
 from liederiv.model_zoo.weights_cache import WeightsCache, readable_size
@@ -25,7 +26,7 @@ def fetch_all(names: Sequence[str], weights: WeightsPolicy, *, plain: bool = Fal
         plain: no bar.
 
     Raises:
-        typer.Exit: with code 1 if any has failed.
+        Leave: with code 1 if any has failed.
     """
     count: Counter[str] = Counter()
     size = 0
@@ -43,6 +44,6 @@ def fetch_all(names: Sequence[str], weights: WeightsPolicy, *, plain: bool = Fal
                 print(f"{fetched.name}: {about}", file=sys.stderr)
     order = ("downloaded", "cached", "not needed", "failed")
     states = ", ".join(f"{count[state]} {state}" for state in order if count[state])
-    typer.echo(f"weights of {len(names)} models: {states}; {readable_size(size)} on disk")
+    say(f"weights of {len(names)} models: {states}; {readable_size(size)} on disk")
     if count["failed"]:
-        raise typer.Exit(1)
+        raise Leave(1)

@@ -10,8 +10,11 @@ import typer
 from liederiv.analysis.accuracy import read_accuracy
 from liederiv.analysis.report import report_html
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
+from liederiv.cli.saving import Saving, writable
+from liederiv.cli.terminal import say
+from liederiv.files import write_atomically
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
 
 __all__ = ["report"]
 
@@ -41,7 +44,7 @@ def report(
 
     Example:  liederiv report zoo -o zoo.html --accuracy results-imagenet.csv
     """
-    o.writable(out)
+    writable(out)
     o.check_endings({"--out": (out, ".html")})
     store = Store.open(folder)
     page = report_html(
@@ -54,6 +57,8 @@ def report(
         output=output,
         seed=seed,
     )
-    write_atomically(out, lambda path: path.write_text(page, encoding="utf-8"))
+    save = Saving()
+    save(out, lambda path: write_atomically(path, lambda p: p.write_text(page, encoding="utf-8")))
+    save.finish()
     if not quiet:
-        typer.echo(f"{out}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser.")
+        say(f"{as_given(out)}: {len(page.encode()) / 1e6:.1f} MB; open it in a browser.")

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.text import Text
 
 from liederiv.analysis.accuracy import join_accuracy, read_accuracy
 from liederiv.analysis.leaderboard import GROUPS, Leaderboard, failures, leaderboard
-from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
+from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
+from liederiv.files import write_atomically
+from liederiv.foreign import one_line
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
+from liederiv.spreadsheets import csv_text
 
 __all__ = ["results"]
 
+_MOST_SAID = 5
 _FORMATS = ("table", "csv", "md", "parquet")
 
 
@@ -70,13 +75,17 @@ def results(
         raise LieDerivError("--format=parquet needs a file; name one with --out FILE.parquet.")
     if style == "table" and out is not None:
         raise LieDerivError("--out needs a format for files; add --format csv, md or parquet.")
-    o.writable(out)
+    writable(out)
     store = Store.open(folder)
     if failed:
         frame = pd.concat([failures(store.read(m)) for m in store.measurements or ("score",)])
-        _write(frame, style, out, f"{len(frame)} measurements failed in {folder}")
+        _write(frame, style, out, f"{len(frame)} measurements failed in {as_given(folder)}")
         return
     board = _board(store, metric, output, accuracy).sorted(sort)
+    for name, why in list(board.left_out.items())[:_MOST_SAID]:
+        say(f"Left out: {one_line(name)}, {one_line(why)}.", error=True)
+    if len(board.left_out) > _MOST_SAID:
+        say(f"Left out: {len(board.left_out) - _MOST_SAID} more.", error=True)
     units = ", ".join(f"{t} {board.units[t]}" for t in board.whole_transforms)
     title = f"{board.metric} of {board.output}: {len(board.frame)} models; units: {units}"
     if group is not None:
@@ -85,7 +94,7 @@ def results(
     _write(_shown(board) if style == "table" else board.frame, style, out, title)
     if style == "table" and accuracy is not None:
         count = int(board.frame["top1"].notna().sum())
-        typer.echo(f"{count} of {len(board.frame)} models have an accuracy in {accuracy}.")
+        say(f"{count} of {len(board.frame)} models have an accuracy in {accuracy}.")
 
 
 def _board(store: Store, metric: str, output: str | None, accuracy: str | None) -> Leaderboard:
@@ -94,7 +103,7 @@ def _board(store: Store, metric: str, output: str | None, accuracy: str | None) 
     if table is None:
         return board
     joined = join_accuracy(board.frame, table)
-    return Leaderboard(joined, board.metric, board.output, board.units)
+    return replace(board, frame=joined)
 
 
 def _shown(board: Leaderboard) -> pd.DataFrame:
@@ -109,27 +118,30 @@ def _shown(board: Leaderboard) -> pd.DataFrame:
 
 
 def _write(frame: pd.DataFrame, style: str, out: Path | None, title: str) -> None:
+    save = Saving()
     if style == "table":
         _print(frame, title)
     elif style == "parquet":
         assert out is not None
-        write_atomically(out, lambda p: frame.to_parquet(p, index=False))
+        save(out, lambda path: write_atomically(path, lambda p: frame.to_parquet(p, index=False)))
     else:
-        text = frame.to_csv(index=False) if style == "csv" else _markdown(frame)
+        text = csv_text(frame) if style == "csv" else _markdown(frame)
         if out is None:
-            sys.stdout.write(text)
+            say(text.rstrip("\n"))
         else:
-            write_atomically(out, lambda p: p.write_text(text, encoding="utf-8"))
+            write = partial(Path.write_text, data=text, encoding="utf-8", newline="")
+            save(out, lambda path: write_atomically(path, write))
+    save.finish()
 
 
 def _print(frame: pd.DataFrame, title: str) -> None:
     table = new_table("")
-    table.title = Text(title)
+    table.title = title
     for name, column in frame.items():
         numeric = pd.api.types.is_numeric_dtype(column) or name == "parameters"
-        table.add_column(Text(str(name)), justify="right" if numeric else "left", no_wrap=numeric)
+        table.add_column(str(name), justify="right" if numeric else "left", no_wrap=numeric)
     for row in frame.itertuples(index=False):
-        table.add_row(*(Text(_cell(v)) for v in row))
+        table.add_row(*(_cell(v) for v in row))
     console().print(table)
 
 
@@ -143,5 +155,5 @@ def _markdown(frame: pd.DataFrame) -> str:
     """A pipe table; what would break it is escaped."""
     lines = [[str(c) for c in frame.columns], ["---"] * len(frame.columns)]
     lines += [[_cell(v) for v in row] for row in frame.itertuples(index=False)]
-    clean = [[" ".join(c.replace("|", "\\|").split()) for c in line] for line in lines]
+    clean = [[one_line(c).replace("|", "\\|") for c in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in clean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +12,12 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
+from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
 from liederiv.cli.prefetching import fetch_all
 from liederiv.cli.tables import console, new_table
+from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.presets import PRESETS
 from liederiv.model_zoo.scan import (
@@ -208,12 +212,11 @@ def scan(
         fetch_all([c.name for c in candidates], weights, plain=quiet)
         return
     settings = settings.with_images()
-    store = _store(out, settings, dry_run)
-    jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
+    size = None if memory is None else parse_size(memory, "--memory")
     if dry_run:
-        _show(jobs, selection)
+        known = Store.open(out) if (out / "manifest.json").exists() else None
+        _show(make_plan(candidates, settings, known, retry_failed=retry_failed), selection)
         return
-    assert store is not None
     limits, runner = choose_engine(
         engine,
         settings.device,
@@ -222,22 +225,18 @@ def scan(
         gpus_per_task=gpus_per_task,
         address=address,
         timeout=timeout,
-        memory=None if memory is None else parse_size(memory, "--memory"),
+        memory=size,
     )
-    reporter = Reporter(plain=quiet)
-    _announce(jobs, selection, reporter)
-    with stop_on_signals(reporter.note) as stop:
-        summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
+    with closing(runner):  # all that can be refused has been, before the folder is bound to it
+        store = Store.create(out, settings.configuration())
+        jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
+        reporter = Reporter(plain=quiet)
+        _announce(jobs, selection, reporter)
+        with stop_on_signals() as stop:
+            summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
     _conclude(summary, out)
     if stop.asked:
-        raise typer.Exit(130)
-
-
-def _store(out: Path, settings: ScanSettings, dry_run: bool) -> Store | None:
-    """The store to write to; a dry run reads one that exists and makes none."""
-    if dry_run:
-        return Store.open(out) if (out / "manifest.json").exists() else None
-    return Store.create(out, settings.configuration())
+        raise Leave(stop.exit_code)
 
 
 def _states(jobs: Sequence[Job]) -> str:
@@ -258,7 +257,7 @@ def _conclude(summary: Summary, out: Path) -> None:
     parts = [f"{summary.measured} measured", f"{summary.failed} failed"]
     if summary.left:
         parts.append(f"{summary.left} left: run the same command to go on")
-    typer.echo(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {out}")
+    say(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {as_given(out)}")
 
 
 def _show(jobs: Sequence[Job], selection: Selection) -> None:

@@ -10,7 +10,8 @@ import typer
 
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
-from liederiv.cli.tables import console, count, described_inputs, score_tables
+from liederiv.cli.saving import Saving, writable
+from liederiv.cli.tables import console, count, described_inputs, headline, score_tables
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
@@ -50,7 +51,7 @@ def score(
     liederiv score resnet50.a1_in1k --images ./photos --transforms rotation --json r.json
     """
     o.refuse_amp(amp)
-    o.writable(json, csv, per_image)
+    writable(json, csv, per_image)
     o.check_endings(
         {
             "--json": (json, ".json"),
@@ -60,11 +61,12 @@ def score(
     )
     loaded = chosen.open(model, model_flag, checkpoint)
     measurement, found = measure_loaded(loaded, chosen, replace(how, progress=not quiet))
+    save = Saving()
     for path in (json, csv, per_image):
-        if path is not None:
-            measurement.save(path)
-    if not quiet:
+        save(path, measurement.save)
+    if not quiet or save.lost:
         _print(measurement, loaded, found)
+    save.finish()
     require_scores(measurement)
 
 
@@ -78,7 +80,8 @@ def _print(
         size = describe_clouds(found)
     else:
         size = " × ".join(str(n) for n in found.data_config.input_size[1:]) + " pixels"
-    out.print(f"[bold]{p.model}[/bold] · {p.weights} · {count(loaded.num_parameters)} parameters")
+    about = f"{p.weights} · {count(loaded.num_parameters)} parameters"
+    out.print(headline(p.model, about))
     out.print(
         f"{described_inputs(p)} of {size} · scheme {p.scheme} · "
         f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}"

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from liederiv.cli.terminal import SafeConsole
 from liederiv.comparison import Difference
+from liederiv.foreign import printable
 from liederiv.metrics.registry import METRICS, metric_names
 from liederiv.results import Measurement, Provenance, Score
 
@@ -19,6 +21,7 @@ __all__ = [
     "console",
     "count",
     "described_inputs",
+    "headline",
     "new_table",
     "number",
     "scan_tables",
@@ -36,8 +39,13 @@ _REFERENCE = {"rigid": "translation and rotation"}
 
 def console(*, stderr: bool = False) -> Console:
     """A console that never cuts a table short: wide where the output is no terminal."""
-    out = Console(stderr=stderr, highlight=False)
-    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+    out = SafeConsole(stderr=stderr)
+    return out if out.is_terminal else SafeConsole(stderr=stderr, width=160)
+
+
+def headline(model: str, rest: str) -> Text:
+    """The first line of a report: the model in bold, and what else is known of it."""
+    return Text.assemble((printable(model), "bold"), f" · {printable(rest)}")
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -175,10 +183,10 @@ def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Ta
 
 def scan_tables(
     differences: pd.DataFrame, summary: pd.DataFrame, a: str, b: str
-) -> Iterable[Table | Text]:
+) -> Iterable[Table | str]:
     """What changed from one scan to another, over all models and for those that changed most."""
     table = new_table("")
-    table.title = Text(f"{b} compared with {a}, over models")
+    table.title = f"{b} compared with {a}, over models"
     for header in ("metric", "transform", "output"):
         table.add_column(header, no_wrap=True)
     for header in ("models", "lower", "higher", "median B ÷ A", "rank correlation"):
@@ -188,7 +196,7 @@ def scan_tables(
         counts = (str(row["models"]), str(row["lower"]), str(row["higher"]))
         table.add_row(*names, *counts, number(row["ratio"]), number(row["rank_correlation"]))
     yield table
-    yield Text("lower, higher: models whose paired 95 % interval excludes zero.")
+    yield "lower, higher: models whose paired 95 % interval excludes zero."
     measured = differences[differences["status"] == "measured"]
     lee = measured[measured["metric"] == "lee"]
     ratio = (lee["b"] / lee["a"]).where(lee["a"] > 0)
@@ -197,7 +205,7 @@ def scan_tables(
     if len(largest):
         yield _largest_table(largest)
     for row in differences[differences["metric"].isna()].to_dict("records"):
-        yield Text(f"{row['model']}: {row['status']}")
+        yield f"{row['model']}: {row['status']}"
 
 
 def _largest_table(rows: pd.DataFrame) -> Table:
@@ -210,5 +218,5 @@ def _largest_table(rows: pd.DataFrame) -> Table:
     for row in rows.to_dict("records"):
         difference = number(row["difference"]) + (" *" if row["significant"] else "")
         cells = (row["transform"], row["output"], number(row["a"]), number(row["b"]))
-        table.add_row(Text(row["model"]), *cells, difference, row["unit"])
+        table.add_row(row["model"], *cells, difference, row["unit"])
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +17,18 @@ from tqdm import tqdm
 
 from liederiv.analysis.trajectory import main_rows, plot_trajectory
 from liederiv.cli import options as o
+from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
+from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
+from liederiv.files import json_ready, write_atomically, write_json
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded, open_inputs
+from liederiv.model_zoo.measuring import measure_loaded, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
-from liederiv.results import SCHEMA_VERSION, json_ready, write_atomically, write_json
+from liederiv.results import SCHEMA_VERSION
+from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["track"]
 
@@ -68,20 +73,22 @@ def track(
     --images ./val --plot run1.png --json run1.json
     """
     o.refuse_amp(amp)
-    o.writable(json, csv, parquet, plot)
+    writable(json, csv, parquet, plot)
     o.check_endings(
         {"--json": (json, ".json"), "--csv": (csv, ".csv"), "--parquet": (parquet, ".parquet")}
     )
     if plot is not None and plot.suffix not in (".png", ".pdf", ".svg"):
-        raise LieDerivError(f"--plot={str(plot)!r} must end in .png, .pdf or .svg.")
+        raise LieDerivError(f"--plot={as_given(plot)!r} must end in .png, .pdf or .svg.")
     checkpoints, skipped = find_checkpoints(run_dir)
     # What is wrong with the request itself is said before any checkpoint is blamed for it.
     fresh = chosen.open(model, None, None)
     found = open_inputs(how, fresh)
     measure_loaded(fresh, chosen, replace(how, num_images=1))
+    alike = provenance_of(fresh, found)
     settings = {
         "model": model,
-        "images_fingerprint": getattr(found, "fingerprint", ""),
+        "images_fingerprint": alike.images_fingerprint,
+        "preprocessing": json_ready(alike.preprocessing),
         **_plain(chosen, how),
     }
     done = _Results(json, settings)
@@ -91,9 +98,12 @@ def track(
             rows = _scored(partial(_measure, model, checkpoint, chosen, how), checkpoint)
             done.add(checkpoint, rows)
     frame = done.frame(checkpoints)
-    _write(frame, csv, parquet, plot, f"{model}, {run_dir.name}")
-    if not quiet:
+    save = Saving()
+    save(json if done.unsaved else None, done.write)
+    _write(save, frame, csv, parquet, plot, f"{model}, {run_dir.name}")
+    if not quiet or save.lost:
         _print(frame, checkpoints, skipped)
+    save.finish()
     if not (frame["status"] == "measured").any():
         raise LieDerivError(
             f"none of the {len(checkpoints)} checkpoints in {str(run_dir)!r} could be scored "
@@ -141,23 +151,16 @@ class _Results:
     def __init__(self, path: Path | None, settings: dict[str, Any]) -> None:
         self.path, self.settings = path, settings
         self.runs: dict[str, dict[str, Any]] = {}
+        self.unsaved = False
         if path is None or not path.exists():
             return
-        try:
-            data = json_format.loads(path.read_text(encoding="utf-8"))
-            before, runs = data["settings"], data["checkpoints"]
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            raise LieDerivError(
-                f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
-                "another file."
-            ) from error
+        before, self.runs = _earlier(path)
         if before != settings:
-            differ = [k for k in settings if before.get(k) != settings[k]]
+            differ = [k for k in {**before, **settings} if before.get(k) != settings.get(k)]
             raise LieDerivError(
                 f"--json={str(path)!r} holds results of other settings ({', '.join(differ)}); name "
                 "another file, or use the same settings to continue it."
             )
-        self.runs = runs
 
     def has(self, checkpoint: RunCheckpoint) -> bool:
         """Whether this very file was scored before; failures are tried again."""
@@ -169,23 +172,68 @@ class _Results:
         )
 
     def add(self, checkpoint: RunCheckpoint, rows: Rows) -> None:
-        """Keep rows, and write the file."""
+        """Keep rows, and write the file; if that fails, the run goes on and tries at its end."""
         self.runs[checkpoint.name] = {"file": _identity(checkpoint.path), "rows": rows}
         if self.path is None:
             return
+        self.unsaved = True
+        with suppress(LieDerivError):
+            self.write(self.path)
+            self.unsaved = False
+
+    def write(self, path: Path) -> None:
+        """Write all rows."""
         data = {
             "schema_version": SCHEMA_VERSION,
             "settings": self.settings,
             "checkpoints": self.runs,
         }
-        write_json(self.path, data)
+        write_json(path, data)
 
     def frame(self, checkpoints: list[RunCheckpoint]) -> pd.DataFrame:
         """All rows of these checkpoints, in their order."""
         rows = [row for c in checkpoints for row in self.runs[c.name]["rows"]]
-        frame = pd.DataFrame(rows, columns=list(_COLUMNS))
+        frame = frame_of(rows, list(_COLUMNS))
         numbers = ["value", "ci_low", "ci_high", "floor"]
         return frame.astype(dict.fromkeys(numbers, float))
+
+
+def _earlier(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Settings and rows by checkpoint of an earlier run.
+
+    Raises:
+        LieDerivError: if the file holds anything else.
+    """
+    try:
+        if not path.is_file():
+            raise ValueError("no regular file")
+        data = json_format.loads(path.read_text(encoding="utf-8"))
+        before, runs = data["settings"], data["checkpoints"]
+        if not isinstance(before, dict) or not isinstance(runs, dict):
+            raise ValueError("no tables of names and values")
+        for run in runs.values():
+            _check_rows(run["rows"])
+            list(run["file"])
+    except Exception as error:  # a file that is not ours may be wrong in any way
+        raise LieDerivError(
+            f"--json={str(path)!r} exists and holds no results of `liederiv track`; name "
+            "another file."
+        ) from error
+    return before, runs
+
+
+def _check_rows(rows: Any) -> None:
+    """Raise ValueError for what `_scored` would not have written."""
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("no rows")
+    for row in rows:
+        numbers = [row[k] for k in ("value", "ci_low", "ci_high", "floor")]
+        texts = [row[k] for k in ("checkpoint", "axis", "metric", "status")]
+        if not all(isinstance(v, str) for v in texts) or not isinstance(row["position"], int):
+            raise ValueError("a row of another kind")
+        if not all(v is None or isinstance(v, int | float) for v in numbers):
+            raise ValueError("a row without numbers")
+        _ = [float(v) for v in numbers if v is not None]
 
 
 def _identity(path: Path) -> list[int]:
@@ -194,15 +242,18 @@ def _identity(path: Path) -> list[int]:
 
 
 def _write(
-    frame: pd.DataFrame, csv: Path | None, parquet: Path | None, plot: Path | None, title: str
+    save: Saving,
+    frame: pd.DataFrame,
+    csv: Path | None,
+    parquet: Path | None,
+    plot: Path | None,
+    title: str,
 ) -> None:
-    if csv is not None:
-        write_atomically(csv, lambda p: frame.to_csv(p, index=False))
-    if parquet is not None:
-        write_atomically(parquet, lambda p: frame.to_parquet(p, index=False))
+    save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
+    save(parquet, lambda path: write_atomically(path, lambda p: frame.to_parquet(p, index=False)))
     if plot is not None:
         figure = plot_trajectory(frame, axis=frame["axis"].iloc[0], title=title)
-        write_atomically(plot, lambda p: figure.savefig(p, dpi=150))
+        save(plot, lambda path: write_atomically(path, lambda p: figure.savefig(p, dpi=150)))
         plt.close(figure)
 
 
@@ -230,6 +281,4 @@ def _print(frame: pd.DataFrame, checkpoints: list[RunCheckpoint], skipped: list[
     out = console()
     out.print(table)
     if skipped:
-        out.print(
-            f"Note: without a step in the name, left out: {', '.join(skipped)}.", markup=False
-        )
+        out.print(f"Note: without a step in the name, left out: {', '.join(skipped)}.")

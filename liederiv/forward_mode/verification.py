@@ -29,6 +29,8 @@ class Verification:
         resolution: how well the difference itself is known, likewise relative.
         precision: of the differences, ``float64`` or ``float32``; empty without.
         rows: how many items were run alone and compared with their rows in the batch.
+        glances: at how many more items of the batch J v was compared with one step, which shows
+            whether much of it is missing there.
         unchecked: what was not checked, and why.
         passed_over: why engines in front of this one were not used, the first reason; else empty.
     """
@@ -39,6 +41,7 @@ class Verification:
     resolution: float | None = None
     precision: str = ""
     rows: int = 0
+    glances: int = 0
     unchecked: tuple[str, ...] = ()
     passed_over: str = ""
 
@@ -54,6 +57,8 @@ class Verification:
                 f"derivative within {self.derivative:.0e} of central differences in "
                 f"{self.precision} (known to {self.resolution:.0e})"
             )
+        if self.glances:
+            parts.append(f"looked at on {self.glances} more item{'s' * (self.glances > 1)}")
         if self.primal is not None:
             parts.append(f"output inside the engine within {self.primal:.0e}")
         if self.rows:

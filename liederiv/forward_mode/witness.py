@@ -31,7 +31,7 @@ from liederiv.forward_mode.calls import PlainFunction, noise_like, norm, within_
 from liederiv.forward_mode.differences import DifferenceQuotient, steps_for
 from liederiv.forward_mode.engines import RECOVERABLE
 
-__all__ = ["Finding", "Witness"]
+__all__ = ["PRIMAL_TOLERANCE", "Finding", "Witness"]
 
 PRIMAL_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Largest ‖f inside − f‖ / ‖f‖ that is taken for rounding without a further look."""
@@ -72,6 +72,12 @@ class Finding:
     unchecked: tuple[str, ...] = ()
     vacuous: bool = False
     precision: str = ""
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether something is wrong, and known to be: at a kink two slopes are right."""
+        known = self.resolution is None or self.resolution <= _RESOLVED
+        return bool(self.complaint) and known
 
 
 class Witness:
@@ -180,6 +186,8 @@ class Witness:
         if gap <= PRIMAL_TOLERANCE.get(self.dtype, 1e-4):
             return True
         moved = self.function.leaves(within_rounding(self.item, self._seed + 1))
+        # What the input's own rounding does, tenfold; where that is no longer small against the
+        # output, it would excuse anything.
         return gap <= 10 * self.primal_gap(moved) < 0.1
 
     def refuse_chance(self) -> None:
@@ -361,6 +369,8 @@ class Witness:
                     return Finding(unchecked=(why,), vacuous=True)
                 if not j.isfinite().all():
                     return Finding(_NOT_FINITE, None, error, resolution)
+                # At a kink either one-sided slope is right, half the jump from the central one;
+                # three quarters leave a margin.
                 if not error <= allowed + 0.75 * kink or resolution > _RESOLVED:
                     sided = kink > max(_RESOLVED, 4 * doubt / size)
                     return Finding(_differs(error, resolution, sided), None, error, resolution)

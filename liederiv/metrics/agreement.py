@@ -202,6 +202,7 @@ def _scores(f: Callable[[Any], Tensor], x: Any) -> Tensor:
 
 def _probabilities(f: Callable[[Any], Tensor], x: Any) -> Tensor:
     p = _scores(f, x).double()
+    # bfloat16's softmax over 1000 classes sums to 1 within 3e-3.
     if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-2:
         raise ModelError(
             "effective invariance needs class probabilities, but the outputs do not sum to 1; "

@@ -193,7 +193,7 @@ def _octagon_kernel(M: Tensor, x: Tensor, y: Tensor) -> Tensor:
     weight = (half[:, None] * torch.from_numpy(weights)).flatten()
     low, high = torch.full_like(ky, -torch.inf), torch.full_like(ky, torch.inf)
     for a, b in sides.tolist():
-        if abs(a) < 1e-12:  # no bound on k_x; |b k_y| ≤ ½ bounds k_y
+        if abs(a) < 1e-12:  # 0 but for rounding: no bound on k_x; |b k_y| ≤ ½ bounds k_y
             weight = weight * ((b * ky).abs() <= 0.5)
             continue
         ends = torch.stack([(-0.5 - b * ky) / a, (0.5 - b * ky) / a])
@@ -211,7 +211,7 @@ def _corners(sides: Tensor) -> Tensor:
     for i in range(len(sides)):
         for j in range(i):
             pair = torch.stack([sides[i], sides[j]])
-            if pair.det().abs() < 1e-12:
+            if pair.det().abs() < 1e-12:  # parallel but for rounding: they do not cross
                 continue
             for sign in (-0.5, 0.5):
                 ends = torch.tensor([0.5, sign], dtype=torch.float64)

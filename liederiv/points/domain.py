@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -114,6 +115,16 @@ class PointDomain(Domain):
             parts = [canonical_bytes(v.detach().cpu()[rows]) for v in (x.pos, *fields)]
             parts += [canonical_bytes(v[b]) for _, v in sorted(x.graph.items())]
             yield b"".join(parts)
+
+    def fields(self, x: PointCloud) -> Iterator[tuple[str, Tensor]]:
+        """See `Domain.fields`: points in their order, and edges too."""
+        for b in range(len(x)):
+            one = x[b : b + 1]
+            for field in fields(one):
+                value = getattr(one, field.name)
+                for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(part, Tensor):
+                        yield f"{field.name}.{name}", part
 
     def comparisons(
         self,

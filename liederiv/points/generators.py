@@ -21,7 +21,7 @@ from torch import Tensor
 from liederiv.errors import LieDerivError
 from liederiv.generators import Catalogue, Generator, siblings
 
-__all__ = ["POINTS", "PointGenerator"]
+__all__ = ["POINTS", "PointGenerator", "check_generators"]
 
 
 @dataclass(frozen=True)

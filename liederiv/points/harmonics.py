@@ -51,7 +51,7 @@ class FiberGrid:
             )
         grid = points.detach().double().cpu()
         length = grid.norm(dim=1)
-        if not ((length - 1).abs() < 1e-4).all():
+        if not ((length - 1).abs() < 1e-4).all():  # rounded lengths are divided out below
             raise UnknownLayoutError(
                 f"fiber grid has vectors of length {float(length.min()):.3g} to "
                 f"{float(length.max()):.3g}; give unit vectors."
@@ -81,6 +81,7 @@ class FiberGrid:
         A = linear.double().cpu()
         symmetric = (A + A.mT) / 2
         trace = symmetric.diagonal(dim1=1, dim2=2).mean(1)
+        # Entries of generators are of order 1 in float64: 1e-12 is rounding.
         if (symmetric - trace[:, None, None] * torch.eye(self.dim)).abs().max() > 1e-12:
             raise UnknownLayoutError(
                 "a fiber does not say how shears or stretches act; measure translation, rotation "

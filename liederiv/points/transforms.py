@@ -27,7 +27,7 @@ from liederiv.points.representations import (
     Vectors,
 )
 
-__all__ = ["PointTransform", "random_rotations", "seeded_rotations"]
+__all__ = ["PointTransform", "random_rotations", "rms_radius", "seeded_rotations"]
 
 
 class PointTransform:

@@ -28,11 +28,21 @@ from tqdm import tqdm
 from liederiv.domains import domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError
+from liederiv.files import json_ready, write_atomically
 from liederiv.measurement import measure
-from liederiv.results import json_ready, write_atomically
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
-__all__ = ["METHODS", "NETWORKS", "Digits", "evaluate", "load_digits", "table", "train"]
+__all__ = [
+    "AMPLITUDES",
+    "METHODS",
+    "NETWORKS",
+    "Digits",
+    "evaluate",
+    "load_digits",
+    "move",
+    "table",
+    "train",
+]
 
 TRANSFORMS = "translation,rotation"
 AMPLITUDES = {"translation": 2.0, "rotation": 0.5}

@@ -65,7 +65,7 @@ def repulsion_sphere(count: int, steps: int = 500) -> Tensor:
         [count, 3], float64.
     """
     points = fibonacci_sphere(count)
-    step = 0.1 / count
+    step = 0.1 / count  # of the point that is pushed hardest; shorter where the energy would rise
     other = ~torch.eye(count, dtype=torch.bool)
     energy = _energy(points, other)
     for _ in range(steps):

@@ -19,7 +19,7 @@ from liederiv.points import PointCloud, Scalars, Vectors
 from .config import RapidashConfig
 from .network import Rapidash
 
-__all__ = ["RapidashInputs", "RapidashOnClouds"]
+__all__ = ["FIXED", "RapidashInputs", "RapidashOnClouds"]
 
 # In the order in which the authors' code joins them, with the vectors that each consists of.
 GEOMETRIC = {"coords": 1, "velocity": 1, "normals": 1, "pose": 3}

@@ -11,6 +11,7 @@ from liederiv.model_zoo.scan.scanning import Limits
 
 __all__ = ["choose_engine", "parse_count"]
 
+_LEAST_MEMORY, _MOST_MEMORY = 2**26, 2**60  # beyond those of the process; what the system counts
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}
 
 
@@ -48,6 +49,10 @@ def choose_engine(
             raise LieDerivError(f"{option}={value} must be 1 or more.")
     if timeout is not None and not timeout > 0:
         raise LieDerivError(f"--timeout={timeout:g} must be a positive number of seconds.")
+    if memory is not None and not _LEAST_MEMORY <= memory < _MOST_MEMORY:
+        raise LieDerivError(
+            f"--memory={memory} bytes leaves no model room, or is no size; ask for 64MB or more."
+        )
     share = (1.0 if device == "cuda" else 0.0) if gpus_per_task is None else gpus_per_task
     if share < 0 or (share > 1 and share != int(share)):
         raise LieDerivError(f"--gpus-per-task={share:g} must be a fraction or a whole number.")

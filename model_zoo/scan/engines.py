@@ -13,7 +13,7 @@ import torch
 from liederiv.model_zoo.scan.isolation import Worker
 from liederiv.model_zoo.scan.tasks import Delivery, Task
 
-__all__ = ["Engine", "LocalEngine", "gpu_slots"]
+__all__ = ["Engine", "Event", "LocalEngine", "gpu_slots"]
 
 Event = tuple[Task, Delivery | None]
 

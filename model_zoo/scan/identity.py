@@ -15,6 +15,7 @@ from typing import Any
 import timm
 
 from liederiv.errors import ModelError
+from liederiv.foreign import at_home
 from liederiv.model_zoo.point_models import is_point_model, shipped_weights
 from liederiv.model_zoo.recipes import local_weights
 from liederiv.model_zoo.sample_weights import describe_sample_weights, has_sample_weights
@@ -36,7 +37,7 @@ def weights_identity(name: str, pretrained: bool) -> dict[str, Any]:
     if is_factory_name(name):
         return {"source": _source_of(name.partition(":")[0])}
     if name.startswith("local-dir:"):
-        return {"folder": _folder(Path(name.partition(":")[2]).expanduser(), pretrained)}
+        return {"folder": _folder(at_home(name.partition(":")[2]), pretrained)}
     if is_point_model(name):
         return {"weights": shipped_weights(name) if pretrained else None}
     arch = name.partition(".")[0]

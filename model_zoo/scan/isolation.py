@@ -9,20 +9,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from liederiv.model_zoo.scan.tasks import Begun, Delivery, Described, Failure, Task
+from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
+from liederiv.model_zoo.scan.tasks import (
+    INTERRUPTED,
+    Begun,
+    Delivery,
+    Described,
+    Failure,
+    Task,
+)
 from liederiv.model_zoo.scan.worker import STACK_SIGNAL, work
 
 __all__ = ["Worker", "run_isolated"]
 
-_LOG_BYTES = 2**18
+_LOG_BYTES = 2**18  # of the end of what a model printed: what is kept of it
+_LOG_LIMIT = 2**26  # what a model prints without end must not fill the disk
 _START_SECONDS = 300.0  # a process may take to import everything on a busy machine
+# A process that hangs may write its stack, and one that is done may tidy up, before it is killed.
 _STACK_SECONDS, _END_SECONDS = 0.5, 10.0
+# Sent by people and batch systems to whole groups or jobs; SIGIO by the kernel when the scan is
+# gone. A model that sends them to itself cannot be told from these.
+_FROM_OUTSIDE = ("SIGTERM", "SIGHUP", "SIGINT", "SIGXCPU", "SIGUSR2", "SIGIO")
+_SERVER_LOST = 255  # multiprocessing's word for a process whose server of forks has died
 
 
 class Worker:
@@ -43,15 +58,38 @@ class Worker:
         self.ended = False
         self._about: dict[str, Any] = {}
         self._current: str | None = None
-        handle, self._log = tempfile.mkstemp(prefix="liederiv-scan-", suffix=".log")
-        os.close(handle)
-        context = _context()
-        self._connection, theirs = context.Pipe(duplex=False)
-        self._process = context.Process(target=work, args=(task, theirs, self._log))
-        with _without_main_module():
-            self._process.start()
-        theirs.close()
+        self._begun = False
+        self._earlier = b""
+        try:
+            handle, self._log = tempfile.mkstemp(prefix="liederiv-scan-", suffix=".log")
+            os.close(handle)
+            self._start()
+        except (OSError, EOFError) as error:
+            raise LieDerivError(
+                f"no process can be started for {printable(task.name)} "
+                f"({printable(error) or type(error).__name__}); check memory, processes and space "
+                "in the folder for temporary files, then run the same command to go on."
+            ) from error
         self._deadline = self._next_deadline() + _START_SECONDS
+
+    def _start(self) -> None:
+        """Start the process; once more where the server that forks has just died."""
+        context = _context()
+        for last in (False, True):
+            self._connection, theirs = context.Pipe(duplex=False)
+            self._process = context.Process(target=work, args=(self.task, theirs, self._log))
+            try:
+                with _without_main_module():
+                    self._process.start()
+            except (OSError, EOFError):
+                self._connection.close()
+                if last:
+                    Path(self._log).unlink(missing_ok=True)
+                    raise
+            else:
+                return
+            finally:
+                theirs.close()
 
     @property
     def waitables(self) -> list[Any]:
@@ -71,8 +109,9 @@ class Worker:
             dead = self._process.exitcode is not None  # asked first: messages may still wait
             while self.pending and self._connection.poll():
                 out += self._receive(self._connection.recv())
-        except (EOFError, OSError):
+        except Exception:  # the end of the pipe, or a model that writes into it
             dead = True
+        self._bound_log()
         if self.pending and dead:
             out += self._ended()
         elif not self.seconds_left:
@@ -84,14 +123,17 @@ class Worker:
     def kill(self) -> None:
         """End the process and what it has started, at once."""
         process = self._process
-        if process.pid is not None and process.is_alive():
+        # Also where it has ended: what it has started may stay, and would hold on to memory, GPUs
+        # and the scan's own streams. Where its server is lost, nobody can say whether it lives.
+        if process.pid is not None:
             try:
                 os.killpg(process.pid, signal.SIGKILL)
             except (AttributeError, ProcessLookupError, PermissionError):
                 process.kill()  # before it had a group, or on a system without
         process.join()
         self._connection.close()
-        Path(self._log).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(self._log).unlink(missing_ok=True)
         self.pending.clear()
         self.ended = True
 
@@ -100,6 +142,7 @@ class Worker:
             self._about.update(message.about)
             return []
         if isinstance(message, Begun):
+            self._begun = True
             self._current = message.measurement or None
             self._deadline = self._next_deadline()
             return []
@@ -116,11 +159,17 @@ class Worker:
         self._process.join(_END_SECONDS)
         code = self._process.exitcode
         outcome, reason = "crashed", f"the process ended by itself with exit code {code}"
-        if code is None:
+        if not self._begun:  # nothing of the model has run
+            how = _signal_name(-code) if code is not None and code < 0 else f"exit code {code}"
+            outcome, reason = INTERRUPTED, f"the process ended before it had begun ({how})"
+        elif code is None:
             reason = "the process closed its connection"
         elif code == -signal.SIGKILL:
             outcome = "killed"
             reason = "killed by the system (SIGKILL), most likely for want of memory"
+        elif code == _SERVER_LOST or -code in _outside():
+            by = "its server died, or it ended itself with 255" if code > 0 else _signal_name(-code)
+            outcome, reason = INTERRUPTED, f"ended from outside ({by})"
         elif code < 0:
             reason = f"the process crashed ({_signal_name(-code)})"
         return self._give_up(outcome, reason)
@@ -146,9 +195,21 @@ class Worker:
         return Failure(measurement, outcome, reason, dict(self._about), self._read_log())
 
     def _read_log(self) -> str:
-        with open(self._log, "rb") as file:
-            file.seek(max(0, os.path.getsize(self._log) - _LOG_BYTES))
-            return file.read().decode(errors="replace")
+        """The end of what was printed; nothing where somebody has tidied up the folder."""
+        try:
+            with open(self._log, "rb") as file:
+                file.seek(max(0, os.path.getsize(self._log) - _LOG_BYTES))
+                end = file.read()
+        except OSError:
+            end = b""
+        return (self._earlier + end)[-_LOG_BYTES:].decode(errors="replace")
+
+    def _bound_log(self) -> None:
+        """Keep the end of a log that grows without end; the process appends, so it may be cut."""
+        with suppress(OSError):
+            if os.path.getsize(self._log) > _LOG_LIMIT:
+                self._earlier = self._read_log().encode()
+                os.truncate(self._log, 0)
 
     def _next_deadline(self) -> float:
         limit = self.task.timeout
@@ -188,6 +249,10 @@ def _without_main_module() -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = main
+
+
+def _outside() -> set[int]:
+    return {int(n) for name in _FROM_OUTSIDE if (n := getattr(signal, name, None)) is not None}
 
 
 def _signal_name(number: int) -> str:

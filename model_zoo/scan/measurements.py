@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -30,6 +30,7 @@ from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.random_weights import calibrate
 from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
+from liederiv.model_zoo.store_schema import columns_of_provenance
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.results import Provenance
 
@@ -98,7 +99,7 @@ class LoadedTask:
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         provenance, frame = makers[name]()
         about = {
-            **_fields(provenance),
+            **columns_of_provenance(provenance),
             "batch_size": self.task.batch_size,
             "seconds": time.perf_counter() - clock,
             "started": started,
@@ -200,17 +201,3 @@ def peak_memory() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) if sys.platform == "darwin" else int(peak) * 1024
-
-
-def _fields(p: Provenance) -> Mapping[str, Any]:
-    names = [
-        *("weights", "weights_fingerprint", "images", "images_fingerprint", "num_images"),
-        *("scheme", "dtype", "device", "seed", "engine", "verification"),
-        "representation",
-    ]
-    versions = ("liederiv", "torch", "timm", "numpy", "python")
-    return {
-        **{name: getattr(p, name) for name in names},
-        **{f"version_{name}": p.versions.get(name, "") for name in versions},
-        "warnings": "\n".join(p.warnings),
-    }

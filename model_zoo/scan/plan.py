@@ -9,6 +9,7 @@ from typing import Literal
 from liederiv.model_zoo.scan.identity import weights_identity
 from liederiv.model_zoo.scan.selection import Candidate
 from liederiv.model_zoo.scan.settings import ScanSettings
+from liederiv.model_zoo.scan.tasks import INTERRUPTED
 from liederiv.model_zoo.store import Store
 
 __all__ = ["Job", "make_plan"]
@@ -70,7 +71,8 @@ def make_plan(
         for m in settings.measurements:
             key = job.keys[m] = settings.key(m, candidate.name, weights)
             outcome = None if store is None else store.outcome(m, candidate.name, key)
-            if outcome is None or (outcome != "measured" and retry_failed):
+            again = outcome == INTERRUPTED or (outcome != "measured" and retry_failed)
+            if outcome is None or again:
                 job.states[m] = "to do"
                 stamp = None if store is None else store.modified(m, candidate.name, key)
                 if stamp is not None:

@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from typing import TextIO
 
 from tqdm import tqdm
 
+from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line, printable
 from liederiv.model_zoo.scan.selection import Candidate
 
 __all__ = ["Reporter"]
+
+
+@contextmanager
+def _heard(stream: TextIO) -> Iterator[None]:
+    """A scan ends where its words no longer arrive; what it has stored stays.
+
+    The command line's own streams raise nothing and have a `failure` instead.
+    """
+    try:
+        yield
+        failure = getattr(stream, "failure", None)
+        if isinstance(failure, OSError):
+            raise failure
+    except OSError as error:
+        raise LieDerivError(
+            f"nobody takes what the scan prints ({printable(error)}); what is measured is stored: "
+            "run the same command to go on, with its output to a file."
+        ) from error
 
 
 class Reporter:
@@ -67,17 +88,20 @@ class Reporter:
         self._refresh()
 
     def note(self, text: str) -> None:
-        """Print a line."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
-            return
-        stamp = datetime.now(timezone.utc).strftime("%H:%M:%SZ ") if self._plain else ""
-        print(stamp + text, file=self._stream, flush=True)
+        """Print a line, which may hold a model's own words."""
+        text = printable(text)
+        with _heard(self._stream):
+            if self._bar is not None:
+                self._bar.write(text, file=self._stream)
+                return
+            stamp = datetime.now(timezone.utc).strftime("%H:%M:%SZ ") if self._plain else ""
+            print(stamp + text, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):  # where nobody listens, there is no bar to take away
+                self._bar.close()
             self._bar = None
 
     def _one_more(self, name: str) -> None:
@@ -85,11 +109,15 @@ class Reporter:
             self._names.remove(name)
         self._done += 1
         if self._bar is not None:
-            self._bar.update()
+            with _heard(self._stream):
+                self._bar.update()
         self._refresh()
 
     def _refresh(self) -> None:
-        if self._bar is not None:
+        if self._bar is None:
+            return
+        with _heard(self._stream):
             more = f" + {len(self._names) - 1}" if len(self._names) > 1 else ""
-            self._bar.set_description((self._names[0] if self._names else "scanning") + more)
+            name = one_line(self._names[0]) if self._names else "scanning"
+            self._bar.set_description(name + more)
             self._bar.set_postfix_str(f"{self._failed} failed")

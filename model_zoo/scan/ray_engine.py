@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line, printable
 from liederiv.model_zoo.scan.engines import Event
 from liederiv.model_zoo.scan.isolation import run_isolated
-from liederiv.model_zoo.scan.tasks import Delivery, Failure, Task
+from liederiv.model_zoo.scan.tasks import INTERRUPTED, Delivery, Failure, Task
 from liederiv.model_zoo.scan.weights import fetched_weights
 
 __all__ = ["RayEngine"]
 
 _PROBE_SECONDS = 10.0
-_MAX_RESTARTS = 3  # of one task whose node or Ray worker dies
 
 
 class RayEngine:
@@ -53,7 +53,8 @@ class RayEngine:
         if self._own:
             self._connect(address)
         resources = self._ray.cluster_resources()
-        self.slots = workers or _fitting(resources, threads, gpus_per_task)
+        fitting = _fitting(resources, threads, gpus_per_task, memory)
+        self.slots = workers or fitting
         options: dict[str, Any] = {"num_cpus": threads, "max_retries": 0}
         if gpus_per_task:
             options["num_gpus"] = gpus_per_task
@@ -61,7 +62,6 @@ class RayEngine:
             options["memory"] = memory
         self._remote = self._ray.remote(**options)(_run_on_worker)
         self._running: dict[Any, Task] = {}
-        self._restarts: dict[int, int] = {}
 
     def submit(self, task: Task) -> None:
         """Hand a task to the cluster."""
@@ -71,7 +71,13 @@ class RayEngine:
         """See `Engine`."""
         if not self._running:
             return []
-        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        try:
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        except Exception as error:  # whatever Ray's client raises where the cluster is gone
+            raise LieDerivError(
+                f"the Ray cluster is gone ({_line(error)}); what is measured is stored: start it "
+                "again and run the same command to go on."
+            ) from error
         out: list[Event] = []
         for reference in ready:
             out += self._collect(reference)
@@ -92,16 +98,10 @@ class RayEngine:
             deliveries = self._ray.get(reference)
         except errors.OutOfMemoryError as error:
             return self._lost(task, "killed", f"killed by Ray for want of memory: {_line(error)}")
-        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
-            count = self._restarts.get(task.number, 0) + 1
-            self._restarts[task.number] = count
-            if count > _MAX_RESTARTS:
-                reason = f"its node or Ray worker died {count} times: {_line(error)}"
-                return self._lost(task, "crashed", reason)
-            self.submit(task)  # what happened to the worker is not the model's fault
-            return []
         except errors.RayError as error:
-            return self._lost(task, "failed", f"Ray: {_line(error)}")
+            # Its node, its worker or our code there: not the model, which has its own process. The
+            # scan counts how often it starts this again.
+            return self._lost(task, INTERRUPTED, f"Ray: {_line(error)}")
         return [*((task, delivery) for delivery in deliveries), (task, None)]
 
     def _lost(self, task: Task, outcome: str, reason: str) -> list[Event]:
@@ -135,7 +135,8 @@ def _run_on_worker(task: Task) -> list[Delivery]:
         return run_isolated(task)
     with fetched_weights(task.name, task.weights) as fetched:
         if fetched.status == "failed":
-            return [Failure(m, "failed", fetched.reason) for m in task.measurements]
+            outcome = INTERRUPTED if fetched.disk_full else "failed"
+            return [Failure(m, outcome, fetched.reason) for m in task.measurements]
         offline = task.weights.offline or fetched.status != "not needed"
         return run_isolated(replace(task, offline=offline))
 
@@ -152,8 +153,15 @@ def _import_ray() -> Any:
     return ray
 
 
-def _fitting(resources: dict[str, float], threads: int, gpus_per_task: float) -> int:
+def _fitting(
+    resources: dict[str, float], threads: int, gpus_per_task: float, memory: int | None
+) -> int:
     """How many tasks the cluster can hold at once."""
+    if memory is not None and memory > resources.get("memory", float("inf")):
+        raise LieDerivError(
+            f"--memory={memory} bytes is more than the Ray cluster has ({resources['memory']:.0f}),"
+            " so its tasks would wait for ever; ask for less."
+        )
     counts = [resources.get("CPU", 1.0) / threads]
     if gpus_per_task:
         counts.append(resources.get("GPU", 0.0) / gpus_per_task)
@@ -167,4 +175,5 @@ def _fitting(resources: dict[str, float], threads: int, gpus_per_task: float) ->
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300].rstrip(".")
+    lines = printable(error).strip().splitlines() or [type(error).__name__]
+    return one_line(lines[0])[:300].rstrip(".")

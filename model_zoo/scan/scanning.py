@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,15 +25,24 @@ from liederiv.model_zoo.scan.plan import Job
 from liederiv.model_zoo.scan.progress import Reporter
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.stopping import Stop
-from liederiv.model_zoo.scan.tasks import OUT_OF_MEMORY, Delivery, Failure, Result, Task
+from liederiv.model_zoo.scan.tasks import (
+    INTERRUPTED,
+    OUT_OF_MEMORY,
+    Delivery,
+    Failure,
+    Result,
+    Task,
+)
 from liederiv.model_zoo.scan.weights import WeightsPolicy
-from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.store_schema import Origin
+from liederiv.model_zoo.store import Store, TableError
+from liederiv.model_zoo.store_schema import Origin, versions_of
 from liederiv.results import Provenance
 
 __all__ = ["Limits", "Scan", "Summary"]
 
+# Wait so long for news at most, so that a stop by the user is seen; and so long for weights only.
 _POLL_SECONDS, _SHORT_SECONDS = 0.3, 0.02
+_MOST_STARTS = 3  # of a process that ends without a word, or is ended from outside
 
 
 @dataclass(frozen=True)
@@ -78,6 +87,8 @@ class _InFlight:
     fetching: Task | None = None
     retry: list[Failure] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
+    interruptions: Counter[str] = field(default_factory=Counter)
+    fruitless: int = 0
     started: float = field(default_factory=time.monotonic)
 
 
@@ -111,6 +122,7 @@ class Scan:
         self._waiting = deque(job for job in jobs if job.to_do)
         self._flying: dict[int, _InFlight] = {}
         self._measured = self._failed = 0
+        self._told = False
         self._sources = (os.getcwd(), tuple(sys.path))
         self._weights = weights if settings.pretrained else None
         self._fetcher: Prefetcher | None = None
@@ -129,6 +141,7 @@ class Scan:
         try:
             while not self._stop.now:
                 if self._stop.asked:
+                    self._say_once_that_it_stops()
                     self._give_up_fetching()
                 else:
                     self._fill()
@@ -151,6 +164,12 @@ class Scan:
         left = [*self._waiting, *(f.job for f in self._flying.values())]
         count = sum(len(job.still_to_do(self._store)) for job in left)
         return Summary(self._measured, self._failed, count, time.monotonic() - start)
+
+    def _say_once_that_it_stops(self) -> None:
+        """Not said by the signal's handler, which may run in the middle of another line."""
+        if self._stop.signal and not self._told:
+            self._reporter.note("stopping after the models in flight; Ctrl-C again stops at once")
+        self._told = True
 
     def _fill(self) -> None:
         """Start models while there are slots; those that another scan has claimed come last."""
@@ -197,8 +216,9 @@ class Scan:
                 offline = self._weights.offline or fetched.status != "not needed"
                 self._engine.submit(replace(task, offline=offline))
                 continue
+            outcome = INTERRUPTED if fetched.disk_full else "failed"
             for measurement in task.measurements:
-                self._keep_failure(flight, Failure(measurement, "failed", fetched.reason), task)
+                self._keep_failure(flight, Failure(measurement, outcome, fetched.reason), task)
             self._over(task, flight)
 
     def _give_up_fetching(self) -> None:
@@ -230,16 +250,35 @@ class Scan:
         if delivery is None:
             self._over(task, flight)
         elif isinstance(delivery, Result):
-            self._keep(flight, delivery)
+            self._keep(flight, delivery, task)
         elif delivery.outcome in OUT_OF_MEMORY and task.smaller((delivery.measurement,)):
             flight.retry.append(delivery)
-        elif self._stop.asked and delivery.outcome == "crashed" and not delivery.about:
-            pass  # Ctrl-C may reach a process before it has a group of its own
+        elif self._stop.asked and delivery.outcome in (INTERRUPTED, "crashed", "killed"):
+            pass  # whoever stops the scan may have ended its processes too
+        elif delivery.outcome == INTERRUPTED and not self._too_often(flight, delivery):
+            pass  # nothing the model has done: `_over` starts it again
         else:
             self._keep_failure(flight, delivery, task)
 
+    def _too_often(self, flight: _InFlight, failure: Failure) -> bool:
+        """Count an interruption; whether it was the last that is made good."""
+        flight.interruptions[failure.measurement] += 1
+        return flight.interruptions[failure.measurement] >= _MOST_STARTS
+
+    def _give_up_on_silence(self, task: Task, flight: _InFlight) -> None:
+        """Bound how often a process is started that says nothing before it ends."""
+        silent = set(task.measurements) == flight.pending and not flight.retry
+        flight.fruitless = flight.fruitless + 1 if silent else 0
+        if self._stop.asked or flight.fruitless < _MOST_STARTS:
+            return
+        reason = f"its process ended {flight.fruitless} times without a result"
+        for measurement in task.measurements:
+            outcome = INTERRUPTED if flight.interruptions[measurement] else "crashed"
+            self._keep_failure(flight, Failure(measurement, outcome, reason), task)
+
     def _over(self, task: Task, flight: _InFlight) -> None:
         """A process is gone: try again in less memory, go on behind a failure, or be done."""
+        self._give_up_on_silence(task, flight)
         rest = tuple(m for m in task.measurements if m in flight.pending)
         again = task.smaller(rest) if flight.retry else replace(task, measurements=rest)
         if rest and again is not None and not self._stop.asked:
@@ -260,9 +299,13 @@ class Scan:
         seconds = time.monotonic() - flight.started
         self._reporter.finish(flight.job.candidate, flight.outcomes, seconds)
 
-    def _keep(self, flight: _InFlight, result: Result) -> None:
-        origin = self._origin(flight.job, result.measurement, "measured", result.about)
-        self._store.write(origin, result.frame)
+    def _keep(self, flight: _InFlight, result: Result, task: Task) -> None:
+        try:
+            origin = self._origin(flight.job, result.measurement, "measured", result.about)
+            self._store.write(origin, result.frame)
+        except TableError as error:  # of this model: the others may well be stored
+            self._keep_failure(flight, Failure(result.measurement, "failed", str(error)), task)
+            return
         flight.pending.discard(result.measurement)
         flight.outcomes[result.measurement] = "measured"
         self._measured += 1
@@ -287,15 +330,14 @@ class Scan:
     def _origin(self, job: Job, measurement: str, outcome: str, about: Any) -> Origin:
         settings, name = self._settings, job.candidate.name
         arch, tag = split_model_name_tag(name) if ":" not in name else (name, "")
-        versions = {f"version_{k}": v for k, v in Provenance().versions.items()}
         known = {
+            **versions_of(Provenance()),
             "parameters": job.candidate.parameters,
             "images": settings.images,
             "scheme": settings.scheme,
             "dtype": settings.dtype,
             "device": settings.device,
             "seed": settings.seed,
-            **versions,
             **about,
         }
         return Origin(

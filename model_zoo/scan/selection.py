@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import timm
 from timm.models import split_model_name_tag
 
 from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign import shortened
 from liederiv.model_zoo.loading import list_models
 from liederiv.model_zoo.names import resolve_name
 from liederiv.model_zoo.parameters import parameter_count
@@ -123,13 +125,15 @@ def shard(
         names = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_COUNT")
         if names[0] not in environment or names[2] not in environment:
             return tuple(candidates)
-        index, low, count = (int(environment.get(n, 0)) for n in names)
-        step = int(environment.get("SLURM_ARRAY_TASK_STEP", 1))
+        index, low, count = (_whole(environment, n, "0") for n in names)
+        step = max(1, _whole(environment, "SLURM_ARRAY_TASK_STEP", "1"))
         first, where = (index - low) // step, f"Slurm's array task {index}"
     else:
         before, sign, after = text.partition("/")
-        if not (sign and before.isdecimal() and after.isdecimal()):
-            raise LieDerivError(f"--shard={text!r} must have the form i/n, e.g. 1/8.")
+        if not (sign and before.isdecimal() and after.isdecimal() and len(text) < 20):
+            raise LieDerivError(
+                f"--shard={shortened(text, 40)!r} must have the form i/n, e.g. 1/8."
+            )
         first, count, where = int(before) - 1, int(after), f"--shard={text}"
     if not 0 <= first < count:
         raise LieDerivError(
@@ -137,6 +141,17 @@ def shard(
             "tasks without gaps, or name one with --shard i/n."
         )
     return tuple(candidates[first::count])
+
+
+def _whole(environment: Mapping[str, str], name: str, default: str) -> int:
+    """A variable of Slurm's as a number."""
+    text = environment.get(name, default)
+    if not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
+        raise LieDerivError(
+            f"{name}={shortened(text, 40)!r} of the environment is no whole number; unset it, or "
+            "name a part with --shard i/n."
+        )
+    return int(text)
 
 
 def _expand(text: str, pretrained: bool) -> list[str]:

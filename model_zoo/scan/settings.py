@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,14 +11,14 @@ from typing import Any
 from liederiv._version import __version__
 from liederiv.derivatives import get_scheme
 from liederiv.errors import LieDerivError
-from liederiv.generators import resolve_generators
+from liederiv.measurement import OUTPUT_TYPES
 from liederiv.metrics.registry import resolve_metrics
 from liederiv.metrics.sampled import check_sampling
 from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store_schema import MEASUREMENTS
-from liederiv.points import POINTS
+from liederiv.row_names import row_names
 
 __all__ = ["ScanSettings"]
 
@@ -91,7 +90,8 @@ class ScanSettings(MeasureRequest):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise LieDerivError(f"--{name.replace('_', '-')}={value} must be 1 or more.")
-        _check_transforms(self.transforms, self.unit)
+        row_names(self.transforms, self.unit)  # type: ignore[arg-type]
+        self._check_output_type()
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
         check_sampling(self.dynamic_range, self.margin)
@@ -99,6 +99,24 @@ class ScanSettings(MeasureRequest):
         options = self.model_options()
         options.check()
         _ = options.torch_dtype
+        if self.device != "auto":
+            _ = options.named_device
+        options.check_preprocessing()
+
+    def _check_output_type(self) -> None:
+        kinds = self.output_type.split(",")
+        unknown = [kind for kind in kinds if kind not in OUTPUT_TYPES]
+        if unknown:
+            raise LieDerivError(
+                f"--output-type={self.output_type!r}: {unknown[0]!r} is unknown; choose from "
+                f"{', '.join(OUTPUT_TYPES)}."
+            )
+        alone = "features" in kinds or self.measurements != ("score",)
+        if alone and len(kinds) > 1:
+            raise LieDerivError(
+                f"--output-type={self.output_type!r}: features, layers and aliasing are measured "
+                "on one output at a time; name one."
+            )
 
     def with_images(self) -> ScanSettings:
         """The same with the images' fingerprint, for which they are read once.
@@ -157,15 +175,3 @@ class ScanSettings(MeasureRequest):
         content = [measurement, model, dict(weights), self.of(measurement), __version__]
         text = json.dumps(content, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_transforms(text: str, unit: str) -> None:
-    """Raise `LieDerivError` unless images, or point clouds, have all of these transforms."""
-    try:
-        resolve_generators(text, unit=unit)  # type: ignore[arg-type]
-    except LieDerivError:
-        for catalogue in POINTS.values():
-            with contextlib.suppress(LieDerivError):
-                resolve_generators(text, catalogue=catalogue)
-                return
-        raise

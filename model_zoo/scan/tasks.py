@@ -11,9 +11,20 @@ import pandas as pd
 from liederiv.model_zoo.scan.settings import ScanSettings
 from liederiv.model_zoo.scan.weights import WeightsPolicy
 
-__all__ = ["Begun", "Delivery", "Described", "Failure", "Result", "Task"]
+__all__ = [
+    "INTERRUPTED",
+    "OUT_OF_MEMORY",
+    "Begun",
+    "Delivery",
+    "Described",
+    "Failure",
+    "Result",
+    "Task",
+]
 
 OUT_OF_MEMORY = ("out of memory", "killed")
+INTERRUPTED = "interrupted"
+"""The outcome of a measurement that something outside has ended: a resumed scan makes it again."""
 _DEFAULT_BATCH = {"cpu": 4}
 _DEFAULT_BATCH_ELSEWHERE = 32
 

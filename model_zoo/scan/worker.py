@@ -22,15 +22,16 @@ from multiprocessing.connection import Connection
 import torch
 from tqdm import tqdm
 
+from liederiv.foreign import one_line
+from liederiv.foreign_code import is_about_memory
+from liederiv.model_zoo.disk import causes, disk_is_full
 from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
-from liederiv.model_zoo.scan.tasks import Begun, Described, Failure, Result, Task
+from liederiv.model_zoo.scan.tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
 
 __all__ = ["STACK_SIGNAL", "work"]
 
 STACK_SIGNAL = getattr(signal, "SIGUSR1", None)
 """Makes a worker write down where it is."""
-
-_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def work(task: Task, connection: Connection, log: str) -> None:
@@ -52,15 +53,13 @@ def work(task: Task, connection: Connection, log: str) -> None:
             connection.send(Begun(current))
             try:
                 origin, frame = loaded.measure(current)
-            except Exception as error:
+            except BaseException as error:  # a model may raise anything, SystemExit too
                 connection.send(_failure(current, error))
                 del error
                 gc.collect()
             else:
                 connection.send(Result(current, {**about, **origin}, frame))
-    except KeyboardInterrupt:
-        os._exit(130)
-    except BaseException as error:  # a model may raise anything, SystemExit too
+    except BaseException as error:  # KeyboardInterrupt is the model's: signals do not reach here
         for measurement in task.measurements if not current else (current,):
             connection.send(_failure(measurement, error))
     finally:
@@ -119,29 +118,27 @@ def _limit_memory(limit: int) -> None:
     except ImportError:  # Windows
         return
     # Not the address space: CUDA and memory maps reserve much that they never use.
-    already = peak_memory() or 0
-    resource.setrlimit(resource.RLIMIT_DATA, (limit + already, limit + already))
+    wanted = limit + (peak_memory() or 0)
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)  # a stricter limit of the system's holds
+    least = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (least, least))
 
 
 def _failure(measurement: str, error: BaseException) -> Failure:
-    traceback.print_exception(error)
-    sys.stderr.flush()
-    outcome = "out of memory" if _is_out_of_memory(error) else "failed"
-    return Failure(measurement, outcome, _one_line(error))
+    with suppress(Exception):  # where a model has closed the streams, or its error cannot be shown
+        traceback.print_exception(error)
+        sys.stderr.flush()
+    return Failure(measurement, _outcome(error), _one_line(error))
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this error or one that it comes from is about memory."""
-    while error is not None:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(error, RuntimeError) and any(t in str(error) for t in _OUT_OF_MEMORY):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+def _outcome(error: BaseException) -> str:
+    """What this error, or one that it comes from, is about: memory, the disk, or the model."""
+    if any(map(is_about_memory, causes(error))):
+        return "out of memory"
+    return INTERRUPTED if disk_is_full(error) else "failed"
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
+    text = one_line(error)[:500]
     own = type(error).__module__ == "liederiv.errors"
-    return text if own and text else f"{type(error).__name__}: {text}".rstrip(": ")
+    return text if own and text else f"{one_line(type(error).__name__)}: {text}".rstrip(": ")

@@ -177,12 +177,13 @@ def test_feature_map_output():
     np.testing.assert_allclose(np.nansum(exact.shares(), 0), 1)
     draws = [
         attribute(net, x, "translation", output="NCHW", probes=8, seed=s).inclusive[1:, :, 0]
-        for s in range(40)
+        for s in range(20)
     ]
-    error = np.std(draws, 0) / 40**0.5
+    error = np.std(draws, 0) / 20**0.5
     assert (np.abs(np.mean(draws, 0) - exact.inclusive[1:, :, 0]) < 4 * error + 1e-20).all()
 
 
+@pytest.mark.slow
 def test_standard_error_is_that_of_repeated_draws():
     model, x = build(Toy.__subclasses__()[0]), images()
     model.head = nn.Linear(4, 200).double().eval()

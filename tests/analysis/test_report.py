@@ -4,13 +4,13 @@ import builtins
 import json
 import re
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from made_scan import MODELS, NASTY, make_scan, origin, score_frame
+from patience import PATIENCE, wait_for
 
 from liederiv.analysis.leaderboard import leaderboard
 from liederiv.analysis.report import report_html
@@ -119,11 +119,13 @@ def driver(page, tmp_path_factory):
                      "--host-resolver-rules=MAP * ~NOTFOUND"):  # fmt: skip
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver = wait_for(lambda: started(webdriver.Chrome, options, Service(DRIVER)))
     try:
+        driver.set_page_load_timeout(PATIENCE)
+        driver.set_script_timeout(PATIENCE)
         driver.get(path.as_uri())
-        wait(lambda: driver.find_elements("css selector", "#scatter .point"))
-        wait(lambda: driver.find_elements("css selector", "#leaderboard tbody tr td"))
+        wait_for(lambda: driver.find_elements("css selector", "#scatter .point"))
+        wait_for(lambda: driver.find_elements("css selector", "#leaderboard tbody tr td"))
         yield driver
         assert driver.get_log("browser") == []
     finally:
@@ -161,7 +163,8 @@ class TestInBrowser:
     def test_table_sorts_by_number(self, driver, name):
         for sign in (1, -1):
             self.column(driver, name)[1].click()
-            time.sleep(0.2)
+            order = (name, "descending" if sign < 0 else "ascending")
+            wait_for(lambda wanted=order: sorted_by(driver) == wanted)
             cells, _ = self.column(driver, name)
             values = [float(c) for c in cells if c != "–"]
             assert values == sorted(values, reverse=sign < 0)
@@ -172,29 +175,35 @@ class TestInBrowser:
     def test_table_filters(self, driver):
         search = driver.find_element("css selector", "#leaderboard-section .dt-search input")
         search.send_keys("resnet50")
-        wait(lambda: len(self.column(driver, "model")[0]) == 3)
+        wait_for(lambda: len(self.column(driver, "model")[0]) == 3)
         search.clear()
         search.send_keys(" ")
         search.send_keys("\b")
-        wait(lambda: len(self.column(driver, "model")[0]) == len(MODELS))
+        wait_for(lambda: len(self.column(driver, "model")[0]) == len(MODELS))
         fields = driver.find_elements("css selector", "#leaderboard-section tfoot input")
         shown = [f for f in fields if f.is_displayed()]
         shown[2].send_keys("mixer")
-        wait(lambda: self.column(driver, "class")[0] == ["mixer"] * 3)
+        wait_for(lambda: self.column(driver, "class")[0] == ["mixer"] * 3)
         shown[2].send_keys("\b" * 5)
-        wait(lambda: len(self.column(driver, "model")[0]) == len(MODELS))
+        wait_for(lambda: len(self.column(driver, "model")[0]) == len(MODELS))
 
     def test_points_say_their_names(self, driver):
         from selenium.webdriver import ActionChains
 
+        def hovered(point):
+            """Again, if the point was still on its way when the mouse came."""
+            ActionChains(driver).move_to_element(point).move_by_offset(1, 0).perform()
+            return driver.find_elements("css selector", "#scatter .hoverlayer .hovertext")
+
         names = set()
         # Across the parameters, which every model has; the nasty name is one of them.
         choose(driver, "scatter-x", "parameters")
-        wait(lambda: len(driver.find_elements("css selector", "#scatter .point")) == len(MODELS))
-        time.sleep(0.3)
+        wait_for(
+            lambda: len(driver.find_elements("css selector", "#scatter .point")) == len(MODELS)
+        )
+        wait_for(lambda: at_rest(driver))
         for point in driver.find_elements("css selector", "#scatter .point"):
-            ActionChains(driver).move_to_element(point).perform()
-            wait(lambda: driver.find_elements("css selector", "#scatter .hoverlayer .hovertext"))
+            wait_for(lambda p=point: hovered(p))
             names.add(driver.find_element("css selector", "#scatter .hoverlayer .nums").text)
         shown = "\n".join(names)
         assert NASTY in shown
@@ -233,19 +242,43 @@ class TestInBrowser:
         assert "out of memory" in section.text
 
 
+def started(browser, options, service):
+    """The browser, or None where a busy machine did not start it within selenium's own patience."""
+    from selenium.common.exceptions import WebDriverException
+
+    try:
+        return browser(options=options, service=service)
+    except WebDriverException as error:
+        if not re.search("Can not connect|not created|timed? ?out", str(error), re.IGNORECASE):
+            raise
+        return None
+
+
 def choose(driver, name, value):
     from selenium.webdriver.support.ui import Select
 
     Select(driver.find_element("css selector", f"#{name}")).select_by_value(value)
 
 
-def wait(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("waited in vain")
+def sorted_by(driver):
+    """Name and direction of the column that the leaderboard is sorted by."""
+    found = driver.execute_script(
+        "const heads = document.querySelectorAll('#leaderboard-section thead th[aria-sort]');"
+        "const own = [...heads].filter(h => h.innerText.trim());"
+        "return own.map(h => [h.innerText.split('\\n')[0].trim(), h.getAttribute('aria-sort')])"
+    )
+    return tuple(found[0]) if found else None
+
+
+def at_rest(driver):
+    """Whether the points have ended their transition: two frames in a row show them in place."""
+    return driver.execute_async_script(
+        "const done = arguments[0];"
+        "const places = () => [...document.querySelectorAll('#scatter .point')]"
+        ".map(p => p.getAttribute('transform')).join();"
+        "const before = places();"
+        "requestAnimationFrame(() => requestAnimationFrame(() => done(before === places())))"
+    )
 
 
 def test_package_holds_the_assets():

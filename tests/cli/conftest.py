@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from hostile_code import MODELS
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -111,18 +112,13 @@ def run():
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(end_badly):
     """Call `main()` and assert one line on stderr, nothing on stdout, exit code 2; that line."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["liederiv", *[str(a) for a in arguments]])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        assert stop.value.code == 2, err
+        code, out, err = end_badly(*arguments)
+        assert code == 2, err
         assert out == ""
-        # A progress bar that was wiped from its line leaves carriage returns.
-        err = re.sub(r"^.*\r", "", err)
         assert len(err.splitlines()) == 1, err
         assert err.startswith("liederiv: ")
         return err
@@ -141,3 +137,52 @@ def score(run, user_code, photographs):
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory):
+    """Name of a module with factories."""
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "hostile_models.py").write_text(MODELS)
+    for kind, line in {
+        "exits": "import sys; sys.exit(0)",
+        "raises": "raise KeyboardInterrupt",
+    }.items():
+        (folder / f"hostile_{kind}.py").write_text(line)
+    sys.path.insert(0, str(folder))
+    yield "hostile_models"
+    sys.path.remove(str(folder))
+
+
+@pytest.fixture
+def end(end_badly):
+    """Call `main()`: its exit code, and what it printed; there is no traceback nor any fault."""
+
+    def call(*arguments):
+        code, out, err = end_badly(*arguments)
+        assert "Traceback" not in err + out
+        assert "unexpected" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def end_badly(monkeypatch, capsys):
+    """Call `main()`: its exit code, and what it printed."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["liederiv", *[str(a) for a in arguments]])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capsys.readouterr()
+        # A progress bar that was wiped from its line leaves carriage returns.
+        return stop.value.code, out, re.sub(r"^.*\r", "", err)
+
+    return call
+
+
+@pytest.fixture
+def few(photographs):
+    """Options for few small photographs and one transform."""
+    return ("--images", photographs, "--num-images", 2, "--transforms", "rotation")

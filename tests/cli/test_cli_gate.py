@@ -239,7 +239,7 @@ def test_a_model_that_gives_nan_fails_the_gate(gate):
         (("--max", "a/b/c/d=1"), "is no limit"),
         (("--max", "rotation=1", "--max-increase", "5"), "must be a percentage"),
         (("--baseline", "missing.json"), "cannot be read as results"),
-        (("--baseline", "results.csv"), "must end in .parquet or .json"),
+        (("--baseline", "results.txt"), "must end in .json, .csv, .parquet"),
         (("--max", "rotation=1", "--junit", "gate.txt"), "must end in .xml"),
         (("--max", "rotation=1", "--junit", "nowhere/gate.xml"), "no writable folder"),
     ],

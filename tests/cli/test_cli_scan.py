@@ -137,3 +137,17 @@ def test_nothing_to_prefetch(refused, other):
 def test_cache_limit_is_a_size(refused):
     error = refused("scan", "resnet18", "--cache-limit", "much")
     assert "--cache-limit='much' is no size; write for example 20GB" in error
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *("--unit x", "--std 0,0,0", "--mean x", "--interpolation x", "--output-type prob"),
+        *("--memory 1", "--memory 1e30", "--workers 0", "--timeout nan", "--engine slurm"),
+    ],
+)
+def test_nothing_is_written_before_all_flags_are_right(refused, tmp_path, flags):
+    option = flags.split()[0]
+    said = refused("scan", "test_vit", "--no-pretrained", "--out", tmp_path / "out", *flags.split())
+    assert option in said or option.strip("-") in said
+    assert not (tmp_path / "out").exists()

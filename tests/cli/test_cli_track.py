@@ -150,8 +150,27 @@ def test_a_later_run_goes_on(track, run_dir, tmp_path, monkeypatch):
 
     other = track(run_dir, "--json", file, "--scheme", "fourier")
     assert "results of other settings (scheme)" in str(other.exception)
-    file.write_text("{}")
-    assert "holds no results of `liederiv track`" in str(track(run_dir, "--json", file).exception)
+    good = json.loads(file.read_text())
+    name = next(iter(good["checkpoints"]))
+    rows = good["checkpoints"][name]["rows"]
+    shapes = [
+        {}, [], 3, None, "text", good | {"settings": []}, good | {"settings": "abc"},
+        good | {"checkpoints": 3}, good | {"checkpoints": [1]},
+        *(good | {"checkpoints": {name: run}} for run in (
+            3, [], {}, {"rows": rows}, {"file": [1, 2], "rows": []},
+            {"file": [1, 2], "rows": [3]}, {"file": 3, "rows": rows},
+            {"file": [1, 2], "rows": [rows[0] | {"value": "1"}]},
+            {"file": [1, 2], "rows": [rows[0] | {"value": 10**400}]},
+            {"file": [1, 2], "rows": [rows[0] | {"position": None}]},
+        )),
+    ]  # fmt: skip
+    for shape in shapes:
+        file.write_text(json.dumps(shape))
+        result = track(run_dir, "--json", file)
+        assert "holds no results of `liederiv track`" in str(result.exception), shape
+    file.unlink()
+    os.mkfifo(file)
+    assert "is a pipe" in str(track(run_dir, "--json", file).exception)
 
 
 def test_accuracy_where_labels_are_the_models_classes(run, labelled, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import band_limited
+from tolerances import assert_close
 
 from liederiv import GENERATORS, ImageError, LieDerivError, generator, resolve_generators
 from liederiv.actions import ImageAction
@@ -75,7 +76,7 @@ def test_grid_unit_is_half_widths():
     x = band_limited((1, 1, 8, 12))
     pixel = ImageAction((generator("translation_x"),), 8, 12).tangents(x)
     grid = ImageAction((generator("translation_x", unit="grid"),), 8, 12).tangents(x)
-    assert torch.allclose(grid, 6 * pixel, rtol=1e-12)
+    assert_close(grid, 6 * pixel)
 
 
 def test_coarser_map_moves_by_the_same_fraction():
@@ -83,7 +84,7 @@ def test_coarser_map_moves_by_the_same_fraction():
     action = ImageAction((generator("translation_x"),), 32, 32)
     z = band_limited((1, 1, 8, 8))
     want = z @ action.scheme.derivative(8, torch.float64).T / 4
-    assert torch.allclose(action.on_map(z)[0], want, rtol=1e-12)
+    assert_close(action.on_map(z)[0], want)
 
 
 def test_channels_last_is_the_same_action():
@@ -136,4 +137,4 @@ def test_a_window_moves_as_the_image_around_it():
         action = ImageAction(resolve_generators("spatial", unit=unit), 12, 16, "central")
         window = action.within(8, 10)
         want = action.on_map(x)[middle][inner]
-        torch.testing.assert_close(window.on_map(x[middle])[inner], want, rtol=1e-12, atol=1e-12)
+        assert_close(window.on_map(x[middle])[inner], want)

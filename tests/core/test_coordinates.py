@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from tolerances import COMPUTED, assert_close
 from torch import nn
 
 from liederiv import (
@@ -117,13 +118,13 @@ def test_the_generator_is_the_derivative_of_the_finite_transform(form, unit):
             slope = (there - back) / (2 * t)
             torch.testing.assert_close(slope, rho.act(action, y)[0], rtol=1e-6, atol=1e-6)
             none = FiniteTransform(action, torch.zeros(1, 1))
-            torch.testing.assert_close(act_finite(rho, none, y), y)
+            assert_close(act_finite(rho, none, y), y, COMPUTED)
             a, b, ab = (
                 FiniteTransform(action, torch.tensor([[s]], dtype=torch.float64))
                 for s in (0.3, 0.5, 0.8)
             )
             both = act_finite(rho, b, act_finite(rho, a, y))
-            torch.testing.assert_close(both, act_finite(rho, ab, y))
+            assert_close(both, act_finite(rho, ab, y), COMPUTED)
 
 
 def test_commutators_are_those_of_the_algebra():
@@ -137,7 +138,7 @@ def test_commutators_are_those_of_the_algebra():
         return (moved(b, y + h * moved(a, y)) - moved(b, y - h * moved(a, y))) / (2 * h)
 
     bracket = along("rotation", "translation_x") - along("translation_x", "rotation")
-    torch.testing.assert_close(bracket, moved("translation_y", y), rtol=1e-9, atol=1e-12)
+    assert_close(bracket, moved("translation_y", y), COMPUTED)
     flat = along("rotation", "scale") - along("scale", "rotation")
     assert flat.abs().max() < 1e-9
 
@@ -155,12 +156,12 @@ def test_all_forms_of_a_box_are_one_box():
     e = float(torch.tensor(1.0, dtype=torch.float64).exp())
     moved = [(v - m) * e + m for v, m in zip((10, 5, 30, 25), (32, 24, 32, 24), strict=True)]
     got = {form: act_finite(Coordinates(form), double, y)[0, 0] for form, y in same.items()}
-    torch.testing.assert_close(got["xyxy"], torch.tensor(moved, dtype=torch.float64))
-    torch.testing.assert_close(got["yxyx"], got["xyxy"][[1, 0, 3, 2]])
+    assert_close(got["xyxy"], torch.tensor(moved, dtype=torch.float64), COMPUTED)
+    assert_close(got["yxyx"], got["xyxy"][[1, 0, 3, 2]], COMPUTED)
     size = torch.full((2,), 20 * e, dtype=torch.float64)
-    torch.testing.assert_close(got["xywh"], torch.cat([got["xyxy"][:2], size]))
+    assert_close(got["xywh"], torch.cat([got["xyxy"][:2], size]), COMPUTED)
     middle = (got["xyxy"][:2] + got["xyxy"][2:]) / 2
-    torch.testing.assert_close(got["cxcywh"], torch.cat([middle, size]))
+    assert_close(got["cxcywh"], torch.cat([middle, size]), COMPUTED)
 
 
 @pytest.mark.parametrize("form", ["xyxy", "yxyx", "xywh", "cxcywh"])
@@ -174,10 +175,10 @@ def test_boxes_do_not_turn_but_by_quarters(form):
     four = y
     for _ in range(4):
         four = act_finite(rho, QuarterTurn(48, 48, 1), four)
-    torch.testing.assert_close(four, y)
+    assert_close(four, y, COMPUTED)
     for axis in ("x", "y"):
         flip = Flip(H, W, axis)
-        torch.testing.assert_close(act_finite(rho, flip, act_finite(rho, flip, y)), y)
+        assert_close(act_finite(rho, flip, act_finite(rho, flip, y)), y, COMPUTED)
 
 
 def test_lattice_symmetries_move_points_as_they_move_pictures():
@@ -189,7 +190,7 @@ def test_lattice_symmetries_move_points_as_they_move_pictures():
             for g in (*(QuarterTurn(48, 48, k) for k in (1, 2, 3)), Flip(48, 48, "x"),
                       Flip(48, 48, "y")):  # fmt: skip
                 want = f(g.on_input(square))
-                torch.testing.assert_close(act_finite(rho, g, f(square)), want)
+                assert_close(act_finite(rho, g, f(square)), want, COMPUTED)
     with pytest.raises(NotApplicableError, match="do not say what is there"):
         act_finite(Coordinates("xy"), Roll(H, W, 1, 0), boxes("xy"))
     found = {c.transform: c for c in discrete_checks(f, blobs(), output=rho)}
@@ -303,14 +304,14 @@ def test_aligned_corners_count_from_the_first_place_to_the_last():
     x = blobs()
     X = rho.act(ImageAction([generator("translation_x")], H, W, "bilinear"), f(x))[0]
     D = get_scheme("bilinear").derivative(W // 2, x.dtype)
-    torch.testing.assert_close(X, f(x) @ D.T / 2)
+    assert_close(X, f(x) @ D.T / 2, COMPUTED)
 
 
 def test_lattice_symmetries_of_a_part():
     y = torch.randn(2, 3, 20, 20, dtype=torch.float64)
     middle, corner = FeatureMap(extent=(20, 20)), FeatureMap(extent=(20, 20), offset=(-4, 0))
-    torch.testing.assert_close(act_finite(middle, Flip(32, 32, "x"), y), y.flip(-1))
-    torch.testing.assert_close(act_finite(corner, Flip(32, 32, "x"), y), y.flip(-1))
+    assert_close(act_finite(middle, Flip(32, 32, "x"), y), y.flip(-1), COMPUTED)
+    assert_close(act_finite(corner, Flip(32, 32, "x"), y), y.flip(-1), COMPUTED)
     for rho, g in (
         (corner, Flip(32, 32, "y")),
         (corner, QuarterTurn(32, 32, 1)),
@@ -319,7 +320,7 @@ def test_lattice_symmetries_of_a_part():
         with pytest.raises(NotApplicableError, match="window of 20 × 20 pixels"):
             act_finite(rho, g, y)
     shifted = FeatureMap(offset=(-0.5, -0.5))
-    torch.testing.assert_close(act_finite(shifted, Roll(40, 40, 2, 0), y), y.roll(-1, -1))
+    assert_close(act_finite(shifted, Roll(40, 40, 2, 0), y), y.roll(-1, -1), COMPUTED)
 
 
 def test_a_declared_map_must_cover_the_image_or_say_what_it_covers():
@@ -362,14 +363,14 @@ def test_tokens_before_and_behind_stay():
         X = rho.act(action, z)
         X = X if layout == "NLC" else X.mT
         want = action.on_map(F.avg_pool2d(x, 4)).flatten(3).mT
-        torch.testing.assert_close(X[:, :, 1:25], want)
+        assert_close(X[:, :, 1:25], want, COMPUTED)
         assert X[:, :, 0].abs().max() == X[:, :, 25:].abs().max() == 0
         g = FiniteTransform(action.take(slice(0, 1)), torch.tensor([[4.0]]))
         moved = act_finite(rho, g, z)
         moved = moved if layout == "NLC" else moved.mT
         assert torch.equal(moved[:, 25:], y[:, 25:])
         rows = patches.unflatten(1, (4, 6))
-        torch.testing.assert_close(moved[:, 1:25].unflatten(1, (4, 6))[:, :, :-1], rows[:, :, 1:])
+        assert_close(moved[:, 1:25].unflatten(1, (4, 6))[:, :, :-1], rows[:, :, 1:], COMPUTED)
         inside = valid(rho, g, z).expand(z.shape)
         assert (inside if layout == "NLC" else inside.mT)[0, :, 0].sum() == 1 + 20 + 2
     words = in_words([0, 26, 1], y.shape, TokenGrid((4, 6), 1, suffix=2), action)

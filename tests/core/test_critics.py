@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import band_limited
+from tolerances import COMPUTED, close
 from torch import nn
 
 from liederiv import measure
@@ -40,9 +41,9 @@ def gaussian_blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
 def test_scaling_the_logits_scales_lee_but_not_its_relatives(network):
     x = band_limited((4, 3, 32, 32), band=2.0)
     once, scaled = scores(network, x), scores(lambda z: 10 * network(z), x)
-    assert scaled["lee"] == pytest.approx(100 * once["lee"], rel=1e-9)
+    assert scaled["lee"] == close(100 * once["lee"], COMPUTED)
     for metric in ("relative_norm", "relative_spectrum"):
-        assert scaled[metric] == pytest.approx(once[metric], rel=1e-9)
+        assert scaled[metric] == close(once[metric], COMPUTED)
 
 
 def test_blurring_the_input_lowers_lee_far_more_than_its_relative(network):
@@ -62,8 +63,8 @@ def test_a_saturated_softmax_hides_the_error_from_probabilities_not_from_logits(
     x = band_limited((4, 3, 32, 32), band=2.0)
     mild = measure(network, x, "translation", "lee", verify=False)
     hot = measure(lambda z: 1000 * network(z), x, "translation", "lee", verify=False)
-    assert hot.get("lee", "translation", "logits").value == pytest.approx(
-        1e6 * mild.get("lee", "translation", "logits").value, rel=1e-9
+    assert hot.get("lee", "translation", "logits").value == close(
+        1e6 * mild.get("lee", "translation", "logits").value, COMPUTED
     )
     ratio = hot.get("lee", "translation", "probs").value / 1e6
     assert ratio < mild.get("lee", "translation", "probs").value

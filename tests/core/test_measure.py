@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from cases import band_limited, formula_images, formula_network
+from tolerances import COMPUTED, assert_close, close
 from torch import nn
 
 import liederiv
@@ -66,7 +67,7 @@ def test_relative_lee_of_a_linear_map_is_its_analytic_value():
     want = a.square().sum() * v.flatten(1).square().sum(1) / a.numel()
     # Relative standard error of the mean of 400 squared normals: √(2/400) = 7 %.
     assert torch.allclose(local.compared["noise"][0], want, rtol=0.3)
-    assert torch.allclose(local.squared[0], (v * a).sum((1, 2, 3)).square(), rtol=1e-10)
+    assert_close(local.squared[0], (v * a).sum((1, 2, 3)).square(), COMPUTED)
 
 
 def test_same_spectrum_noise_keeps_spectrum_and_colour():
@@ -441,7 +442,7 @@ def test_stripes_count_for_the_translation_that_moves_them():
     m = measure(f, x.clone(), "translation", "relative_norm", output_type="logits")
     assert m.get("relative_norm", "translation_y").status == "not applicable"
     x_only = m.get("relative_norm", "translation_x")
-    assert m.get("relative_norm", "translation").value == pytest.approx(x_only.value, rel=1e-12)
+    assert m.get("relative_norm", "translation").value == close(x_only.value)
 
 
 def test_an_output_that_ignores_noise_but_breaks_the_symmetry_has_no_finite_ratio():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import band_limited
 from safetensors.torch import load_file
+from tolerances import COMPUTED, assert_close
 from torch import nn
 
 from liederiv import (
@@ -133,7 +134,7 @@ def test_irreps_of_escnn_have_y_upwards(escnn_layer):
     def f(z: torch.Tensor) -> torch.Tensor:
         return nn.functional.conv2d(z, escnn_layer["weight"], padding=6)
 
-    assert torch.allclose(f(escnn_layer["image"]), escnn_layer["output"], rtol=0, atol=1e-12)
+    assert_close(f(escnn_layer["image"]), escnn_layer["output"])
     for y, low, high in (("up", 0.0, 0.02), ("down", 0.5, 10.0)):
         rho = FeatureMap(channels=Irreps((0, 1, 2, 3), y=y))
         L = lie_derivative(f, bump(64), "rotation", scheme="fourier", output=rho)
@@ -151,7 +152,7 @@ def test_irreps_of_escnn_are_its_own_matrices(escnn_layer):
     velocity = torch.tensor(resolve_generators("rotation")[0].linear, dtype=torch.float64)
     for angle, theirs in zip(escnn_layer["angles"], escnn_layer["fibre_matrices"], strict=True):
         ours = Irreps((0, 1, 2, 3), y="up").matrices(angle * velocity[None], 7)[0].matrix_exp()
-        assert torch.allclose(ours, theirs, rtol=0, atol=1e-12)
+        assert_close(ours, theirs)
 
 
 def test_irreps_refuse_what_they_do_not_define():
@@ -190,7 +191,7 @@ def test_custom_representation():
     twice = Custom(lambda action, y: 2 * action.on_map(y))
     L = lie_derivative(lambda z: z, x, "translation", output=twice)
     plain = ImageAction(resolve_generators("translation"), 8, 8).tangents(x)
-    assert torch.allclose(L, -plain)
+    assert_close(L, -plain, COMPUTED)
     with pytest.raises(UnknownLayoutError, match=r"returned shape \[1, 2, 8, 8\]"):
         lie_derivative(lambda z: z, x, "rotation", output=Custom(lambda a, y: y))
 

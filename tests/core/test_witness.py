@@ -23,7 +23,7 @@ from liederiv import (
     measure,
 )
 from liederiv.actions import ImageAction
-from liederiv.forward_mode import Pushforward, differentiate, engines, verified_pushforward
+from liederiv.forward_mode import Pushforward, engines, jobs, verified_pushforward
 from liederiv.forward_mode import verification as memory
 from liederiv.forward_mode.models import as_it_was, in_double, watched
 from liederiv.generators import resolve_generators
@@ -143,17 +143,57 @@ def test_a_fault_in_float32_only_is_found(monkeypatch):
 
 def test_faulty_differences_are_found_too(monkeypatch):
     """The last engine is judged along another direction than its own."""
-    original = differentiate.difference_jvp
+    original = jobs.difference_jvp
 
     def spoilt(*args, **named):
         got = original(*args, **named)
         jv = torch.cat([got.jv[:1] * 1.5, got.jv[1:]])
-        return type(got)(got.y, jv, got.errors, got.step)
+        return type(got)(got.y, jv, got.errors)
 
-    monkeypatch.setattr(differentiate, "difference_jvp", spoilt)
+    monkeypatch.setattr(jobs, "difference_jvp", spoilt)
     message = r"no engine passes its checks \(vmap: .*plain: .*loop: .*finite-differences: "
     with pytest.raises(NotDifferentiableError, match=message):
         found(lambda z: z.detach().square().mean((2, 3)), images())
+
+
+# --- the other images of the batch ---------------------------------------------------------------
+
+
+class CutsOne(nn.Module):
+    """Detaches the brightest image of a batch, or of those alone that are as bright."""
+
+    def __init__(self, least):
+        super().__init__()
+        self.net, self.least = small(), least
+
+    def forward(self, x):
+        h = self.net[:2](x)
+        cut = x.mean((1, 2, 3), keepdim=True) > self.least
+        return self.net[2:](torch.where(cut, h.detach(), h))
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_an_image_that_is_cut_is_found_among_others(number):
+    x = images(5)
+    x[number] += 3
+    net = CutsOne(2.0).eval()
+    got = found(net, x)
+    assert got.verification.engine == "finite-differences"
+    assert error(got.value, quotient(copy.deepcopy(net).double(), x)) < 1e-3
+
+
+def test_other_images_cost_one_pass_each_and_never_more_than_four():
+    net, x, seen = small(act=nn.ReLU), images(12), []
+    net.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    verification = found(net, x).verification
+    assert verification.glances == 4
+    assert sum(n for n in seen if n == 1) <= 8
+
+
+def test_images_that_nothing_moves_are_no_objection():
+    x = images(4)
+    x[1], x[3] = 0.0, 0.7
+    assert found(small(act=nn.ReLU), x).verification.glances == 3
 
 
 # --- kinks, invariance, precision: nothing sound is refused --------------------------------------

@@ -55,7 +55,7 @@ class Awkward(nn.Module):
         forbidden: words that no refusal may contain, because they would be a false diagnosis.
         crashes: run in a process of its own, since torch may kill it.
         slow: left to ``make test-all``.
-        beyond: wrong for other images only than the one that is verified: counted apart.
+        beyond: wrong for other images only than those that are verified: counted apart.
     """
 
     kind: ClassVar[str] = ""

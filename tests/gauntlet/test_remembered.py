@@ -164,7 +164,7 @@ class CutsDarkImages(Small):
         return self.head(torch.where(bright, h, h.detach()).tanh())
 
 
-@pytest.mark.xfail(strict=True, reason="one image is verified, once: docs/method.md says so")
+@pytest.mark.xfail(strict=True, reason="images of the first call are verified: docs/method.md")
 def test_other_images_than_the_verified_ones():
     net = CutsDarkImages.build()
     right_or_refused(net, photographs()[:1])

@@ -19,7 +19,7 @@ from .truth import Truth, split, truth_of
 from .untouched import Snapshot
 
 RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED = "right", "refused", "needless", "wrong", "changed"
-BEYOND = "beyond"  # wrong where the witness, who looks at one image, once, did not look
+BEYOND = "beyond"  # wrong where the witness, who looks at five images, once, did not look
 FAILURES = (NEEDLESS, WRONG, CHANGED)
 ONE_BY_ONE = "measure one by one"
 

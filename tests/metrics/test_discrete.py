@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tolerances import COMPUTED, assert_close, close
 from torch import nn
 
 from liederiv import (
@@ -119,7 +120,7 @@ def test_a_ramp_gives_its_analytic_value():
     (vertical,) = discrete_checks(*args, [Roll(4, 8, 0, 1)], output="NCHW")
     assert vertical.relative.tolist() == [0, 0]
     (mirrored,) = discrete_checks(*args, [Flip(4, 8, "x")], output="NCHW")
-    assert mirrored.relative.tolist() == pytest.approx([168 / 140] * 2)  # Σ (2j − 7)² = 168
+    assert mirrored.relative.tolist() == close([168 / 140] * 2, COMPUTED)  # Σ (2j − 7)² = 168
 
 
 def test_an_invariant_output_gives_its_analytic_value():
@@ -127,8 +128,8 @@ def test_an_invariant_output_gives_its_analytic_value():
     x = images(3, 1, 4, 4)
     (check,) = discrete_checks(lambda x: x[:, 0, 0, [0, -1]], x, [Flip(4, 4, "x")])
     a, b = x[:, 0, 0, 0], x[:, 0, 0, -1]
-    torch.testing.assert_close(check.relative, 2 * (a - b) ** 2 / (a**2 + b**2))
-    torch.testing.assert_close(check.absolute, (a - b) ** 2)
+    assert_close(check.relative, 2 * (a - b) ** 2 / (a**2 + b**2), COMPUTED)
+    assert_close(check.absolute, (a - b) ** 2, COMPUTED)
 
 
 def gradient(x: torch.Tensor) -> torch.Tensor:
@@ -145,11 +146,11 @@ def test_a_gradient_is_equivariant_as_a_vector_and_not_as_two_scalars(channels):
     scalars = by_name(discrete_checks(gradient, x, output="NCHW"))
     # ‖(M − 1) v‖² / ‖v‖² of the channel matrix M: a rotation by 90° or 180°, a mirror.
     for name, expected in (("rot90", 2), ("rot180", 4), ("rot270", 2)):
-        assert scalars[name].relative.tolist() == pytest.approx([expected] * 2, rel=1e-12)
+        assert scalars[name].relative.tolist() == close([expected] * 2)
     v = gradient(x)
     share = 4 * v[:, 0].square().sum((1, 2)) / v.square().sum((1, 2, 3))
-    torch.testing.assert_close(scalars["flip_x"].relative, share)
-    torch.testing.assert_close(scalars["flip_y"].relative, 4 - share)
+    assert_close(scalars["flip_x"].relative, share, COMPUTED)
+    assert_close(scalars["flip_y"].relative, 4 - share, COMPUTED)
 
 
 def test_irreps_turn_and_refuse_mirror_images():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import formula_images, formula_network
 from sampling_cases import blob, circular_net, drawn, images, rng
+from tolerances import COMPUTED, close
 from torch import nn
 
 from liederiv import (
@@ -130,7 +131,7 @@ def test_draws_depend_on_the_seed_and_not_on_the_batches_or_the_global_state():
         whole = metric(x, 7)
         parts = SampledMetric.join([metric(x[:2], 7), metric(x[2:], 7)])
         torch.testing.assert_close(parts.per_image, whole.per_image, rtol=1e-9, atol=0)
-        assert parts.value == pytest.approx(whole.value, rel=1e-9)
+        assert parts.value == close(whole.value, COMPUTED)
     assert not torch.equal(
         eq_t_relative(net, x, seed=8, output="NCHW").per_image,
         eq_t_relative(net, x, seed=7, output="NCHW").per_image,
@@ -187,7 +188,7 @@ def test_shift_consistency_over_all_pairs(scheme):
         metric = shift_consistency(column_parity, x, along=along, scheme=scheme)
         assert metric.per_image.tolist() == [expected] * 2
     uneven = shift_consistency(column_parity, x, along="x", max_shift=2, scheme=scheme)
-    assert uneven.value == pytest.approx((2 / 3) ** 2 + (1 / 3) ** 2)
+    assert uneven.value == close((2 / 3) ** 2 + (1 / 3) ** 2, COMPUTED)
     assert (uneven.unit, uneven.transform) == (
         "fraction",
         f"shift along x, 0 to 2 px, border {'mirrored' if scheme == 'bspline' else 'rolled'}",
@@ -220,12 +221,12 @@ def test_effective_invariance_by_hand():
     # The top left pixel becomes 0.4, 0.8, 0.6 under rotations by 90°, 180°, 270°.
     metric = effective_invariance(corner_probabilities, x, quarter_turns(x), "rotation by 90°")
     expected = (0 + math.sqrt(0.9 * 0.8) + math.sqrt(0.9 * 0.6)) / 3
-    assert metric.value == pytest.approx(expected, rel=1e-12)
+    assert metric.value == close(expected)
     assert metric.transform == "rotation by 90°"
     shifted = effective_invariance(
         corner_probabilities, x, [transform(x, "translation_y", 1)], "translation"
     )
-    assert shifted.value == pytest.approx(math.sqrt(0.9 * 0.6), rel=1e-12)
+    assert shifted.value == close(math.sqrt(0.9 * 0.6))
 
 
 def test_effective_invariance_is_the_confidence_of_an_invariant_classifier():
@@ -270,7 +271,7 @@ def test_accuracy():
     x = images(3, 1, 4, 4)
     metric = top1_accuracy(lambda x: scores, x, torch.tensor([1, 1, 1]))
     assert metric.per_image.tolist() == [1, 0, 1]
-    assert metric.value == pytest.approx(2 / 3)
+    assert metric.value == close(2 / 3, COMPUTED)
     with pytest.raises(LieDerivError, match="from 0 to 7, but the model has 2 classes"):
         top1_accuracy(lambda x: scores, x, torch.tensor([0, 7, 1]))
     with pytest.raises(LieDerivError, match="labels has shape"):

@@ -8,6 +8,10 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from patience import PATIENCE, wait_for
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import load, weights_fingerprint
@@ -72,15 +76,16 @@ def foreign(root):
 def overlapping(root):
     names = [f"hf-hub:org/slow-{n}" for n in "abcd"]
     cache = WeightsCache(folder=root / "overlap")
-    waited, states = [], []
+    came, states = [], []
     with Prefetcher(names, cache=cache, retry=RETRY) as fetcher:
-        for name in names:
-            start = time.monotonic()
+        for name, following in zip(names, [*names[1:], None], strict=True):
             with fetcher.using(name) as fetched:
-                waited.append(time.monotonic() - start)
                 states.append(fetched.status)
-                time.sleep(0.8)  # the measurement
-    return {"waited": waited, "states": states}
+                if following is not None:  # the measurement lasts until the next one is there
+                    repo = f"models--org--{following.rpartition('/')[2]}"
+                    folder = fetched.path.parents[3] / repo
+                    came.append(wait_for(lambda f=folder: any(f.glob("snapshots/*/*.safetensors"))))
+    return {"came_during_the_measurement": came, "states": states}
 
 
 def tight(root):
@@ -88,7 +93,7 @@ def tight(root):
     names = [f"hf-hub:org/plain-{n}-20000" for n in "abcdef"]
     cache = WeightsCache(limit=45_000, folder=root / "tight")
     states, largest = {}, []
-    with Prefetcher(names, cache=cache, retry=RETRY, ahead=2, patience=20) as fetcher:
+    with Prefetcher(names, cache=cache, retry=RETRY, ahead=2, patience=PATIENCE) as fetcher:
 
         def work(mine):
             for name in mine:

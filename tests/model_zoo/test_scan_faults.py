@@ -4,6 +4,7 @@ import io
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from liederiv.model_zoo.store import Store
 
 BAD = {  # factory: outcome, reason, in the log
     "raises": ("failed", r"model fails on images of .*ValueError: boom and more|boom", "_raise"),
-    "exits": ("failed", r"^SystemExit: 3$", "good bye"),
+    "exits": ("failed", r"SystemExit\(3\)", "good bye"),
     "exits_at_once": ("crashed", r"ended by itself with exit code 5$", ""),
     "segfaults": ("crashed", r"crashed \(SIGSEGV\)$", "Segmentation fault"),
     "killed": ("killed", r"killed by the system \(SIGKILL\)", ""),
@@ -31,9 +32,12 @@ def scanned(tmp_path_factory):
     """All bad models between two good ones, each measured in two ways."""
     folder = tmp_path_factory.mktemp("faults")
     said = io.StringIO()
-    names = ["good", *BAD, "better"]
-    summary = run_scan(
-        folder, names, measurements=("score", "layers"), timeout=20, memory=2**30, stream=said
+    names, how = ["good", *BAD, "better"], {"measurements": ("score", "layers"), "memory": 2**30}
+    names.remove("hangs")  # only this one has a limit of time: others may be slow
+    summary = run_scan(folder, names, stream=said, **how)
+    late = run_scan(folder, ["hangs"], timeout=20, stream=said, **how)
+    summary = replace(
+        summary, measured=summary.measured + late.measured, failed=summary.failed + late.failed
     )
     return summary, Store.open(folder), said.getvalue()
 
@@ -86,7 +90,7 @@ def test_what_is_known_of_a_model_is_kept_when_it_fails_later(scanned):
 def test_the_summary_and_the_lines_count_failures(scanned):
     summary, _, said = scanned
     assert (summary.measured, summary.failed, summary.left) == (4, 2 * len(BAD), 0)
-    lines = [line for line in said.splitlines() if re.match(r"\d\d:\d\d:\d\dZ \d+/12 ", line)]
+    lines = [line for line in said.splitlines() if re.match(r"\d\d:\d\d:\d\dZ \d+/(11|1) ", line)]
     assert len(lines) == 2 + len(BAD)
     assert "good (0.0 M)" not in said, "sizes of factories are not known beforehand"
     (line,) = [line for line in lines if ":segfaults" in line]

@@ -3,23 +3,15 @@
 import io
 import os
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pandas as pd
 import psutil
 import pytest
-from scan_cases import plan_for, run_scan, table
+from patience import PATIENCE, wait_for
+from scan_cases import SLOW, TESTS, plan_for, run_scan, table
 
 from liederiv.model_zoo.scan import Stop
 from liederiv.model_zoo.store import Store
-
-SLOW = ["slow_1", "slow_2", "slow_3", "slow_4", "slow_5"]
-TESTS = Path(__file__).parents[1]
-FLAGS = "--num-images 1 --layers-images 1 --transforms rotation --metrics lee,relative --threads 1"
-SCAN = "from liederiv.cli import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -28,42 +20,6 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     assert run_scan(folder, SLOW, workers=1).measured == len(SLOW)
     return table(folder)
-
-
-@pytest.fixture
-def start(tmp_path, monkeypatch):
-    """Start `liederiv scan` of the slow models as a process of its own."""
-    (tmp_path / "notes").mkdir()
-    started = []
-
-    def call(workers=1):
-        names = [f"scan_models:{name}" for name in SLOW]
-        command = [sys.executable, "-c", SCAN, "scan", *names, *FLAGS.split()]
-        process = subprocess.Popen(
-            [*command, "--out", str(tmp_path / "scan"), "--workers", str(workers)],
-            env={**os.environ, "LIEDERIV_TEST_NOTES": str(tmp_path / "notes")},
-            cwd=TESTS,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield call
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
-
-
-def wait_for(condition, seconds=120.0):
-    """Until it holds."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
 
 
 def files(folder):
@@ -75,12 +31,12 @@ def notes(folder):
 
 
 def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, whole):
-    process = start(workers=2)
+    process = start(SLOW, workers=2)
     wait_for(lambda: files(tmp_path) and len(notes(tmp_path)) > len(files(tmp_path)))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     pids = [int(pid) for _, pid in notes(tmp_path)]
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
     done = files(tmp_path)
     assert 1 <= len(done) < len(SLOW)
     assert len(pd.read_parquet(tmp_path / "scan" / "score")) == len(table(tmp_path / "scan"))
@@ -91,8 +47,8 @@ def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, 
 
 
 def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
-    processes = [start(), start()]
-    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    processes = [start(SLOW), start(SLOW)]
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     built = [name for name, _ in notes(tmp_path)]
     assert sorted(built) == sorted(SLOW), "each model once"
@@ -103,26 +59,26 @@ def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
 
 
 def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_path):
-    process = start()
+    process = start(SLOW)
     wait_for(lambda: len(notes(tmp_path)) == 2)  # the second is in flight
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert "stopping after the models in flight; Ctrl-C again stops at once" in output
     assert "2 measured, 0 failed, 3 left: run the same command to go on" in output
     assert len(files(tmp_path)) == 2
 
-    process = start()
+    process = start(SLOW)
     wait_for(lambda: len(notes(tmp_path)) == 3)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(lambda: "again stops at once" in process.stdout.readline())  # it has been heard
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, output
     assert "0 measured, 0 failed, 3 left" in output
     assert len(files(tmp_path)) == 2
     pids = [int(pid) for _, pid in notes(tmp_path)]
-    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 20)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids))
 
 
 def test_what_is_done_is_skipped_and_failures_only_on_demand(tmp_path):

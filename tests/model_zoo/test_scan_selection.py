@@ -118,10 +118,19 @@ def test_slurms_array_gives_the_shard(index, low, step):
     assert shard(MODELS, "1/2", environment) == shard(MODELS, "1/2", {}), "the option wins"
 
 
-@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "x/2", "3", "1/2/3"])
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "x/2", "3", "1/2/3", f"{'1' * 5000}/3"])
 def test_bad_shards_are_refused(text):
     with pytest.raises(LieDerivError, match=r"--shard="):
         shard(MODELS, text, {})
+
+
+@pytest.mark.parametrize("value", ["x", "", "1" * 5000])
+def test_variables_of_slurm_that_are_no_numbers_are_refused(value):
+    environment = {"SLURM_ARRAY_TASK_ID": value, "SLURM_ARRAY_TASK_COUNT": "2"}
+    with pytest.raises(
+        LieDerivError, match=r"SLURM_ARRAY_TASK_ID=.* of the environment is no whole"
+    ):
+        shard(MODELS, None, environment)
 
 
 def test_an_array_with_gaps_is_refused():

@@ -11,6 +11,7 @@ import sys
 import pytest
 import timm
 from hub_server import serve
+from patience import PATIENCE
 from safetensors.torch import save
 
 from liederiv.model_zoo.store import Store
@@ -46,7 +47,7 @@ def hub_and_run(tmp_path_factory):
                 cwd=root,
                 capture_output=True,
                 text=True,
-                timeout=300,
+                timeout=PATIENCE,
                 check=False,
             )
 

@@ -12,10 +12,11 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from patience import PATIENCE
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.store import Store, StoreWarning
-from liederiv.model_zoo.store_schema import MEASUREMENTS, ORIGIN, Origin, schema_of
+from liederiv.model_zoo.store_schema import MEASUREMENTS, ORIGIN, Origin, columns_of, schema_of
 
 CONFIGURATION = {"score": {"scheme": "bspline", "seed": 0}, "layers": {"scheme": "bspline"}}
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
@@ -35,7 +36,8 @@ def scores(n=2):
             "status": ["measured", "failed"][:n],
             "reason": ["", "not finite"][:n],
             "per_image": [[0.25, 0.75], []][:n],
-        }
+        },
+        columns=columns_of("score"),
     )
 
 
@@ -180,7 +182,7 @@ def test_leftovers_of_killed_scans_go_after_a_day(store):
 def _hold(folder, ready):
     with Store.open(folder).claim("k") as mine:
         ready.put(mine)
-        time.sleep(60)
+        time.sleep(PATIENCE)
 
 
 def test_the_claim_of_a_dead_process_does_not_count(store):
@@ -189,7 +191,7 @@ def test_the_claim_of_a_dead_process_does_not_count(store):
     process = context.Process(target=_hold, args=(store.folder, ready))
     process.start()
     try:
-        assert ready.get(timeout=60)
+        assert ready.get(timeout=PATIENCE)
         with store.claim("k") as mine, store.claim("other") as other:
             assert (mine, other) == (False, True)
     finally:

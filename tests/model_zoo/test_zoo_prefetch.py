@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import timm
 from hub_server import serve
+from patience import PATIENCE
 from safetensors.torch import save
 
 from liederiv.errors import LieDerivError
@@ -42,7 +43,7 @@ def session(tmp_path_factory, model):
             "HF_ENDPOINT": address,
             "HF_HUB_CACHE": str(root / "cache"),
             "HF_HOME": str(root / "home"),
-            "HF_HUB_DOWNLOAD_TIMEOUT": "2",
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(int(PATIENCE)),
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
         found = client("online", root, environment)
@@ -55,7 +56,7 @@ def client(mode, root, environment):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -163,9 +164,7 @@ def test_what_others_keep_in_the_cache_stays(found):
 def test_downloads_overlap_with_measurements(found):
     case = found["overlapping"]
     assert case["states"] == ["downloaded"] * 4
-    first, *rest = case["waited"]
-    assert first >= 0.4  # the server takes its time
-    assert max(rest) < first / 2
+    assert case["came_during_the_measurement"] == [True] * 3
 
 
 def test_a_tight_limit_neither_blocks_nor_breaks(found):

@@ -7,6 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from patience import PATIENCE
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 
@@ -25,7 +26,7 @@ def test_notebook_runs(path, tmp_path, monkeypatch):
         "display_name": "Python 3",
         "language": "python",
     }
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": tmp_path}})
+    client = NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": tmp_path}})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the kernel client, not of the notebook's code
         asyncio.run(client.async_execute())

@@ -173,8 +173,6 @@ class DetachUnderscore(Small):
 class DetachOnlyOfDarkImages(Small):
     """The first image is differentiated, the second is not."""
 
-    beyond = True
-
     def forward(self, x: Tensor) -> Tensor:
         h = self.c(x)
         bright = x.mean((1, 2, 3), keepdim=True) > 0

@@ -119,8 +119,6 @@ class Float32AndADetachBehindALargeOffset(_Float32):
 class CutFarFromTheFirstImage(Small):
     """Only images of large contrast are cut; the first one has little."""
 
-    beyond = True
-
     images = staticmethod(
         lambda: photographs(3) * torch.tensor([0.2, 0.3, 3.0])[:, None, None, None]
     )
@@ -131,10 +129,11 @@ class CutFarFromTheFirstImage(Small):
         return self.head(torch.where(strong, h.detach(), h).tanh())
 
 
+MIDDLE = float(photographs(9, (6, 6))[4].mean())
+
+
 class CutInTheLastOfManyImages(Small):
     """The ninth of nine."""
-
-    beyond = True
 
     images = staticmethod(lambda: photographs(9, (6, 6)))
 
@@ -144,8 +143,24 @@ class CutInTheLastOfManyImages(Small):
         return self.head(torch.where(dark, h.detach(), h).tanh())
 
 
+class CutInTheMiddleOfManyImages(Small):
+    """Five of nine are looked at, and this is none of them."""
+
+    beyond = True
+
+    images = staticmethod(lambda: photographs(9, (6, 6)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.c(x)
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return self.head(torch.where((mean - MIDDLE).abs() < 1e-3, h.detach(), h).tanh())
+
+
 class CutWhereUnitsAreActive(Small):
-    """ReLU by hand, whose backward is forgotten for large values; none is large at first."""
+    """ReLU by hand, whose backward is forgotten for large values; none is large at first.
+
+    At the second image too little is missing for a glance.
+    """
 
     beyond = True
 
