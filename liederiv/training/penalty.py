@@ -29,6 +29,7 @@ from torch.func import jvp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from liederiv.base_representation import class_axis, lie_value, softmax_pushforward
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
@@ -38,7 +39,7 @@ from liederiv.forward_mode.gradient_rules import elementary_norms
 from liederiv.forward_mode.models import as_it_was, kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
-from liederiv.metrics.local import class_axis, is_classifier, lie_value
+from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 
@@ -216,8 +217,10 @@ class _Step:
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
         y, jv = _product(self.cuts.watching(self.model), self.x, direction)
         rho, axis = self._representation(y)
-        value = lie_value(rho, self.action, y, jv[None], probabilities=axis is not None)
-        return self._mean(value.square(), rho)
+        jv = jv[None]
+        if axis is not None:
+            y, jv = softmax_pushforward(y, jv, axis)
+        return self._mean(lie_value(rho, self.action, y, jv).square(), rho)
 
     def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
         """E ‖f(T x) − ρ_T f(x)‖² / dim."""
