@@ -46,11 +46,12 @@ from liederiv.analysis.resampling import Boundary, check_boundary
 from liederiv.analysis.sites import Site, read_inputs
 from liederiv.analysis.spectra import Spectrum, average_spectra, power_spectrum
 from liederiv.analysis.windows import Window
+from liederiv.base_representation import lie_value
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import forward_engine, forward_mode, pushforward
+from liederiv.forward_mode import forward_engine, forward_mode, inner_pushforward, pushforward
 from liederiv.generators import Generator, resolve_generators
 from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
@@ -232,8 +233,8 @@ class _Run:
     def _lie(self, x: Tensor, seed: int) -> tuple[Tensor, Probes]:
         """L f, float64 [K, D], and the probes for this image."""
         read, moved = _Read(self.model, self.reader), self.action.tangents(x)
-        y, jv, _ = pushforward(read, x, moved, engine=self.engine)
-        lie = (jv - self.reader.act(self.action, y)).double()
+        pushed = inner_pushforward(read, x, moved, self.action, self.model, engine=self.engine)
+        y, lie = pushed.y, lie_value(self.reader, self.action, pushed.y, pushed.jv).double()
         probes = choose_probes(
             lie,
             probabilities=self.reader.probabilities(y),
@@ -267,7 +268,7 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """M(z) and δ = J_M G_z z − G_y M(z)."""
         y, jv, _ = pushforward(module, z, moved)
-        return y, jv - layout.act(self.action, y)
+        return y, lie_value(layout, self.action, y, jv)
 
     @torch.no_grad()
     def _spectra(self, i: int, z: Tensor, y: Tensor) -> tuple[Spectrum, Spectrum]:

@@ -24,8 +24,9 @@ from liederiv.analysis.point_layouts import fit_residual
 from liederiv.analysis.probes import Probes, ProbeSpec, choose_probes
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.witness import Statement, Telescoped, testify
+from liederiv.base_representation import beyond
 from liederiv.errors import ModelError
-from liederiv.forward_mode import pushforward
+from liederiv.forward_mode import inner_pushforward
 
 __all__ = ["Contributions", "Setting", "join", "measure_image"]
 
@@ -137,11 +138,18 @@ def measure_image(
     """
     tangents = action.tangents(x)
     reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
-    (y, tensors), (lie, lies), engine = pushforward(
-        reader, x, tangents, chunk_size=setting.chunk_size, engine=setting.engine
+    pushed = inner_pushforward(
+        reader,
+        x,
+        tangents,
+        action,
+        setting.model,
+        chunk_size=setting.chunk_size,
+        engine=setting.engine,
     )
+    (y, tensors), (lie, lies), engine = pushed.y, pushed.jv, pushed.verification.engine
     acted = setting.reader.act(action, y)
-    lie = lie - acted
+    lie = beyond(lie, acted)
     action_norms, residuals = [], []
     for i, slot in enumerate(setting.slots):
         layout = setting.plan.layouts[slot]
@@ -149,7 +157,7 @@ def measure_image(
         moved = layout.act(action, tensors[i]) if layout.spatial else None
         residuals.append(fit_residual(layout, tensors[i]))
         action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
-        lies[i] = (lies[i] if moved is None else _beyond(lies[i], moved)).flatten(1)
+        lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
         tensors[i] = tensors[i].new_zeros(())
     lie_norms = [_norms(v) for v in lies]
     probes = choose_probes(
@@ -188,11 +196,6 @@ _DIFFERS = (
     "the model's output differs between a pass with derivatives and one without (or it is not "
     "finite); it writes in place to tensors that are used again: let it make new ones."
 )
-
-
-def _beyond(tangent: Tensor, moved: Tensor) -> Tensor:
-    """ℓ(z) = ż − G z. Never in place: ż may share its memory with the tangents of other slots."""
-    return tangent - moved
 
 
 def _norms(v: Tensor) -> Tensor:

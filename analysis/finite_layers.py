@@ -37,7 +37,9 @@ from liederiv.draws import seeded_uniform
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode import forward_mode
 from liederiv.generators import resolve_generators
+from liederiv.metrics.eq import EqMetric
 from liederiv.metrics.finite import act_finite, valid
+from liederiv.metrics.registry import METRICS
 from liederiv.transforms import FiniteTransform
 
 __all__ = ["measure_finite"]
@@ -170,6 +172,12 @@ def _row(call: Call, metric: str, errors: Sequence[float]) -> FiniteRow:
     )
 
 
+def _metric(name: str) -> EqMetric:
+    metric = METRICS[name]
+    assert isinstance(metric, EqMetric)
+    return metric
+
+
 class _Draws:
     """The transforms of one image: the same uniform numbers for every module."""
 
@@ -184,13 +192,13 @@ class _Draws:
         self.translation, self.rotation, self.max_fraction = translation, rotation, max_fraction
         self.uniform = seeded_uniform([seed], (num_samples, 2))[0]
 
-    def transforms(self, metric: str, before: Layout, after: Layout) -> list[FiniteTransform]:
+    def transforms(self, metric: EqMetric, before: Layout, after: Layout) -> list[FiniteTransform]:
         """Those of one metric, for a module between these layouts."""
-        if metric == "eq_r_relative":
+        if metric.rotation:
             angles = (2 * self.uniform[:, :1] - 1) * math.pi
             return [FiniteTransform(self.rotation, t[None]) for t in angles]
         size = torch.tensor([self.translation.width, self.translation.height], dtype=torch.float64)
-        if metric == "eq_t_frac_relative":
+        if not metric.integer:
             shifts = (2 * self.uniform - 1) * self.max_fraction * size
         else:
             coarse = min((v for v in (before, after) if v.spatial), key=lambda v: math.prod(v.grid))
@@ -262,7 +270,7 @@ class _Remeasure:
         for name in self.names:
             errors = [
                 self._error(run(_move(t, z, before)), y, t, after)
-                for t in self.draws.transforms(name, before, after)
+                for t in self.draws.transforms(_metric(name), before, after)
             ]
             known = [e for e in errors if not math.isnan(e)]
             self.found[number, name] = float(np.mean(known)) if known else math.nan

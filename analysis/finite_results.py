@@ -10,11 +10,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from liederiv.errors import LieDerivError
+from liederiv.metrics.eq import EqMetric
+from liederiv.metrics.registry import METRICS
 from liederiv.spreadsheets import frame_of
 
 __all__ = ["FINITE_METRICS", "FiniteLayers", "FiniteRow"]
 
-FINITE_METRICS = ("eq_t_relative", "eq_t_frac_relative", "eq_r_relative")
+FINITE_METRICS = tuple(
+    name for name, m in METRICS.items() if isinstance(m, EqMetric) and not m.relative
+)
 """Whole-pixel translation, fractional translation, rotation by any angle."""
 
 

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 
 from liederiv.actions import Action, ImageAction
 from liederiv.analysis.windows import WINDOWED, Window
+from liederiv.grids import divides
 from liederiv.representations import FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["Grid", "Layout", "LayoutRecogniser", "positions"]
@@ -318,7 +319,7 @@ def _divided(outer: Grid, inner: Grid) -> Grid | None:
     (H, W), (h, w) = outer, inner
     if h < 1 or w < 1 or h > H or w > W:
         return None
-    if H % h == 0 and W % w == 0 and H // h == W // w:
+    if divides(inner, outer):
         return outer
     for s in (2**k for k in range(1, 8)):
         if (h, w) in ((-(-H // s), -(-W // s)), (H // s, W // s)):

@@ -9,14 +9,9 @@ import pandas as pd
 
 from liederiv.analysis.leaderboard import latest
 from liederiv.analysis.rank_correlation import rank_correlation
+from liederiv.metrics.registry import metric_names
 
-__all__ = ["HIGHER_IS_BETTER", "metric_agreement", "metric_columns"]
-
-HIGHER_IS_BETTER = (
-    *("eq_t", "eq_t_frac", "eq_r", "eq_t_relative", "eq_t_frac_relative", "eq_r_relative"),
-    *("shift_consistency", "effective_invariance", "accuracy"),
-)
-"""Metrics that grow as a model gets closer to equivariant; the others are errors."""
+__all__ = ["metric_agreement", "metric_columns"]
 
 _SUBJECTS = ("translation", "rotation", "scale", "shear", "stretch", "flip")
 _SAME = {"shift": "translation", "roll": "translation", "rot90": "rotation", "rot180": "rotation"}
@@ -30,8 +25,8 @@ def metric_columns(rows: pd.DataFrame) -> pd.DataFrame:
     """
     newest = latest(rows)
     good = newest[(newest["outcome"] == "measured") & (newest["status"] == "measured")].copy()
-    sign = good["metric"].map(lambda name: -1.0 if name in HIGHER_IS_BETTER else 1.0)
-    good["value"] = good["value"] * sign
+    negated = good["metric"].isin(metric_names("higher_is_better"))
+    good["value"] = good["value"].where(~negated, -good["value"])
     index = ["metric", "transform", "output"]
     return good.pivot_table("value", "requested_model", index, aggfunc="first", sort=False)
 

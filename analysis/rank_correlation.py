@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from liederiv.bootstrap import percentiles, resampled
 from liederiv.errors import LieDerivError
 
 __all__ = ["RankCorrelation", "rank_correlation"]
@@ -79,20 +80,12 @@ def rank_correlation(
     value = float(_partial(data[:, None])[0]) if n > 2 + len(fixed) else nan
     if np.isnan(value):
         return RankCorrelation(nan, nan, nan, level, n)
-    random = np.random.default_rng(seed)
-    if clusters is None:
-        draws = random.integers(0, n, size=(resamples, n))
+    draws = list(resampled(n, resamples, seed, clusters=labels))
+    if clusters is None:  # all of one length
         values = np.concatenate([_partial(data[:, d]) for d in np.array_split(draws, 20)])
     else:
-        members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-        picks = random.integers(0, len(members), size=(resamples, len(members)))
-        joined = (np.concatenate([members[i] for i in pick]) for pick in picks)
-        values = np.array([_partial(data[:, None, d])[0] for d in joined])
-    if np.isnan(values).all():
-        return RankCorrelation(value, nan, nan, level, n)
-    tail = (1 - level) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return RankCorrelation(value, float(low), float(high), level, n)
+        values = np.array([_partial(data[:, None, d])[0] for d in draws])
+    return RankCorrelation(value, *percentiles(values, level), level, n)
 
 
 def _covariates(given: ArrayLike | None, n: int) -> list[Array]:

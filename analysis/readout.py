@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from liederiv.actions import Action
+from liederiv.base_representation import class_axis
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
-from liederiv.metrics.local import NOT_ONE_TENSOR, class_axis
+from liederiv.metrics.local import NOT_ONE_TENSOR
 from liederiv.representations import OutputSpec, declared
 from liederiv.resolution import resolve_output
 from liederiv.structures import Part, match_outputs

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from liederiv.analysis.leaderboard import Leaderboard
 from liederiv.analysis.rank_correlation import rank_correlation
 from liederiv.analysis.recipes import has_published_weights, recipe_of, year_of
+from liederiv.bootstrap import percentiles, resampled
 from liederiv.errors import LieDerivError
 
 __all__ = ["FACTORS", "correlations", "describe_models", "factor_table", "rank_variance_explained",
@@ -122,8 +123,12 @@ def factor_table(
     for name, group in known.groupby(factor):
         if len(group) < minimum:
             continue
-        values = [_floats(g[transform]) for _, g in group.groupby("architecture")]
-        low, high = _median_interval(values, resamples, seed)
+        alike = group.dropna(subset="architecture")
+        values, labels = _floats(alike[transform]), alike["architecture"].factorize()[0]
+        low, high = float("nan"), float("nan")
+        if len(np.unique(labels)) > 1:
+            draws = resampled(len(values), resamples, seed, clusters=labels)
+            low, high = percentiles([np.median(values[d]) for d in draws])
         median = float(group[transform].median())
         row = {factor: name, "models": len(group), "median": median, "low": low, "high": high}
         rows.append(row)
@@ -186,18 +191,6 @@ def within_architectures(models: pd.DataFrame, transform: str, factor: str) -> p
     ]
     columns = [factor, "factor_of_mean", "models", "architectures"]
     return pd.DataFrame(rows, columns=columns).sort_values("factor_of_mean", ignore_index=True)
-
-
-def _median_interval(
-    values: Sequence[NDArray[np.float64]], resamples: int, seed: int
-) -> tuple[float, float]:
-    if len(values) < 2:
-        return float("nan"), float("nan")
-    random = np.random.default_rng(seed)
-    picks = random.integers(0, len(values), size=(resamples, len(values)))
-    medians = [np.median(np.concatenate([values[i] for i in pick])) for pick in picks]
-    low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _floats(column: pd.Series) -> NDArray[np.float64]:

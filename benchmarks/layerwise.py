@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from liederiv.actions import ImageAction
 from liederiv.analysis import Attribution, attribute, attribution, contributions
 from liederiv.analysis.capture import Call, measured_copy, scout
+from liederiv.base_representation import lie_value
 from liederiv.forward_mode import forward_mode
 from liederiv.generators import resolve_generators
 from liederiv.model_zoo import load, load_images
@@ -143,7 +144,7 @@ def local_derivative(call: Call, z: Tensor, action: ImageAction) -> Tensor:
         u = torch.zeros_like(y, requires_grad=True)
         (pulled,) = torch.autograd.grad(y, z, u, create_graph=True)
         (pushed,) = torch.autograd.grad(pulled, u, before.act(action, z.detach())[0])
-    return pushed - after.act(action, y.detach())[0]
+    return lie_value(after, action, y.detach(), pushed[None])[0]
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from liederiv.errors import (
 )
 from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
 from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
+from liederiv.images import ImageDomain as ImageDomain  # images are the first kind of input
 from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
 from liederiv.measurement import measure
 from liederiv.points import PointCloud

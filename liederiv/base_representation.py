@@ -1,18 +1,28 @@
-"""What a representation is, and the two that need no grid: trivial, and given by the user."""
+"""What a representation is, the two that need no grid, and what is left of a pushforward: L f."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
 from liederiv.actions import Action, ImageAction
-from liederiv.errors import UnknownLayoutError
+from liederiv.errors import ModelError, UnknownLayoutError
 
-__all__ = ["Custom", "Invariant", "Representation", "on_images"]
+__all__ = [
+    "Acts",
+    "Custom",
+    "Invariant",
+    "Representation",
+    "beyond",
+    "class_axis",
+    "lie_value",
+    "on_images",
+    "softmax_pushforward",
+]
 
 
 class Representation(ABC):
@@ -94,3 +104,54 @@ class Custom(Representation):
                 f"after another, {[len(action), *y.shape]}."
             )
         return out
+
+
+class Acts(Protocol):
+    """Whatever knows how generators act on a tensor: a representation, a layout, a reader."""
+
+    def act(self, action: Action, y: Tensor, /) -> Tensor:
+        """X y for the K generators of the action: [K, *y.shape]."""
+
+
+def lie_value(rho: Acts, action: Action, y: Tensor, jv: Tensor) -> Tensor:
+    """L f = J X x − X_out f from the output y = f(x) and its pushforward: [K, *y.shape]."""
+    return beyond(jv, rho.act(action, y))
+
+
+def beyond(jv: Tensor, moved: Tensor) -> Tensor:
+    """J X x − X_out f. Never in place: both may share their memory with other tensors."""
+    return jv - moved
+
+
+def softmax_pushforward(y: Tensor, jv: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Probabilities p = softmax(y) along ``dim`` and their pushforward (diag p − ppᵀ) jv."""
+    p = y.softmax(dim)
+    weighted = jv * p
+    return p, weighted - p * weighted.sum(dim if dim < 0 else dim + 1, keepdim=True)
+
+
+def class_axis(y: Tensor, rho: Representation, argument: str = "output_type") -> int:
+    """The axis of an output on which the scores of classes stand.
+
+    Args:
+        y: the output.
+        rho: how the group acts on it.
+        argument: by which a softmax was asked for, for messages.
+
+    Raises:
+        ModelError: if there are none to normalise by a softmax: entries that turn or move, a single
+            logit per item, or no axis of classes at all.
+    """
+    axis = rho.class_axis(y.ndim)
+    if axis is None:
+        raise ModelError(
+            f"{argument}='probs' needs scores of classes, but the output of shape "
+            f"{list(y.shape)} is {rho}; pass {argument}='output'."
+        )
+    if y.shape[axis] < 2:
+        raise ModelError(
+            f"{argument}='probs' needs scores of two classes or more, but the output has shape "
+            f"{list(y.shape)}: the softmax of one logit is 1; pass {argument}='output', or a "
+            "model that ends in a sigmoid."
+        )
+    return axis

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from liederiv.bootstrap import resample_counts
+from liederiv.bootstrap import percentiles, resample_counts
 from liederiv.comparability import contrast
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line
@@ -186,7 +186,7 @@ def _paired(
             a, b, c, d = (counts @ part for part in parts)
             ratios = a * b / (c * d)
             if np.isfinite(ratios).any():
-                low, high = (float(v) for v in np.nanquantile(ratios, [0.025, 0.975]))
+                low, high = percentiles(ratios)
     key = (score.metric, score.transform, score.output)
     return Score(*key, value, low, high, "× the baseline")
 

@@ -1,4 +1,4 @@
-"""What data loaders deliver, as images (or clouds of points) and class labels.
+"""What data loaders deliver, as images (or another kind of input) and class labels.
 
 Tensors, ``(images, labels, …)``, dictionaries as of Hugging Face's data sets, lists of images as
 for detection. What cannot be class labels (a regression's targets, boxes, masks, captions) is left
@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from liederiv.domains import DOMAINS, domain_of, is_input
 from liederiv.errors import ImageError, LieDerivError
-from liederiv.foreign import one_line, shortened
+from liederiv.foreign import described, one_line, shortened
 from liederiv.foreign_code import what_was_raised
-from liederiv.points import PointCloud
 
 __all__ = ["Batch", "check_layout", "deliver", "unpack"]
 
@@ -31,7 +31,7 @@ class Batch:
     """One batch.
 
     Attributes:
-        x: Images [B, C, H, W] or a `PointCloud`, not checked yet.
+        x: Images [B, C, H, W], a `PointCloud` or another input, not checked yet.
         labels: Class indices [B], int64, or None.
         note: Why there are no labels though something was given for them; else empty.
     """
@@ -51,18 +51,16 @@ def deliver(batches: Any) -> Iterator[Batch]:
     Raises:
         LieDerivError: If it cannot be iterated over, or fails while it delivers.
     """
-    if isinstance(batches, Tensor | PointCloud | Mapping) or _is_pair(batches):
+    if is_input(batches) or isinstance(batches, Mapping | np.ndarray) or _is_pair(batches):
         yield unpack(batches)
         return
-    if isinstance(batches, str | bytes) or not hasattr(batches, "__iter__"):
-        raise LieDerivError(
-            f"`batches` is a {type(batches).__name__}; pass a tensor [N, C, H, W], a PointCloud, "
+    several = any(hasattr(batches, name) for name in ("__iter__", "__getitem__"))
+    if isinstance(batches, str | bytes) or not several:
+        raise ImageError(
+            f"batches={described(batches)} must be a tensor of images [N, C, H, W], a PointCloud, "
             "or an iterable of batches such as a DataLoader (for a folder, "
             "liederiv.model_zoo.load_images(folder).batches(8))."
         )
-    if isinstance(batches, np.ndarray):
-        yield unpack(batches)
-        return
     iterator = _guarded("could not start", lambda: iter(batches))
     number = 0
     while True:
@@ -103,13 +101,15 @@ def _is_pair(batches: Any) -> bool:
 
 def _has_images(item: Any, deep: bool = True) -> bool:
     """Whether something may be a batch: images, or (`deep`) a container that begins with them."""
-    if isinstance(item, Tensor | np.ndarray):
+    if isinstance(item, np.ndarray):
         return item.ndim == 4
+    if any(domain.accepts(item) for domain in DOMAINS):
+        return True
     if isinstance(item, Mapping):
         return deep and _under(item, IMAGE_KEYS) is not None
     if isinstance(item, tuple | list):
         return deep and len(item) > 0 and (_has_images(item[0]) or _all_images(item))
-    return isinstance(item, PointCloud)
+    return False
 
 
 def unpack(item: Any) -> Batch:
@@ -126,7 +126,9 @@ def unpack(item: Any) -> Batch:
         LieDerivError: If there are labels for another number of images.
     """
     given: Any = None
-    if isinstance(item, Mapping):
+    if is_input(item):
+        x = item
+    elif isinstance(item, Mapping):
         x = _under(item, IMAGE_KEYS)
         if x is None:
             listed = ", ".join(one_line(repr(k))[:40] for k in list(item)[:8]) or "nothing"
@@ -142,7 +144,7 @@ def unpack(item: Any) -> Batch:
     else:
         x = item
     x = _as_images(x)
-    if isinstance(x, Tensor) and (x.is_nested or x.ndim != 4):
+    if isinstance(x, Tensor) and (x.is_nested or not domain_of(x).accepts(x)):
         return Batch(x)  # what is wrong with it is said by the domain
     labels, note = _as_labels(given, len(x))
     return Batch(x, labels, note)
@@ -159,8 +161,8 @@ def _all_images(items: Sequence[Any]) -> bool:
 
 
 def _as_images(x: Any) -> Any:
-    """One tensor of a list of images; anything but a tensor or a cloud is refused."""
-    if isinstance(x, Tensor | PointCloud):
+    """One tensor of a list of images; what no kind of input accepts is refused."""
+    if is_input(x):
         return x
     if isinstance(x, tuple | list) and x and all(isinstance(one, Tensor) for one in x):
         shapes = {tuple(one.shape) for one in x}
@@ -181,7 +183,7 @@ def _as_images(x: Any) -> Any:
         remedy = "give the data set a transform that makes normalised tensors (ToTensor)"
     else:
         remedy = "deliver tensors [B, C, H, W], (images, labels), or dictionaries with such"
-    raise ImageError(f"`batches` delivers {kind} where images were expected; {remedy}.")
+    raise ImageError(f"`batches` delivers {kind} and must be a tensor of images; {remedy}.")
 
 
 def check_layout(x: Any) -> None:

@@ -1,11 +1,14 @@
-"""Bootstrap confidence intervals over images, seeded."""
+"""The bootstrap, seeded: which of a sample is drawn how often, and percentile intervals."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["bootstrap_mean", "bootstrap_ratio", "resample_counts"]
+__all__ = ["bootstrap_mean", "bootstrap_ratio", "percentiles", "resample_counts", "resampled"]
 
 
 def resample_counts(
@@ -24,6 +27,32 @@ def resample_counts(
     size = int(labels.max()) + 1
     draws = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
     return draws[:, labels].astype(np.float64)
+
+
+def resampled(
+    n: int, resamples: int, seed: int, clusters: ArrayLike | None = None
+) -> Iterator[NDArray[np.intp]]:
+    """The same draws as numbers of what is drawn, in order, for statistics that are no means."""
+    for counts in resample_counts(n, resamples, seed, clusters):
+        yield np.repeat(np.arange(n), counts.astype(np.intp))
+
+
+def percentiles(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of a statistic over resamples, without those in which it is undefined.
+
+    Args:
+        values: [resamples]; NaN where undefined.
+        level: of confidence.
+
+    Returns:
+        lower and upper end; NaN if it is undefined in all of them.
+    """
+    found = np.asarray(values, np.float64)
+    if np.isnan(found).all():
+        return math.nan, math.nan
+    tail = (1 - level) / 2
+    low, high = np.nanquantile(found, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def bootstrap_mean(
@@ -80,9 +109,4 @@ def bootstrap_ratio(
         if len(top if clusters is None else np.unique(np.asarray(clusters))) < 2:
             return estimate, float("nan"), float("nan")
         counts = resample_counts(len(top), resamples, seed, clusters)
-        ratios = (counts @ top) / (counts @ bottom)
-        if np.isnan(ratios).all():
-            return estimate, float("nan"), float("nan")
-        tail = (1 - level) / 2
-        low, high = np.nanquantile(ratios, [tail, 1 - tail])
-    return estimate, float(low), float(high)
+        return estimate, *percentiles((counts @ top) / (counts @ bottom), level)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +29,8 @@ __all__ = [
     "DerivativeCheck",
     "check_derivative",
     "check_placement",
-    "double_copy",
     "preflight",
 ]
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def preflight(
@@ -118,11 +114,6 @@ def check_placement(model: nn.Module, x: Any, item: str) -> None:
             f"the model has dtype {parameter.dtype}, but the {item}s have {x.dtype}; convert one "
             f"of them: model.float() or {item}s.double()."
         )
-
-
-def double_copy(f: F) -> F:
-    """F in float64: a converted deep copy of a module, a plain function as it is."""
-    return copy.deepcopy(f).double() if isinstance(f, nn.Module) else f
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def _settings(
     old: Mapping[str, Any], new: Mapping[str, Any], metrics: Collection[str]
 ) -> list[str]:
     """Settings that the compared metrics have: a dynamic range matters to finite ones only."""
-    finite = any(m not in METRICS or METRICS[m].kind == "finite" for m in metrics)
+    finite = any(m not in METRICS or "finite" in METRICS[m].needs for m in metrics)
     names = [n for n in {**old, **new} if finite or n == "unit"]
     return [
         f"with another {one_line(n).replace('_', ' ')} ({_difference(old.get(n), new.get(n))})"

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from liederiv.bootstrap import resample_counts
+from liederiv.bootstrap import percentiles, resample_counts
 from liederiv.comparability import Contrast, contrast
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import METRICS
 from liederiv.results import Measurement, Score
 
 __all__ = ["Difference", "compare", "contrast_of"]
@@ -92,7 +93,7 @@ def compare(
     rows = []
     for first in a.scores:
         second = others.get((first.metric, first.transform, first.output))
-        if second is not None and first.metric != "reference":
+        if second is not None and _of_model(first.metric):
             rows.append(_difference(first, second, resamples, seed, clusters))
     return tuple(rows)
 
@@ -100,7 +101,7 @@ def compare(
 def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) -> Contrast:
     """How the two differ in what they are of, as far as it concerns the rows that they share."""
     keys = [{(s.metric, s.transform, s.output) for s in m.scores} for m in (a, b)]
-    shared = {key for key in keys[0] & keys[1] if key[0] != "reference"}
+    shared = {key for key in keys[0] & keys[1] if _of_model(key[0])}
     return contrast(
         a.provenance,
         b.provenance,
@@ -108,6 +109,11 @@ def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) 
         transforms={transform for _, transform, _ in shared},
         between_models=between_models,
     )
+
+
+def _of_model(metric: str) -> bool:
+    """Whether a row says something about the model."""
+    return metric not in METRICS or METRICS[metric].of_model
 
 
 def _difference(
@@ -150,11 +156,7 @@ def _interval(
         first, second = ((counts @ top[counted]) / (counts @ low[counted]) for top, low in parts)
         if a.unit == "dB":
             first, second = -10 * np.log10(first), -10 * np.log10(second)
-        gap = second - first
-        if np.isnan(gap).all():
-            return math.nan, math.nan
-        low, high = np.nanquantile(gap, [0.025, 0.975])
-    return float(low), float(high)
+        return percentiles(second - first)
 
 
 def _parts(score: Score) -> tuple[np.ndarray, np.ndarray]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
+from liederiv.domains import domain_of
 from liederiv.generators import Generator
-from liederiv.points import PointCloud
 from liederiv.scoring import targets
 
 __all__ = ["ContentHash", "definitions_of"]
@@ -29,31 +28,19 @@ class ContentHash:
         self._digest = hashlib.sha256()
 
     def add(self, x: Any) -> None:
-        """Take in one batch: images [B, C, H, W], or a `PointCloud`."""
+        """Take in one batch: images [B, C, H, W], or another kind of input."""
         if isinstance(x, Tensor):
             self.input_size = tuple(x.shape[1:])
         if self._known:
             return
-        if isinstance(x, Tensor):
-            for image in x:
-                self._add(image)
-            return
-        for i in range(len(x)):
-            one: PointCloud = x[i : i + 1]
-            for field in fields(one):
-                value = getattr(one, field.name)
-                for name, part in value.items() if isinstance(value, dict) else [("", value)]:
-                    if isinstance(part, Tensor):
-                        self._digest.update(f"{field.name}.{name}".encode())
-                        self._add(part)
+        for name, part in domain_of(x).fields(x):
+            self._digest.update(name.encode())
+            self._digest.update(f"{part.dtype}{list(part.shape)}".encode())
+            self._digest.update(part.detach().cpu().contiguous().numpy().tobytes())
 
     def hexdigest(self) -> str:
         """The name that is known, or sixteen hexadecimal digits."""
         return self._known or self._digest.hexdigest()[:16]
-
-    def _add(self, tensor: Tensor) -> None:
-        self._digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-        self._digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
 
 
 def definitions_of(generators: Sequence[Generator]) -> dict[str, tuple[str, ...]]:

@@ -1,36 +1,44 @@
 """Kinds of input: what the engine must know about images, about point clouds, about anything else.
 
-A `Domain` is all that distinguishes one kind of input from another: how generators are bound to it,
-which of an output's entries belong to which item of the batch, what to compare a tangent with.
-`domain_of` finds it from the input's type. Everything else in liederiv is written once.
+A `Domain` is all that distinguishes one kind of input from another: which inputs are of it, which
+generators act on them and how, which of an output's entries belong to which item of the batch, what
+to compare a tangent with, which transforms no derivative sees. It is registered once, by
+`register_domain`, and `domain_of` asks each whether an input is of its kind. Everything else in
+liederiv is written once.
+
+An input has a length (its items), slices, ``dtype``, ``device``, ``detach()`` and ``double()``, and
+is a tensor or a pytree whose leaves are the tensors that a derivative may enter.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from liederiv.actions import Action, ImageAction, check_images
+from liederiv.actions import Action
 from liederiv.derivatives import Scheme
-from liederiv.draws import canonical_bytes, item_seeds, seeded_coordinates
-from liederiv.errors import ImageError, LieDerivError
-from liederiv.generators import IMAGES, Catalogue, Generator, resolve_generators
-from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
-from liederiv.representations import OutputSpec, Resolved, resolve
-from liederiv.transforms import FiniteTransform
+from liederiv.draws import canonical_bytes, item_seeds, seeded_coordinates, seeded_normal
+from liederiv.errors import LieDerivError, UnknownLayoutError
+from liederiv.generators import Catalogue, Generator, resolve_generators
+from liederiv.metrics.values import DiscreteCheck
+from liederiv.representations import Invariant, OutputSpec, Representation, Resolved
 
 __all__ = [
+    "DOMAINS",
     "Comparisons",
     "Domain",
-    "ImageDomain",
     "Names",
+    "declared_domain",
     "domain_of",
+    "is_input",
     "pieces",
     "register_domain",
 ]
@@ -56,25 +64,47 @@ class Comparisons:
 class Domain(ABC):
     """One kind of input.
 
+    What has a default here fits tensors, and pytrees of tensors, with the items in front.
+
     Attributes:
         item: what one of a batch is called, e.g. ``image``.
+        catalogues: the generators that act on such inputs; several if they depend on the input.
         probabilities: whether an output [B, n] is taken for class scores unless said otherwise.
+        uncompared: why directions of `Comparisons` are missing, for results.
+        reference_transform: the group under which the `reference` network is invariant.
+        sampled: generators, or groups of them, whose finite transforms `sampled_error` draws.
+        viewed: what the `views` are, in short.
+        is_images: whether inputs are tensors [B, C, H, W], to which metrics of images apply.
     """
 
     item: str
+    catalogues: tuple[Catalogue, ...]
     probabilities: bool = True
+    uncompared: str = "there is nothing of the kind for these inputs; compare relative_norm"
+    reference_transform: str = ""
+    sampled: tuple[str, ...] = ()
+    viewed: str = "any"
+    is_images: bool = False
+
+    @abstractmethod
+    def accepts(self, x: Any) -> bool:
+        """Whether x looks like an input of this kind; `check` says whether it is a sound one."""
 
     @abstractmethod
     def check(self, x: Any, argument: str = "x") -> None:
-        """Raise a `LieDerivError` unless x is a sound input."""
+        """Raise an `InputError` unless x is a sound input."""
 
-    @abstractmethod
     def catalogue(self, x: Any) -> Catalogue:
         """The generators that act on inputs like x."""
+        (only,) = self.catalogues
+        return only
 
     @abstractmethod
     def bind(self, generators: Sequence[Generator], x: Any, scheme: str | Scheme) -> Action:
-        """The action of resolved generators on x."""
+        """The action of resolved generators on x.
+
+        Where tangents come with the data, the action reads them off x in `Action.tangents`.
+        """
 
     def action(
         self,
@@ -88,17 +118,27 @@ class Domain(ABC):
         found = resolve_generators(generators, unit=unit, catalogue=self.catalogue(x))
         return self.bind(found, x, scheme)
 
-    @abstractmethod
     def resolve(self, output: OutputSpec, y: Tensor, action: Any) -> Resolved:
-        """How the group acts on an output tensor.
+        """How the group acts on an output tensor; by default, what is declared and nothing else.
 
         Raises:
             UnknownLayoutError: if it is not known.
         """
+        if isinstance(output, Resolved):
+            return output
+        if isinstance(output, str) and output == "invariant":
+            output = Invariant()
+        if isinstance(output, Representation):
+            return Resolved(output, "declared")
+        raise UnknownLayoutError(
+            f"how the output of shape {list(y.shape)} transforms is unknown (output={output}); "
+            "declare it: output='invariant', a Representation, or an attribute "
+            "output_representation of the model."
+        )
 
-    @abstractmethod
     def rows(self, x: Any) -> tuple[int, ...]:
         """How many rows an output may have."""
+        return (len(x),)
 
     def separable(self, x: Any) -> bool:
         """Whether the rows of an output can be told apart by item."""
@@ -108,7 +148,6 @@ class Domain(ABC):
         """Which of ``count`` rows of an output (one of `rows`) belong to one item: int64 [n]."""
         return torch.tensor([number])
 
-    @abstractmethod
     def sums(self, values: Tensor, action: Any, representation: Any) -> Tensor:
         """Sum over the entries of an output that belong to each item.
 
@@ -120,15 +159,22 @@ class Domain(ABC):
         Returns:
             float64 [M, B].
         """
+        return values.reshape(len(values), values.shape[1], -1).double().sum(-1)
 
     def means(self, values: Tensor, action: Any, representation: Any) -> Tensor:
         """Mean over the entries of an output that belong to each item; see `sums`."""
         count = self.sums(torch.ones_like(values[:1]), action, representation)
         return self.sums(values, action, representation) / count
 
-    @abstractmethod
     def contents(self, x: Any) -> Iterator[bytes]:
         """What each item is, as bytes: what its random numbers are drawn from."""
+        leaves = tree_flatten(x)[0]
+        return (b"".join(canonical_bytes(v[b]) for v in leaves) for b in range(len(x)))
+
+    def fields(self, x: Any) -> Iterator[tuple[str, Tensor]]:
+        """All tensors of each item with their names: what makes two inputs the same to the bit."""
+        leaves = tree_flatten(x)[0]
+        return (("", v[b]) for b in range(len(x)) for v in leaves)
 
     def seeds(self, x: Any, seed: int, stream: str = "") -> list[int]:
         """One seed for each item, the same wherever it stands; see `liederiv.draws`.
@@ -140,17 +186,34 @@ class Domain(ABC):
         """
         return item_seeds(self.contents(x), seed, stream)
 
-    @abstractmethod
     def comparisons(
         self, x: Any, tangents: Any, action: Any, directions: int, seeds: Sequence[int]
     ) -> Comparisons:
-        """Directions to compare the tangents with; seeds, one per item, decide the random ones."""
+        """Directions to compare the tangents with; seeds, one per item, decide the random ones.
 
-    @abstractmethod
+        By default Gaussian noise of each tangent's norm, item by item.
+        """
+        leaves, tree = tree_flatten(x)
+        noise = seeded_normal(seeds, (directions, sum(v[0].numel() for v in leaves))).movedim(1, 0)
+        noise = noise / noise.norm(dim=-1, keepdim=True)
+        parts = noise.split([v[0].numel() for v in leaves], -1)
+        drawn = [p.reshape(-1, *v.shape).to(v) for p, v in zip(parts, leaves, strict=True)]
+        moving = [v.flatten(2).double().square().sum(-1) for v in tree_flatten(tangents)[0]]
+        norms = torch.stack(moving).sum(0)
+
+        def read(responses: Tensor) -> dict[str, Tensor]:
+            return {"moves": norms > 0, "noise": responses.mean(0) * norms}
+
+        return Comparisons(tree_unflatten(drawn, tree), read)
+
     def transform(self, action: Any, t: Tensor) -> Any:
-        """The finite transforms exp(Σ_k t_k X_k) for t [B, K], or [1, K] for all items alike."""
+        """The finite transforms exp(Σ_k t_k X_k) for t [B, K], or [1, K] for all items alike.
 
-    @abstractmethod
+        Raises:
+            LieDerivError: where there are none.
+        """
+        raise LieDerivError(f"finite transforms of {self.item}s are not known; measure lee.")
+
     def sample(
         self,
         action: Any,
@@ -172,153 +235,100 @@ class Domain(ABC):
         Raises:
             LieDerivError: without a range for a generator that has no customary one.
         """
+        (g,) = action.generators
+        limit = self.customary_range(g, x) if half_range is None else half_range
+        seeds = self.seeds(x, seed, g.name)
+        drawn = seeded_coordinates(seeds, [limit], num_samples=num_samples)
+        return (self.transform(action, t) for t in drawn), f"{g.name}, ±{limit:.4g} {g.unit}"
+
+    def customary_range(self, g: Generator, x: Any) -> float:
+        """How far a generator moves x where nobody says, in its unit.
+
+        Raises:
+            LieDerivError: if there is no such custom.
+        """
+        raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")
+
+    def discrete(
+        self, f: Callable[[Any], Tensor], x: Any, output: OutputSpec
+    ) -> Sequence[DiscreteCheck]:
+        """How exactly the symmetries hold that no path of transforms leads to; none by default."""
+        return ()
+
+    def views(
+        self, x: Any, seed: int, scheme: str | Scheme
+    ) -> Iterable[tuple[str, Iterable[Any] | str]]:
+        """Transformed copies of x that a decision should not tell apart, with what they are.
+
+        Where a kind of view makes no sense for x, the reason stands in place of the copies.
+        """
+        return ()
+
+    def reference(self, x: Any) -> Callable[[Any], Tensor] | None:
+        """A network that is invariant under `reference_transform` exactly; None without one."""
+        return None
 
     def rebind(self, action: Any, x: Any) -> Any:
         """The same generators on another input."""
         return self.bind(action.generators, x, "bspline")
 
-    @abstractmethod
     def batch_size(self, x: Any) -> int:
         """Items per pass that fit memory and cache, where nobody says otherwise."""
-
-    @abstractmethod
-    def chunk_size(self, x: Any) -> int | None:
-        """Tangents per pass beside x, likewise; None lets memory decide."""
-
-
-class ImageDomain(Domain):
-    """Images [B, C, H, W]."""
-
-    item = "image"
-
-    def check(self, x: Any, argument: str = "x") -> None:
-        """See `Domain.check`."""
-        if not isinstance(x, Tensor):
-            raise ImageError(
-                f"{argument} must be a tensor of images [B, C, H, W] or a PointCloud, not "
-                f"{type(x).__name__}."
-            )
-        check_images(x, argument)
-        if x.is_meta:
-            return  # nothing to see; placement is another check
-        fine = x.isfinite().flatten(1).all(1)
-        if not fine.all():
-            wrong = (~fine).nonzero().flatten().tolist()
-            raise ImageError(
-                f"{argument} has NaN or infinite pixels in {len(wrong)} of {len(x)} images (first: "
-                f"number {wrong[0]}); repair or leave out those images."
-            )
-
-    def catalogue(self, x: Tensor) -> Catalogue:
-        """See `Domain.catalogue`."""
-        return IMAGES
-
-    def bind(self, generators: Sequence[Generator], x: Tensor, scheme: str | Scheme) -> ImageAction:
-        """See `Domain.bind`."""
-        return ImageAction(generators, x.shape[-2], x.shape[-1], scheme)
-
-    def resolve(self, output: OutputSpec, y: Tensor, action: ImageAction) -> Resolved:
-        """See `Domain.resolve`."""
-        return resolve(output, y, (action.height, action.width))
-
-    def rows(self, x: Tensor) -> tuple[int, ...]:
-        """See `Domain.rows`."""
-        return (len(x),)
-
-    def sums(self, values: Tensor, action: ImageAction, representation: Any) -> Tensor:
-        """See `Domain.sums`."""
-        return values.reshape(len(values), values.shape[1], -1).double().sum(-1)
-
-    def contents(self, x: Tensor) -> Iterator[bytes]:
-        """See `Domain.contents`."""
-        return (canonical_bytes(image) for image in x)
-
-    def comparisons(
-        self,
-        x: Tensor,
-        tangents: Tensor,
-        action: ImageAction,
-        directions: int,
-        seeds: Sequence[int],
-    ) -> Comparisons:
-        """See `Domain.comparisons`."""
-        K = len(action)
-        noises = seeded_noise(x, seeds, directions + 1)
-        blocks = [torch.stack([same_norm(n) for n in noises[1:]])]
-        blocks += [same_spectrum(tangents, noises[0]), blur(x, action.scheme)[None]]
-        norms = tangents.flatten(2).double().square().sum(-1)
-
-        def read(responses: Tensor) -> dict[str, Tensor]:
-            return {
-                "moves": norms > 0,
-                "noise": responses[:directions].mean(0) * norms,
-                "spectrum": responses[directions : directions + K],
-                "blur": responses[-1],
-            }
-
-        return Comparisons(torch.cat(blocks), read)
-
-    def transform(self, action: ImageAction, t: Tensor) -> FiniteTransform:
-        """See `Domain.transform`."""
-        return FiniteTransform(action, t)
-
-    def sample(
-        self,
-        action: ImageAction,
-        x: Tensor,
-        half_range: float | None,
-        *,
-        num_samples: int,
-        seed: int,
-    ) -> tuple[Iterator[FiniteTransform], str]:
-        """See `Domain.sample`."""
-        (g,) = action.generators
-        limit = _customary_range(g, x) if half_range is None else half_range
-        seeds = self.seeds(x, seed, g.name)
-        drawn = seeded_coordinates(seeds, [limit], num_samples=num_samples)
-        moves = (FiniteTransform(action, t) for t in drawn)
-        return moves, f"{g.name}, ±{limit:.4g} {g.unit}"
-
-    def rebind(self, action: ImageAction, x: Tensor) -> ImageAction:
-        """See `Domain.rebind`; images of one measurement are of one size."""
-        return action
-
-    def batch_size(self, x: Tensor) -> int:
-        """See `Domain.batch_size`."""
         return 4 if x.device.type == "cpu" else 32
 
-    def chunk_size(self, x: Tensor) -> int | None:
-        """See `Domain.chunk_size`."""
+    def chunk_size(self, x: Any) -> int | None:
+        """Tangents per pass beside x, likewise; None lets memory decide."""
         return max(1, _LANES // len(x)) if x.device.type == "cpu" else None
 
 
-_LANES = 32  # images × tangents per pass on a CPU: more no longer fits its caches
+_LANES = 32  # items × tangents per pass on a CPU: more images no longer fit its caches
+
+DOMAINS: list[Domain] = []
+"""The kinds of input that are known. The first speaks where none of them accepts an input."""
+
+_DECLARED: ContextVar[Domain | None] = ContextVar("declared domain", default=None)
 
 
-def _customary_range(g: Generator, x: Tensor) -> float:
-    sizes = {"translation_x": x.shape[-1], "translation_y": x.shape[-2]}
-    if g.name in sizes:
-        return 1 / 4 if g.unit == "half-width" else sizes[g.name] / 8
-    if g.name == "rotation":
-        return math.pi / 16
-    raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")
+def register_domain(domain: Domain) -> None:
+    """Let inputs of a kind be measured."""
+    DOMAINS.append(domain)
 
 
-_IMAGES = ImageDomain()
-_DOMAINS: dict[type, Domain] = {}
-
-
-def register_domain(kind: type, domain: Domain) -> None:
-    """Let inputs of a type be measured."""
-    _DOMAINS[kind] = domain
+@contextmanager
+def declared_domain(domain: Domain) -> Iterator[None]:
+    """Say of which kind inputs are, for as long as the context lasts, whatever they look like."""
+    token = _DECLARED.set(domain)
+    try:
+        yield
+    finally:
+        _DECLARED.reset(token)
 
 
 def domain_of(x: Any) -> Domain:
-    """The kind of input that x is; what is of no registered type is checked as images are."""
-    for kind in type(x).__mro__:
-        if kind in _DOMAINS:
-            return _DOMAINS[kind]
-    return _IMAGES
+    """The kind of input that x is: the declared one, or the one that accepts it.
+
+    What none accepts is given to the first of `DOMAINS`, whose `Domain.check` says what is missing.
+
+    Raises:
+        LieDerivError: if several accept it.
+    """
+    declared = _DECLARED.get()
+    if declared is not None:
+        return declared
+    found = [domain for domain in DOMAINS if domain.accepts(x)]
+    if len(found) > 1:
+        kinds = " and ".join(domain.item for domain in found)
+        raise LieDerivError(
+            f"x, a {type(x).__name__}, may be of several kinds ({kinds}); say which one in a "
+            "context `with liederiv.domains.declared_domain(domain):`."
+        )
+    return (found or DOMAINS)[0]
+
+
+def is_input(x: Any) -> bool:
+    """Whether x is one batch of inputs rather than a list or loader of such."""
+    kinds = (*DOMAINS, *filter(None, [_DECLARED.get()]))
+    return isinstance(x, Tensor) or any(domain.accepts(x) for domain in kinds)
 
 
 def pieces(x: Any, size: int | None = None) -> Iterator[Any]:

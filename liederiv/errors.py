@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "ImageError",
+    "InputError",
     "LieDerivError",
     "MissingExtraError",
     "ModelError",
@@ -25,11 +26,15 @@ class ModelError(LieDerivError):
     """A model cannot be loaded or cannot be measured (not in eval mode, stochastic, NaN, …)."""
 
 
-class ImageError(LieDerivError):
+class InputError(LieDerivError):
+    """What is to be measured cannot be used; one kind for each kind of input."""
+
+
+class ImageError(InputError):
     """Images cannot be found or read, or have an unusable shape or dtype."""
 
 
-class PointCloudError(LieDerivError):
+class PointCloudError(InputError):
     """A point cloud has fields of unusable shape, dtype or values, or no points."""
 
 

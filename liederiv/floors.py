@@ -29,12 +29,12 @@ class Floor:
     """What rounding contributes to local scores, from one image: [K] per generator.
 
     Attributes:
-        lee: of ‖L f‖²/dim.
-        mean_abs: of mean |L f|.
+        squared: of ‖L f‖²/dim.
+        absolute: of mean |L f|.
     """
 
-    lee: NDArray[np.float64]
-    mean_abs: NDArray[np.float64]
+    squared: NDArray[np.float64]
+    absolute: NDArray[np.float64]
 
     @staticmethod
     def between(single: Tensor, double: Tensor) -> Floor:
@@ -62,8 +62,8 @@ class Floor:
 
     def __or__(self, other: Floor) -> Floor:
         """The larger of two, generator by generator."""
-        lee = np.maximum(self.lee, other.lee)
-        return Floor(lee, np.maximum(self.mean_abs, other.mean_abs))
+        lee = np.maximum(self.squared, other.squared)
+        return Floor(lee, np.maximum(self.absolute, other.absolute))
 
 
 LieValues = Callable[[Any, Tensor, Tensor], dict[str, Tensor]]

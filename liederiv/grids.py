@@ -31,9 +31,21 @@ from liederiv.base_representation import Representation, on_images
 from liederiv.channels import ChannelAction
 from liederiv.errors import UnknownLayoutError
 
-__all__ = ["FeatureMap", "Placed", "TokenGrid"]
+__all__ = ["FeatureMap", "Placed", "TokenGrid", "divides"]
 
 Mover = TypeVar("Mover")
+
+
+def divides(grid: tuple[int, ...], size: tuple[float, float]) -> int | None:
+    """The one whole number of pixels that a grid's places are apart on both axes, if there is one.
+
+    Args:
+        grid: rows and columns of places.
+        size: rows and columns of pixels that they cover.
+    """
+    (h, w), (H, W) = grid, size
+    whole = h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
+    return int(H // h) if whole else None
 
 
 class Placed(Representation):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from liederiv.results import write_atomically
+from liederiv.files import write_atomically
 from liederiv.verdicts import Verdict
 
 __all__ = ["write_junit"]

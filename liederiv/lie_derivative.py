@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from liederiv.base_representation import lie_value
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
@@ -141,7 +142,7 @@ def lie_derivative_with_output(
     for i, (spec, leaf, j) in enumerate(zip(specs, *map(_leaves, (y, jv)), strict=True)):
         alone = f if isinstance(y, Tensor) else Part(f, output, i)
         resolved.append(resolve_output(alone, x, spec, leaf, action))
-        value.append(j - resolved[-1].representation.act(action, leaf))
+        value.append(lie_value(resolved[-1].representation, action, leaf, j))
     out, pushed = rebuild(_leaves(y)), rebuild(_leaves(jv))
     return LieDerivative(rebuild(value), out, pushed, tuple(resolved), done.verification)
 

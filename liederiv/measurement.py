@@ -12,17 +12,18 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
+from liederiv.base_representation import class_axis, lie_value
 from liederiv.batches import Batch, check_layout, deliver
 from liederiv.checks import preflight
 from liederiv.contents import ContentHash, definitions_of
 from liederiv.derivatives import Scheme, get_scheme
-from liederiv.domains import Domain, domain_of, pieces
+from liederiv.domains import Domain, domain_of, is_input, pieces
 from liederiv.errors import (
     ImageError,
+    InputError,
     LieDerivError,
     ModelError,
     NotDifferentiableError,
-    PointCloudError,
 )
 from liederiv.floors import Floor, rounding_floor
 from liederiv.foreign_code import users_code
@@ -30,29 +31,22 @@ from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
+from liederiv.metrics.base import Context, FiniteMetric, LocalMetric, Metric, Rows
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
     LocalBatch,
+    as_output,
     assumed_classes,
-    class_axis,
     is_classifier,
-    lie_value,
-    local_batch,
+    linearise,
 )
-from liederiv.metrics.reference import reference_batch, reference_transform
-from liederiv.metrics.registry import Metric, resolve_metrics
-from liederiv.metrics.suite import FiniteContext, Piece, check_sampling, runners
-from liederiv.points import PointCloud
+from liederiv.metrics.reference import Reference
+from liederiv.metrics.registry import METRICS, resolve_metrics
+from liederiv.metrics.sampled import check_sampling
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
-from liederiv.scoring import (
-    Bootstrap,
-    finite_scores,
-    local_scores,
-    missing_scores,
-    reference_score,
-)
+from liederiv.scoring import Bootstrap, targets
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
 
@@ -173,7 +167,7 @@ def measure(
                 run.add(batch.x, batch.labels)
                 contents.add(batch.x)
                 bar.update(len(batch.x))
-        except (KeyboardInterrupt, ImageError, PointCloudError) as stop:
+        except (KeyboardInterrupt, InputError) as stop:
             by_itself = isinstance(stop, KeyboardInterrupt) and watch.inside
             by_itself = by_itself and not watch.interrupted  # nobody has pressed a key
             if run is None or run.count == 0 or by_itself:
@@ -212,9 +206,14 @@ class _Settings:
     margin: float
     verify: bool
 
-    def wants(self, *kinds: str) -> bool:
-        """Whether a metric of one of these kinds was asked for."""
-        return any(m.kind in kinds for m in self.metrics)
+    @property
+    def local(self) -> list[LocalMetric]:
+        """The metrics of the Lie derivative."""
+        return [m for m in self.metrics if isinstance(m, LocalMetric)]
+
+    def wants(self, need: str) -> bool:
+        """Whether a metric with this need was asked for."""
+        return any(need in m.needs for m in self.metrics)
 
 
 class _Run:
@@ -224,10 +223,7 @@ class _Run:
         self.settings = settings
         self.domain: Domain = domain_of(x)
         self.count = 0
-        self.local: list[dict[str, LocalBatch]] = []
-        self.reference: list[LocalBatch] = []
-        self.finite: dict[str, list[Sequence[Piece]]] = defaultdict(list)
-        self.runners = runners(x)
+        self.parts: dict[tuple[Metric, str], list[Any]] = defaultdict(list)  # by output type
         self.bad: list[int] = []
         self.floor: dict[str, Floor] = {}
         self.notes: list[str] = []
@@ -236,7 +232,6 @@ class _Run:
         self.verification: Verification | None = None
         self.dtype, self.device = x.dtype, x.device
         self.shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else None
-        self.reference_transform = reference_transform(x)
         self.action = self.domain.action(settings.transforms, x, settings.scheme, settings.unit)
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
@@ -277,88 +272,87 @@ class _Run:
 
     def add(self, x: Any, labels: Tensor | None) -> None:
         """Measure one batch; one that is interrupted leaves nothing behind."""
-        before = {name: len(known) for name, known in self._kept.items()}
+        before = {key: len(known) for key, known in self.parts.items()}
+        bad = len(self.bad)
         try:
             self._add(x, labels)
         except BaseException:
-            for name, known in self._kept.items():
-                del known[before.get(name, 0) :]
+            for key, known in self.parts.items():
+                del known[before.get(key, 0) :]
+            del self.bad[bad:]
             raise
         self.count += len(x)
-
-    @property
-    def _kept(self) -> dict[str, list[Any]]:
-        """What grows with every batch, by name."""
-        return {"": self.local, "reference": self.reference, "bad": self.bad, **self.finite}
 
     def _add(self, x: Any, labels: Tensor | None) -> None:
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
-        seeds = self.domain.seeds(x, s.seed)
-        if s.wants("lie", "comparison") and not self.no_derivative:
+        if s.local and not self.no_derivative:
             try:
-                self._add_local(x, seeds)
+                self._add_local(x)
             except NotDifferentiableError as refusal:
                 # Metrics of finite transforms need no derivative; with nothing else it is an error.
-                if self.local or not s.wants("finite"):
+                if self.count or not s.wants("finite"):
                     raise
                 self.no_derivative = str(refusal)
-        if s.wants("reference"):
-            self.reference.append(reference_batch(x, seeds))
-        self._add_finite(x, labels)
+        self._add_others(x, labels)
 
-    def _add_local(self, x: Any, seeds: Sequence[int]) -> None:
+    def _add_local(self, x: Any) -> None:
         """Derivatives along the generators and the comparison directions."""
         s = self.settings
         with _noted(self.notes):
-            batch, lin = local_batch(
+            lin = linearise(
                 s.model,
                 x,
                 self.action,
                 output=self.known,
-                output_types=self.output_types,
                 relative=s.wants("comparison"),
-                seeds=seeds,
+                seeds=self.domain.seeds(x, s.seed),
                 chunk_size=s.chunk_size or self.domain.chunk_size(x),
                 engine=s.engine,
                 verify=s.verify,
                 mode="refuse",
             )
         self.resolved, self.verification = lin.resolved, lin.verification
-        self._note_bad(batch, lin.y)
-        self.local.append(batch)
-        if len(self.local) == 1 and s.verify and lin.y.isfinite().all():
+        wrong = self._not_finite(lin.y)
+        for kind in self.output_types:
+            batch = LocalBatch.of(lin, x, self.action, kind)
+            wrong |= ~batch.squared.isfinite().all(0)
+            for m in s.local:
+                self.parts[m, kind].append(m.measure(batch))
+        self.bad += (self.count + wrong.nonzero().flatten()).tolist()
+        if self.count == 0 and s.verify and lin.y.isfinite().all():
             self._find_floor(x[:1])
 
-    def _add_finite(self, x: Any, labels: Tensor | None) -> None:
-        """Run the finite metrics; accuracy needs no asking where labels are known."""
+    def _add_others(self, x: Any, labels: Tensor | None) -> None:
+        """Run the metrics that need no derivative of the model."""
         s = self.settings
-        classifier = self.axis is not None
-        names = [m.name for m in s.metrics if m.kind == "finite"]
-        if labels is not None and classifier and "accuracy" not in names:
-            names.append("accuracy")
         f = s.model if self.axis is None else _Probabilities(s.model, self.axis)
-        for name in names:
-            context = FiniteContext(
-                f,
-                classifier,
-                self.known,
-                s.scheme,
-                s.seed,
-                s.dynamic_range,
-                s.margin,
-                labels,
-            )
-            self.finite[name].append(self.runners[name](context, x))
+        context = Context(
+            f,
+            self.axis is not None,
+            self.known,
+            s.scheme,
+            s.seed,
+            s.dynamic_range,
+            s.margin,
+            labels,
+        )
+        unasked = [m for m in METRICS.values() if m.unasked and not context.lacks(m.needs)]
+        wanted = dict.fromkeys([*s.metrics, *unasked])
+        for m in sorted(wanted, key=lambda m: m.of_model):  # what is not comes first
+            if isinstance(m, FiniteMetric | Reference):
+                self.parts[m, self.output_type].append(m.measure(context, x))
 
-    def _note_bad(self, batch: dict[str, LocalBatch], y: Tensor) -> None:
-        """Remember the images with non-finite outputs or derivatives."""
+    @property
+    def output_type(self) -> str:
+        """What metrics that need no derivative are measured on."""
+        return "probs" if "probs" in self.output_types else self.output_types[0]
+
+    def _not_finite(self, y: Tensor) -> Tensor:
+        """Which items have outputs that are not finite, bool [B]."""
         assert self.resolved is not None
-        wrong = self.domain.sums(~y.isfinite()[None], self.action, self.resolved.representation)
-        fine = (wrong[0] == 0).cpu()
-        for local in batch.values():
-            fine &= local.lie.isfinite().all(0)
-        self.bad += (self.count + (~fine).nonzero().flatten()).tolist()
+        rho = self.resolved.representation
+        return (self.domain.sums(~y.isfinite()[None], self.action, rho)[0] > 0).cpu()
 
     def _find_floor(self, x: Any) -> None:
         """What rounding contributes, on one image; a note where it cannot be known."""
@@ -383,15 +377,11 @@ class _Run:
         action = self.domain.rebind(self.action, x)
         rho = self.known.representation
         return {
-            kind: lie_value(rho, action, y, jv, probabilities=kind == "probs")
-            for kind in self.output_types
+            kind: lie_value(rho, action, *as_output(kind, rho, y, jv)) for kind in self.output_types
         }
 
     def scores(self, bootstrap: Bootstrap) -> tuple[Score, ...]:
         """All rows."""
-        s = self.settings
-        generators = self.action.generators
-        rows: list[Score] = []
         failure = ""
         if self.bad:
             failure = (
@@ -399,18 +389,36 @@ class _Run:
                 f"{self.domain.item}s "
                 f"(first: number {self.bad[0]})"
             )
-        for kind in self.output_types if self.local else ():
-            parts = [batch[kind] for batch in self.local]
-            floor = self.floor.get(kind)
-            rows += local_scores(parts, kind, generators, s.metrics, bootstrap, floor, failure)
-        if self.no_derivative:
-            rows += missing_scores(self.output_types, generators, s.metrics, self.no_derivative)
-        if self.reference:
-            rows.append(reference_score(self.reference, bootstrap, self.reference_transform))
-        kind = "probs" if "probs" in self.output_types else self.output_types[0]
-        for batches in filter(None, self.finite.values()):
-            rows += finite_scores(batches, kind, bootstrap, self.count)
+        rows: list[Score] = []
+        for kind in self.output_types:
+            to = Rows(
+                self.domain,
+                self.action.generators,
+                kind,
+                bootstrap,
+                self.count,
+                self.floor.get(kind),
+                failure,
+            )
+            rows += self._local_rows(to)
+        to = replace(to, output=self.output_type)
+        for (m, _), parts in self.parts.items():
+            if parts and not isinstance(m, LocalMetric):
+                rows += m.rows(parts, to)
         return tuple(rows)
+
+    def _local_rows(self, to: Rows) -> list[Score]:
+        """One generator after another: those of no generator first, those of none of these last."""
+        local = self.settings.local
+        if self.no_derivative:
+            found = [m.without(to, self.no_derivative) for m in local]
+        else:
+            found = [m.rows(self.parts[m, to.output], to) for m in local]
+        places = {name: i for i, (name, _, _) in enumerate(targets(to.generators))} | {"any": -1}
+        return sorted(
+            (row for rows in found for row in rows),
+            key=lambda row: places.get(row.transform, len(places)),
+        )
 
     def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
@@ -488,7 +496,7 @@ def _plain(value: Any) -> str:
 
 def _count(batches: Any) -> int | None:
     """Number of images or clouds, where it is known beforehand."""
-    if isinstance(batches, Tensor | PointCloud):
+    if is_input(batches):
         return len(batches)
     return getattr(batches, "num_images", None)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from liederiv.base_representation import Custom, Invariant, Representation
 from liederiv.coordinates import Coordinates
 from liederiv.errors import UnknownLayoutError
-from liederiv.grids import FeatureMap, Placed, TokenGrid
+from liederiv.grids import FeatureMap, Placed, TokenGrid, divides
 
 __all__ = [
     "NAMED",
@@ -204,17 +204,11 @@ def recognise(shape: tuple[int, ...], image_size: tuple[float, float]) -> list[R
         return [Invariant()]
     found: list[Representation] = []
     if len(shape) == 4:
-        if _is_grid(shape[2:], image_size):
+        if divides(shape[2:], image_size):
             found.append(FeatureMap("NCHW"))
-        if _is_grid(shape[1:3], image_size):
+        if divides(shape[1:3], image_size):
             found.append(FeatureMap("NHWC"))
     return found
-
-
-def _is_grid(grid: tuple[int, ...], image_size: tuple[float, float]) -> bool:
-    """Whether the grid is the image divided by the same whole number on both axes."""
-    (h, w), (H, W) = grid, image_size
-    return h > 0 and w > 0 and H % h == 0 and W % w == 0 and H // h == W // w
 
 
 def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[float, float]) -> bool:
@@ -222,7 +216,7 @@ def _has_tokens(hints: Hints, y: Tensor, image_size: tuple[float, float]) -> boo
 
     The number of tokens must differ from that of the channels: [B, n, n] may be a map or a matrix.
     """
-    if hints.tokens is None or y.ndim != 3 or not _is_grid(hints.tokens.grid, image_size):
+    if hints.tokens is None or y.ndim != 3 or not divides(hints.tokens.grid, image_size):
         return False
     (h, w), prefix = hints.tokens.grid, hints.tokens.prefix
     known = y.shape[2] in (hints.channels, hints.classes)

@@ -14,22 +14,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from liederiv.errors import LieDerivError
+from liederiv.files import json_text, writable_text, write_atomically
 from liederiv.foreign import one_line, printable
-from liederiv.results import (
-    Measurement,
-    Provenance,
-    Score,
-    json_text,
-    writable_text,
-    write_atomically,
-)
+from liederiv.scores import Provenance, Score
 from liederiv.spreadsheets import unquoted, write_csv
 
 __all__ = ["load", "save"]
@@ -41,6 +35,26 @@ _STATUS = ("measured", "not applicable", "failed")
 _LARGEST = 2**30  # bytes; no measurement comes near
 
 
+Contents = tuple[tuple[Score, ...], Provenance, tuple[str, ...]]
+"""What a measurement is made of: scores, provenance, names of the images."""
+
+
+class _Saved(Protocol):
+    """What is written of a `liederiv.results.Measurement`."""
+
+    @property
+    def scores(self) -> tuple[Score, ...]: ...
+
+    @property
+    def image_names(self) -> tuple[str, ...]: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def to_dataframe(self) -> pd.DataFrame: ...
+
+    def per_image(self) -> pd.DataFrame: ...
+
+
 class _UnreadableError(Exception):
     """What is wrong with a file, in words."""
 
@@ -48,9 +62,9 @@ class _UnreadableError(Exception):
 # --- writing -------------------------------------------------------------------------------------
 
 
-def save(measurement: Measurement, path: Path) -> Path:
+def save(measurement: _Saved, path: Path) -> Path:
     """See `Measurement.save`."""
-    writers: dict[str, Callable[[Measurement, Path], Any]] = {
+    writers: dict[str, Callable[[_Saved, Path], Any]] = {
         ".json": lambda m, p: p.write_text(json_text(m.to_dict()), encoding="utf-8"),
         ".csv": _write_csv,
         ".parquet": _write_parquet,
@@ -63,7 +77,7 @@ def save(measurement: Measurement, path: Path) -> Path:
     return write_atomically(path, lambda file: writers[path.suffix](measurement, file))
 
 
-def _write_csv(m: Measurement, path: Path) -> None:
+def _write_csv(m: _Saved, path: Path) -> None:
     about = m.to_dict()
     exact = {
         str(i): {k: row[k] for k in ("non_finite", "definition") if k in row}
@@ -77,7 +91,7 @@ def _write_csv(m: Measurement, path: Path) -> None:
     write_csv(path, frame)
 
 
-def _write_parquet(m: Measurement, path: Path) -> None:
+def _write_parquet(m: _Saved, path: Path) -> None:
     about = m.to_dict()
     for row, score in zip(about["results"], m.scores, strict=True):
         row |= {"images": len(score.per_image), "ratio": bool(score.per_image_denominator)}
@@ -91,7 +105,7 @@ def _write_parquet(m: Measurement, path: Path) -> None:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> Measurement:
+def load(path: Path) -> Contents:
     """See `Measurement.load`."""
     readers = {".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     if path.suffix not in readers:
@@ -118,12 +132,12 @@ def _look_at(path: Path) -> None:
         raise _UnreadableError("it is larger than any measurement")
 
 
-def _read_json(path: Path) -> Measurement:
+def _read_json(path: Path) -> Contents:
     data = _mapping(json.loads(path.read_text(encoding="utf-8")), "the file")
-    return Measurement(_scores(data, _list(data, "results")), _provenance(data))
+    return _scores(data, _list(data, "results")), _provenance(data), ()
 
 
-def _read_csv(path: Path) -> Measurement:
+def _read_csv(path: Path) -> Contents:
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, strict=True))
     origins = {row.get("provenance") or "" for row in rows}
@@ -143,10 +157,10 @@ def _read_csv(path: Path) -> Measurement:
         extra = _mapping(exact.get(str(i), {}), "exact")
         texts = {k: unquoted(row[k]) for k in _TEXTS}
         found.append({**row, **texts, **numbers, **extra})
-    return Measurement(_scores(about, found), _provenance(about))
+    return _scores(about, found), _provenance(about), ()
 
 
-def _read_parquet(path: Path) -> Measurement:
+def _read_parquet(path: Path) -> Contents:
     table = pq.ParquetFile(path).read()
     text = (table.schema.metadata or {}).get(_KEY)
     if text is None:
@@ -156,7 +170,7 @@ def _read_parquet(path: Path) -> Measurement:
     if not all(isinstance(name, str) for name in names):
         raise _UnreadableError("image_names holds something else than names")
     scores = _with_images(_scores(data, rows), rows, names, table.to_pandas())
-    return Measurement(scores, _provenance(data), names)
+    return scores, _provenance(data), names
 
 
 def _with_images(

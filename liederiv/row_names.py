@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from liederiv.domains import DOMAINS
 from liederiv.errors import LieDerivError
-from liederiv.generators import IMAGES, Generator, resolve_generators
-from liederiv.points.generators import POINTS
+from liederiv.generators import Generator, resolve_generators
 from liederiv.scoring import targets
 
 __all__ = ["row_names"]
@@ -28,7 +28,7 @@ def row_names(
     """
     names: dict[str, None] = {}
     refusal: LieDerivError | None = None
-    for catalogue in (IMAGES, *POINTS.values()):
+    for catalogue in (c for domain in DOMAINS for c in domain.catalogues):
         try:
             found = resolve_generators(transforms, unit=unit, catalogue=catalogue)
         except LieDerivError as error:

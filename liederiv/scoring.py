@@ -1,9 +1,9 @@
-"""From responses per image to rows of results: groups, units, intervals, floors."""
+"""From values per item to rows of results: groups, intervals, why there is no number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,25 +12,20 @@ import torch
 from numpy.typing import NDArray
 
 from liederiv.bootstrap import bootstrap_ratio
-from liederiv.floors import Floor
 from liederiv.generators import Generator
-from liederiv.metrics.local import LocalBatch
-from liederiv.metrics.registry import Metric
-from liederiv.metrics.sampled import SampledMetric
-from liederiv.metrics.suite import NotApplicable, Piece
+from liederiv.metrics.values import NotApplicable, Piece, SampledMetric
 from liederiv.results import Score, Status
 
 __all__ = [
+    "OUTPUT_UNITS",
     "Bootstrap",
+    "empty_score",
     "finite_scores",
-    "local_scores",
     "make_score",
-    "missing_scores",
-    "reference_score",
     "targets",
 ]
 
-_OUTPUT_UNIT = {"probs": "prob", "logits": "logit", "features": "feature", "output": "output"}
+OUTPUT_UNITS = {"probs": "prob", "logits": "logit", "features": "feature", "output": "output"}
 
 
 @dataclass(frozen=True)
@@ -88,12 +83,12 @@ def make_score(
     """
     key = (metric, transform, output)
     if failure:
-        return _empty(key, unit, "failed", failure)
+        return empty_score(key, unit, "failed", failure)
     if kept is not None and not kept.any():
-        return _empty(key, unit, "not applicable", STILL)
+        return empty_score(key, unit, "not applicable", STILL)
     value, low, high = bootstrap(top, bottom, kept)
     if not math.isfinite(value):
-        return _empty(key, unit, *_why_undefined(top, bottom))
+        return empty_score(key, unit, *_why_undefined(top, bottom))
     still = 0 if kept is None else int((~kept).sum())
     return Score(
         *key,
@@ -113,7 +108,8 @@ _BLIND = "the output reacts neither to the transform nor to noise of its size"
 _INFINITE = "the output reacts to the transform but not to noise of its size: the ratio is infinite"
 
 
-def _empty(key: tuple[str, str, str], unit: str, status: Status, reason: str) -> Score:
+def empty_score(key: tuple[str, str, str], unit: str, status: Status, reason: str) -> Score:
+    """A row without a number, and why there is none."""
     return Score(*key, None, None, None, unit, None, status, reason)
 
 
@@ -130,142 +126,6 @@ def _or_none(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def local_scores(
-    batches: Sequence[LocalBatch],
-    output: str,
-    generators: Sequence[Generator],
-    metrics: Sequence[Metric],
-    bootstrap: Bootstrap,
-    floor: Floor | None = None,
-    failure: str = "",
-) -> list[Score]:
-    """Rows of the local metrics for one output type.
-
-    Args:
-        batches: responses of all batches, in order.
-        output: ``probs``, ``logits``, ….
-        generators: K generators.
-        metrics: the metrics wanted; others than local ones are passed over.
-        bootstrap: how intervals are made.
-        floor: of the Lie derivative.
-        failure: why the values cannot be trusted (non-finite outputs), else empty.
-    """
-    joined = {
-        name: torch.cat([getattr(b, name) for b in batches], dim=-1).numpy()
-        for name in ("lie", "lie_abs", "noise", "spectrum", "blur", "moves")
-        if getattr(batches[0], name) is not None
-    }
-    y_unit = _OUTPUT_UNIT[output]
-    rows = [_missing(m, output) for m in metrics if _needs(m) not in (*joined, None)]
-    for name, t_unit, index in targets(generators):
-        mean = {k: v[index].mean(0) for k, v in joined.items() if v.ndim == 2}
-        lee_floor = None if floor is None else float(floor.lee[index].mean())
-        abs_floor = None if floor is None else float(floor.mean_abs[index].mean())
-        table = {
-            "lee": (f"{y_unit}²/{_squared(t_unit)}", "lie", None, lee_floor),
-            "mean_abs": (f"{y_unit}/{t_unit}", "lie_abs", None, abs_floor),
-            "relative_norm": ("1", "lie", "noise", lee_floor),
-            "relative_spectrum": ("1", "lie", "spectrum", lee_floor),
-        }
-        for metric in metrics:
-            if metric.name not in table or _needs(metric) not in (*joined, None):
-                continue
-            unit, top, bottom, rounding = table[metric.name]
-            above, below, kept = mean[top], None, None
-            if bottom is not None:
-                above, below, kept = _compared(joined, top, bottom, index)
-                size = float(below.sum()) / max(1, int(kept.sum()))
-                rounding = None if rounding is None or size == 0 else rounding / size
-            rows.append(
-                make_score(
-                    metric.name,
-                    name,
-                    output,
-                    unit,
-                    above,
-                    below,
-                    bootstrap,
-                    floor=rounding,
-                    failure=failure,
-                    kept=kept,
-                )
-            )
-    if "blur" in joined and any(m.name == "blur_response" for m in metrics):
-        unit = f"{y_unit}²/px⁴"
-        rows.append(
-            make_score(
-                "blur_response",
-                "blur",
-                output,
-                unit,
-                joined["blur"],
-                None,
-                bootstrap,
-                failure=failure,
-            )
-        )
-    return rows
-
-
-def missing_scores(
-    outputs: Sequence[str],
-    generators: Sequence[Generator],
-    metrics: Sequence[Metric],
-    reason: str,
-) -> list[Score]:
-    """Rows of the local metrics of a model that has no derivative, with the reason."""
-    local = [m.name for m in metrics if m.kind in ("lie", "comparison")]
-    return [
-        Score(metric, name, output, None, None, None, unit, None, "not applicable", reason)
-        for output in outputs
-        for name, unit, _ in targets(generators)
-        for metric in local
-    ]
-
-
-Responses = NDArray[np.float64]
-
-
-def _compared(
-    joined: Mapping[str, NDArray[Any]], top: str, bottom: str, index: Sequence[int]
-) -> tuple[Responses, Responses, NDArray[np.bool_]]:
-    """Numerator and denominator per image, and which images the generators move at all.
-
-    Where X x = 0 there is nothing to compare with: 0 over 0, whatever the output does.
-    """
-    moves: NDArray[np.bool_] = joined["moves"][index]
-    above, below = (np.where(moves, joined[name][index], 0.0).mean(0) for name in (top, bottom))
-    return above, below, np.any(moves, axis=0)
-
-
-def _needs(metric: Metric) -> str | None:
-    """The comparison direction that a metric is made of, if any."""
-    names = {"relative_norm": "noise", "relative_spectrum": "spectrum", "blur_response": "blur"}
-    return names.get(metric.name)
-
-
-def _missing(metric: Metric, output: str) -> Score:
-    why = "point clouds have no spectrum and no blur; compare relative_norm"
-    key = (metric.name, "any", output)
-    return Score(*key, None, None, None, "1", None, "not applicable", why)
-
-
-def _squared(unit: str) -> str:
-    return f"{unit}²" if unit.isalpha() else f"({unit})²"
-
-
-def reference_score(
-    batches: Sequence[LocalBatch], bootstrap: Bootstrap, transform: str = "translation"
-) -> Score:
-    """The row of the exactly invariant reference network: its ``relative_norm``."""
-    joined = {
-        name: torch.cat([getattr(b, name) for b in batches], dim=-1).numpy()
-        for name in ("lie", "noise", "moves")
-    }
-    above, below, kept = _compared(joined, "lie", "noise", range(len(joined["lie"])))
-    return make_score("reference", transform, "reference", "1", above, below, bootstrap, kept=kept)
-
-
 def finite_scores(
     batches: Sequence[Sequence[Piece]], output: str, bootstrap: Bootstrap, count: int
 ) -> list[Score]:
@@ -279,7 +139,7 @@ def finite_scores(
         if 0 < known < count:  # batches with labels beside batches without
             obstacle = f"known for {known} of {count} inputs only"
         if obstacle:
-            rows.append(_empty(key, "", "not applicable", obstacle))
+            rows.append(empty_score(key, "", "not applicable", obstacle))
         else:
             rows.append(_finite_score(SampledMetric.join(found), output, bootstrap))
     return rows
@@ -298,10 +158,10 @@ def _averaged(metric: SampledMetric, output: str, bootstrap: Bootstrap) -> Score
         top, kept = top * weights, weights > 0
         if (weights == 1).all():
             weights = None
-    unit = metric.unit.replace("output", _OUTPUT_UNIT[output])
+    unit = metric.unit.replace("output", OUTPUT_UNITS[output])
     key = (metric.name, metric.transform, output)
     if kept is not None and not kept.any():
-        return _empty(key, unit, "not applicable", metric.excluded)
+        return empty_score(key, unit, "not applicable", metric.excluded)
     row = make_score(*key, unit, top, weights, bootstrap, kept=kept)
     if kept is not None and not kept.all() and row.value is not None:
         why = f"without {int((~kept).sum())} of {len(kept)} inputs: {metric.excluded}"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from liederiv.actions import Action
+from liederiv.base_representation import lie_value
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
@@ -152,7 +153,8 @@ class _Measured:
     @property
     def lie(self) -> Tensor:
         """L f, [K, *y.shape]."""
-        return self.lin.jv - self.lin.resolved.representation.act(self.action, self.lin.y)
+        lin = self.lin
+        return lie_value(lin.resolved.representation, self.action, lin.y, lin.jv)
 
     def rms(self, values: Tensor) -> Tensor:
         """Root mean square over the entries of each item, [M, B]."""

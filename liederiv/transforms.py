@@ -17,14 +17,14 @@ no interpolation touches; flips are not in any one-parameter group.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from liederiv.actions import ImageAction, check_images
+from liederiv.actions import ImageAction
 from liederiv.derivatives import Scheme, get_scheme
+from liederiv.domains import domain_of
 from liederiv.errors import ImageError, LieDerivError
 from liederiv.generators import Generator, IntensityGenerator
 from liederiv.generators import generator as find_generator
@@ -38,7 +38,6 @@ _SNAP = 1e-10  # pixels; rounding of a flow on an axis of 10⁴ pixels stays far
 _DENSE_BUDGET = 2**24  # elements of an intermediate product, for schemes of global basis functions
 
 
-@singledispatch
 def transform(
     x: Any,
     generator: str | Generator,
@@ -67,12 +66,12 @@ def transform(
         >>> transform(x, "translation_x", 1.0, scheme="fourier")
         tensor([[[[1., 2., 3., 0.]]]])
     """
-    check_images(x)
+    domain = domain_of(x)
+    domain.check(x)
     if isinstance(generator, str):
-        generator = find_generator(generator)
-    action = ImageAction([generator], x.shape[-2], x.shape[-1], scheme)
+        generator = find_generator(generator, catalogue=domain.catalogue(x))
     coordinates = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1)
-    return FiniteTransform(action, coordinates).on_input(x)
+    return domain.transform(domain.bind([generator], x, scheme), coordinates).on_input(x)
 
 
 class FiniteTransform:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import metric_names
 from liederiv.results import Measurement, Score
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "why_unusable",
 ]
 
-GATED = ("lee", "mean_abs", "relative_norm", "relative_spectrum")
+GATED = metric_names("gated")
 """Metrics that can be limited: those where more is worse."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
@@ -15,9 +15,6 @@ from liederiv.results import Measurement, Provenance
 from .clouds import CloudSet, load_clouds
 from .measure_options import MeasureOptions
 from .point_models import LoadedPointModel
-
-if TYPE_CHECKING:
-    from .model_options import ModelOptions
 
 __all__ = [
     "clouds_fingerprint",
@@ -39,7 +36,7 @@ _ONLY_IMAGES = {
 }
 
 
-def refuse_image_options(name: str, options: ModelOptions) -> None:
+def refuse_image_options(name: str, options: Any) -> None:
     """Say so if an option was given that means nothing to point clouds.
 
     Raises:
@@ -72,7 +69,7 @@ def open_clouds(options: MeasureOptions, loaded: LoadedPointModel) -> CloudSet:
 
 
 def measure_clouds(
-    loaded: LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
+    loaded: LoadedPointModel, model_options: Any, options: MeasureOptions
 ) -> tuple[Measurement, CloudSet]:
     """Measure a loaded network on the clouds it is asked for."""
     found = open_clouds(options, loaded)

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from liederiv.errors import LieDerivError
+from liederiv.files import write_atomically
 from liederiv.foreign import one_line, printable, unblocking
-from liederiv.results import write_atomically
 
 from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
 

@@ -1,5 +1,7 @@
 """The recipes of CONTRIBUTING, followed: what a guide says is enough must be enough."""
 
+import __future__
+
 import re
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -9,14 +11,19 @@ import torch
 from cases import band_limited, formula_images, formula_network
 from scan_cases import run_scan, table
 from sources import ROOT
+from tolerances import close
 from torch import nn
 
 import liederiv
-from liederiv import generators
+from liederiv import domains, errors, gate, generators
 from liederiv.actions import ImageAction
 from liederiv.analysis import intervene, what_if
 from liederiv.analysis.repairs import REPAIRS, Repair
 from liederiv.analysis.sites import Site
+from liederiv.domains import DOMAINS
+from liederiv.metrics import base, values
+from liederiv.metrics.finite import evaluate
+from liederiv.metrics.registry import METRICS, register_metric
 from liederiv.model_zoo.scan.isolation import Worker
 from liederiv.transforms import transform
 
@@ -79,6 +86,60 @@ def test_a_repair_is_a_class_and_a_name(monkeypatch):
         intervene(net, ["0"], "smooth")
     found = what_if(net, x, "rotation", k=1, repair="smooth")
     assert (found.repairs, found.trials[0].modules) == (("smooth",), ("1",))
+
+
+@pytest.fixture
+def extremes():
+    scope = vars(base) | vars(values) | {"register_metric": register_metric, "evaluate": evaluate}
+    exec(recipe("A metric"), scope)  # noqa: S102
+    yield
+    for name in ("largest", "dimming"):
+        METRICS.pop(name)
+
+
+@pytest.mark.usefixtures("extremes")
+def test_a_metric_is_a_class():
+    net, x = formula_network(), formula_images()
+    found = liederiv.measure(net, x, "rotation", "extremes", output_type="logits")
+    largest, dimming = found.get("largest", "rotation"), found.get("dimming", "brightness")
+    lie = liederiv.lie_derivative(net, x, "rotation")[0]
+    assert largest.per_image == close(lie.abs().amax(1).tolist())
+    assert largest.unit == "logit/rad"
+    change = (net(x / 2) - net(x) / 2).square().mean(1)
+    assert dimming.per_image == pytest.approx(change.tolist(), rel=1e-5)
+    limits = gate.parse_limits(f"largest/rotation={largest.ci_low / 2}")
+    assert not gate.judge_limits(found, limits)[0].passed
+    with pytest.raises(liederiv.LieDerivError, match="'dimming' cannot be limited"):
+        gate.parse_limits("dimming/brightness=1")
+
+
+@pytest.fixture
+def signals():
+    scope = vars(domains) | vars(errors)
+    postponed = __future__.annotations.compiler_flag
+    code = compile(recipe("A kind of input"), "guide", "exec", postponed)
+    exec(code, scope)  # noqa: S102
+    yield torch.randn(3, 2, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    DOMAINS.pop()
+
+
+def test_a_kind_of_input_is_a_class(signals):
+    ramp = torch.linspace(0, 1, 9, dtype=torch.float64)
+    options = {"output": "invariant", "output_type": "output"}
+    windowed = lambda x: (x * ramp).sum(2)  # noqa: E731
+    found = liederiv.measure(windowed, signals, "delay", "lee,relative", **options)
+    shifted = [torch.fft.rfft(signals) * torch.exp(2j * torch.pi * torch.fft.rfftfreq(9) * t)
+               for t in (1e-4, -1e-4)]  # fmt: skip
+    slope = (torch.fft.irfft(shifted[0], 9) - torch.fft.irfft(shifted[1], 9)) / 2e-4
+    want = (slope * ramp).sum(2).square().mean(1)
+    assert found.get("lee", "delay").per_image == pytest.approx(want.tolist(), rel=1e-5)
+    assert found.get("lee", "delay").unit == "output²/sample²"
+    assert 0.01 < found.get("relative_norm", "delay").value < 100
+    assert found.provenance.inputs == "signals"
+    even = liederiv.measure(lambda x: x.mean(2).tanh(), signals, "delay", "lee", **options)
+    assert even.get("lee", "delay").value < 1e-25
+    with pytest.raises(errors.InputError, match="batches must be finite signals"):
+        liederiv.measure(lambda x: x, signals / 0, "delay", "lee")
 
 
 class OneByOne:

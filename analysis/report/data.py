@@ -13,6 +13,7 @@ from liederiv.analysis.layer_statistics import kind_shares, kind_totals
 from liederiv.analysis.leaderboard import Leaderboard
 from liederiv.analysis.metric_agreement import metric_agreement
 from liederiv.analysis.plot_style import KIND_COLOURS
+from liederiv.metrics.registry import words_of
 
 __all__ = ["chart_data", "safe_json"]
 
@@ -53,7 +54,7 @@ def chart_data(
         seed: of bootstrap intervals.
     """
     quantities = {k: v for k, v in _QUANTITIES.items() if k in models and models[k].notna().any()}
-    name = "LEE" if board.metric == "lee" else board.metric
+    name = words_of(board.metric)[1]
     columns = ["model", "family", "class", "recipe", "pretraining", *quantities]
     values = {t: [t, f"{t}_low", f"{t}_high"] for t in board.transforms}
     wanted = columns + [c for group in values.values() for c in group]

@@ -26,11 +26,11 @@ from liederiv.analysis.report.tables import (
 from liederiv.analysis.statistics import correlations, describe_models
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
+from liederiv.metrics.registry import words_of
 from liederiv.spreadsheets import printable_frame
 
 __all__ = ["report_html"]
 
-_METRICS = {"lee": "local equivariance error"}
 _OUTPUTS = {"probs": "class probabilities"}
 _MIN_MODELS = 5  # for correlations
 
@@ -94,7 +94,7 @@ def report_html(
         correlations=_correlations(models, board, seed),
         facts=_facts(scores, board, failed),
         settings=_settings(configuration),
-        metric=_METRICS.get(board.metric, board.metric),
+        metric=words_of(board.metric)[0],
         units=", ".join(f"{t.replace('_', ' ')} {board.units[t]}" for t in board.whole_transforms),
         output=_OUTPUTS.get(board.output, board.output),
         has_layers=measured_layers,

@@ -17,12 +17,12 @@ from liederiv.cli.tables import comparison_tables, console, scan_tables
 from liederiv.comparison import compare as compare_measurements
 from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
+from liederiv.files import write_atomically
 from liederiv.foreign import one_line
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
 from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["compare"]

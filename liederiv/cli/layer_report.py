@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
-from liederiv.results import SCHEMA_VERSION, Provenance, json_ready, write_atomically, write_json
+from liederiv.files import json_ready, write_atomically, write_json
+from liederiv.results import SCHEMA_VERSION, Provenance
 
 __all__ = ["LayerReport", "by_columns"]
 

@@ -10,7 +10,7 @@ import typer
 from liederiv.cli.arguments import as_given
 from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
-from liederiv.metrics.registry import FAMILIES
+from liederiv.metrics.registry import families
 from liederiv.representations import NAMED
 
 MODELS = "Models"
@@ -144,7 +144,7 @@ OPTIONS: dict[str, Any] = {
     "metrics": Annotated[
         str,
         typer.Option(
-            help=f"Comma-separated metrics or families: {', '.join(FAMILIES)}.",
+            help=f"Comma-separated metrics or families: {', '.join(families())}.",
             rich_help_panel=_MEASURE,
         ),
     ],

@@ -13,8 +13,8 @@ from liederiv.cli import options as o
 from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.terminal import say
+from liederiv.files import write_atomically
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
 
 __all__ = ["report"]
 

@@ -17,9 +17,9 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, new_table, number
 from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
+from liederiv.files import write_atomically
 from liederiv.foreign import one_line
 from liederiv.model_zoo.store import Store
-from liederiv.results import write_atomically
 from liederiv.spreadsheets import csv_text
 
 __all__ = ["results"]

@@ -13,6 +13,7 @@ from rich.text import Text
 from liederiv.cli.terminal import SafeConsole
 from liederiv.comparison import Difference
 from liederiv.foreign import printable
+from liederiv.metrics.registry import METRICS, metric_names
 from liederiv.results import Measurement, Provenance, Score
 
 __all__ = [
@@ -34,7 +35,6 @@ _TITLES = {
     "output": "the model's output",
 }
 _REFERENCE = {"rigid": "translation and rotation"}
-_LOCAL = ("lee", "mean_abs", "relative_norm", "relative_spectrum")
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -81,10 +81,11 @@ def new_table(title: str) -> Table:
 
 def score_tables(measurement: Measurement) -> Iterable[Table | str]:
     """A table of local scores per output type, one of the other metrics, and notes."""
-    local = [s for s in measurement.scores if s.metric in _LOCAL and s.transform != "any"]
+    columns = metric_names("heading")
+    local = [s for s in measurement.scores if s.metric in columns and s.transform != "any"]
     for output in dict.fromkeys(s.output for s in local):
         yield _local_table(local, output)
-    others = [s for s in measurement.scores if s not in local and s.metric != "reference"]
+    others = [s for s in measurement.scores if s not in local and _of_model(s)]
     if others:
         yield _plain_table(others)
     yield from _notes(measurement)
@@ -93,34 +94,37 @@ def score_tables(measurement: Measurement) -> Iterable[Table | str]:
 def _local_table(scores: Sequence[Score], output: str) -> Table:
     """Rows: transforms. Units: that of the output per unit of the transform (squared for LEE)."""
     rows = {(s.metric, s.transform): s for s in scores if s.output == output}
-    present = [m for m in _LOCAL if any(metric == m for metric, _ in rows)]
+    present = [m for m in METRICS.values() if any(metric == m.name for metric, _ in rows)]
     table = new_table(f"Equivariance error of {_TITLES.get(output, output)}")
     table.add_column("transform", no_wrap=True)
-    headers = {
-        "lee": ("LEE", "95 % interval", "unit", "rounding\nfloor"),
-        "mean_abs": ("mean |L|",),
-        "relative_norm": ("LEE ÷ noise of\nequal norm",),
-        "relative_spectrum": ("LEE ÷ noise of\nequal spectrum",),
-    }
     for metric in present:
-        for header in headers[metric]:
-            left = header in ("unit", "95 % interval")
-            table.add_column(header, justify="left" if left else "right", no_wrap=True)
-    for name in dict.fromkeys(transform for metric, transform in rows if metric in _LOCAL):
+        table.add_column(metric.heading, justify="right", no_wrap=True)
+        if metric.shown == "all":
+            table.add_column("95 % interval", no_wrap=True)
+            table.add_column("unit", no_wrap=True)
+            table.add_column("rounding\nfloor", justify="right", no_wrap=True)
+    for name in dict.fromkeys(transform for _, transform in rows):
         cells = [name]
         for metric in present:
-            cells += _local_cells(rows[metric, name])
+            cells += _local_cells(rows.get((metric.name, name)), metric.shown)
         table.add_row(*cells)
     return table
 
 
-def _local_cells(s: Score) -> list[str]:
+def _local_cells(s: Score | None, shown: str) -> list[str]:
+    """What a metric's column shows, or columns do."""
+    if s is None:
+        return ["", "", "", ""] if shown == "all" else [""]
     value = number(s.value) if s.status == "measured" else s.status
-    if s.metric == "lee":
+    if shown == "all":
         return [value, _interval(s), s.unit, number(s.floor, 1)]
-    if s.metric == "mean_abs":
+    if shown == "value" or s.status != "measured":
         return [value]
-    return [f"{number(s.value, 2)} {_interval(s)}" if s.status == "measured" else s.status]
+    return [f"{number(s.value, 2)} {_interval(s)}"]
+
+
+def _of_model(s: Score) -> bool:
+    return s.metric not in METRICS or METRICS[s.metric].of_model
 
 
 def _plain_table(scores: Sequence[Score]) -> Table:
@@ -141,7 +145,7 @@ def _plain_table(scores: Sequence[Score]) -> Table:
 
 def _notes(measurement: Measurement) -> Iterable[str]:
     for s in measurement.scores:
-        if s.metric == "reference":
+        if not _of_model(s) and s.status == "measured":
             yield (
                 "An exactly invariant network, measured in the same way: LEE ÷ noise = "
                 f"{number(s.value)} ({_REFERENCE.get(s.transform, s.transform)})."
@@ -149,7 +153,7 @@ def _notes(measurement: Measurement) -> Iterable[str]:
     for metric, definition in measurement.definitions.items():
         yield f"{metric}: {definition}."
     for s in measurement.scores:
-        if s.metric in _LOCAL and s.status == "measured" and s.reason:
+        if s.metric in metric_names("heading") and s.status == "measured" and s.reason:
             yield f"{s.metric} under {s.transform} ({s.output}): {s.reason}."
     failed = dict.fromkeys(s.reason for s in measurement.scores if s.status == "failed")
     for reason in failed:

@@ -5,14 +5,17 @@ uses, the first that the witness passes on the very model at hand.
 
 * ``engines``: the ways to compute J v; ``tangent_rules`` and ``gradient_rules`` make them lean and
   sound; ``differences`` is the one that needs no recorded derivative.
+* ``cuts``: where a model itself decides about its derivative.
 * ``guards``: what is switched off meanwhile; ``models``: the modules behind a function.
 * ``witness`` judges a result, ``verification`` is what it says and what is remembered of it.
 """
 
+from liederiv.forward_mode.cuts import Cuts
 from liederiv.forward_mode.differentiate import (
     ForwardModeWarning,
     Pushforward,
     forward_engine,
+    inner_pushforward,
     pushforward,
     verified_pushforward,
     verify_product,
@@ -23,6 +26,7 @@ from liederiv.forward_mode.verification import Verification, forget
 
 __all__ = [
     "ENGINES",
+    "Cuts",
     "ForwardModeWarning",
     "Pushforward",
     "Verification",
@@ -30,6 +34,7 @@ __all__ = [
     "forget",
     "forward_engine",
     "forward_mode",
+    "inner_pushforward",
     "pushforward",
     "sound_numerics",
     "verified_pushforward",

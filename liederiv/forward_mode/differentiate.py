@@ -29,13 +29,14 @@ from liederiv.forward_mode.models import (
 )
 from liederiv.forward_mode.second_order import Product, check_gradient
 from liederiv.forward_mode.trial import Trial, combination, mode_of
-from liederiv.forward_mode.verification import Known, Verification, recall, remember
+from liederiv.forward_mode.verification import Known, Verification, forget, recall, remember
 from liederiv.forward_mode.witness import Witness
 
 __all__ = [
     "ForwardModeWarning",
     "Pushforward",
     "forward_engine",
+    "inner_pushforward",
     "pushforward",
     "verified_pushforward",
     "verify_product",
@@ -67,15 +68,53 @@ def pushforward(
         NotDifferentiableError: if f(x) is not floating.
         LieDerivError: if no engine can differentiate f.
     """
+    found = _first_that_runs(f, x, tangents, chunk_size, engine)
+    return found.y, found.jv, found.verification.engine
+
+
+def _first_that_runs(
+    f: Callable[[Any], Any], x: Any, tangents: Any, chunk_size: int | None, engine: str | None
+) -> Pushforward:
     x = untangled(x)
     job = Job(f, x, tangents, chunk_size, root_modules(f))
     with kept_randomness(x):
         for candidate in job.candidates(engine):
             found = job.run(candidate)
             if found is not None:
-                job.tell(candidate, stacklevel=3)
-                return found.y, found.jv, candidate
+                job.tell(candidate, stacklevel=4)
+                return found
     raise job.refusal()
+
+
+def inner_pushforward(
+    f: Callable[[Any], Any],
+    x: Any,
+    tangents: Any,
+    action: Action,
+    model: Callable[[Any], Any],
+    *,
+    chunk_size: int | None = None,
+    engine: str | None = None,
+) -> Pushforward:
+    """J_f(x)·X x where f reads the inside of a model that `forward_engine` has verified.
+
+    Args:
+        f: what a model computes, and what it computes on the way.
+        x: one item.
+        tangents: X x.
+        action: the K generators X, bound to x.
+        model: the model itself; it is verified on x, too, where it decides about derivatives.
+        chunk_size: see `pushforward`.
+        engine: see `pushforward`.
+
+    Raises:
+        NotDifferentiableError: see `forward_engine`.
+        LieDerivError: see `pushforward`.
+    """
+    found = _first_that_runs(f, x, tangents, chunk_size, engine)
+    if found.cuts:
+        forward_engine(model, x, action)
+    return found
 
 
 def verified_pushforward(
@@ -92,7 +131,8 @@ def verified_pushforward(
     """J_f(x)·v by the first engine that the witness passes.
 
     The outcome is remembered as long as f lives: for inputs of that size, dtype and device, those
-    generators, and modules of that mode.
+    generators, and modules of that mode; not where f itself decides about derivatives (`cuts`):
+    then every item of every input is examined.
 
     Args:
         f: see `pushforward`.
@@ -118,7 +158,9 @@ def verified_pushforward(
             seen = nullcontext(known.roots) if isinstance(f, nn.Module) else watched(f)
             with mode_of(known.roots, mode), seen as called:
                 found = job.run(known.verification.engine)
-            if found is not None and {*map(id, called)} == {*map(id, known.roots)}:
+            if found is not None and found.cuts:  # none was met on the inputs that are known
+                forget(f)
+            elif found is not None and {*map(id, called)} == {*map(id, known.roots)}:
                 return replace(found, verification=known.verification)
         if verify:
             return Trial(f, x, tangents, action, chunk_size, mode).verdict(engine)
@@ -153,7 +195,13 @@ def forward_engine(f: Callable[[Any], Any], x: Any, action: Action) -> str:
 
 
 def verify_product(
-    model: nn.Module, x: Any, action: Action, product: Product, purpose: str
+    model: nn.Module,
+    x: Any,
+    action: Action,
+    product: Product,
+    purpose: str,
+    *,
+    has_cuts: bool = False,
 ) -> None:
     """Let the witness judge somebody else's product J v, and the gradient of it.
 
@@ -167,6 +215,8 @@ def verify_product(
         action: K generators bound to x.
         product: see `liederiv.forward_mode.second_order.Product`.
         purpose: a name under which the outcome is remembered.
+        has_cuts: whether the model decides about its derivative on this batch: then all of it is
+            examined, and nothing remembered.
 
     Raises:
         ModelError: for a stochastic model, or one whose rows are not those of the items.
@@ -174,11 +224,11 @@ def verify_product(
             its gradient in the weights not that of the product.
     """
     with sound_numerics(), kept_randomness(x):
-        if recall(model, x, action, purpose) is not None:
+        if not has_cuts and recall(model, x, action, purpose) is not None:
             return
         with evaluated((model,)):
             _check_batch(model, x, action)
-        some = _first_and_last(x)
+        some = x.detach() if has_cuts else _first_and_last(x)
         function = PlainFunction(model, (model,))
         _, direction = combination(domain_of(x).rebind(action, some), some)
         witness = Witness(function, some, direction, function(some))
@@ -196,7 +246,7 @@ def verify_product(
                 f"the penalty would be that of another function: {finding.complaint}; use "
                 "method='finite', or mend what cuts it."
             )
-        if finding.vacuous:
+        if finding.vacuous or has_cuts:
             return
         why = check_gradient(function, some, direction, product)
         unchecked = (why,) if why else ()

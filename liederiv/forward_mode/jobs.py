@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from liederiv.errors import LieDerivError, NotDifferentiableError
 from liederiv.forward_mode.calls import PlainFunction
+from liederiv.forward_mode.cuts import Cuts
 from liederiv.forward_mode.differences import difference_jvp
 from liederiv.forward_mode.engines import (
     ENGINES,
@@ -43,12 +44,14 @@ class Pushforward:
         verification: which engine, and how it was verified.
         errors: of finite differences: root mean square error per entry of the output, estimated,
             float64 [tangents]; None for engines that are exact to rounding.
+        cuts: where f itself decided about derivatives, see `liederiv.forward_mode.cuts`.
     """
 
     y: Any
     jv: Any
     verification: Verification
     errors: Tensor | None = None
+    cuts: tuple[str, ...] = ()
 
 
 class Job:
@@ -99,15 +102,18 @@ class Job:
             function = PlainFunction(self.f, self.roots)
             found = difference_jvp(function, self.x, self.tangents)
             return Pushforward(found.y, found.jv, Verification(engine), found.errors)
+        cuts = Cuts()
         with forward_mode(), as_it_was(self.roots):
+            cuts.note_scripts(self.roots)
+            f = cuts.watching(self.f)
             try:
-                y, jv = in_chunks(engine, self.f, self.x, self.tangents, self.chunk)
+                y, jv = in_chunks(engine, f, self.x, self.tangents, self.chunk)
             except RuntimeError as error:
                 if "mutate a captured Tensor" not in str(error):
                     raise
-                own = own_buffers(self.f, self.roots)
+                own = own_buffers(f, self.roots)
                 y, jv = in_chunks(engine, own, self.x, self.tangents, self.chunk)
-        return Pushforward(y, jv, Verification(engine))
+        return Pushforward(y, jv, Verification(engine), cuts=tuple(cuts.seen))
 
     def tell(self, used: str, stacklevel: int) -> None:
         """Warn that a slower engine had to be used."""

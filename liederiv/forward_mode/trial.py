@@ -152,7 +152,9 @@ class Trial:
                 if found is None:
                     continue
                 finding = self._examine(candidate, found)
-                if not finding.complaint:
+                if not finding.complaint and found.cuts:
+                    finding = self._examine_others(candidate, found, finding)
+                elif not finding.complaint:
                     finding = self._objection(candidate, found) or finding
                 if finding.complaint:
                     self.job.complaints[candidate] = finding.complaint
@@ -177,11 +179,13 @@ class Trial:
             resolution=finding.resolution,
             precision=finding.precision if finding.derivative is not None else "",
             rows=1 + min(len(self.others), 1) if self.separable else 0,
-            glances=len(self.others) if finding.derivative is not None else 0,
+            glances=len(self.others) if finding.derivative is not None and not found.cuts else 0,
+            cuts=found.cuts,
+            items=len(self.x) if found.cuts and self.separable else 1,
             unchecked=tuple(unchecked),
             passed_over=next(iter(self.job.complaints.values()), ""),
         )
-        if not finding.vacuous:
+        if not finding.vacuous and not found.cuts:
             remember(self.f, self.x, self.action, engine, Known.of(verification, self.roots))
         return replace(found, verification=verification)
 
@@ -263,6 +267,31 @@ class Trial:
             if objection.is_certain:
                 return objection
         return None
+
+    def _examine_others(self, engine: str, found: Pushforward, first: Finding) -> Finding:
+        """Examine every other item as the first one was: the model decides about derivatives.
+
+        Returns:
+            what is certainly wrong with one of them; else the worst that was found.
+        """
+        worst, unsettled = first, 0
+        for number in range(len(self.x) if self.separable else 0):
+            if number == self.number:
+                continue
+            item = self.x[number : number + 1].detach()
+            weights, direction = self._combination_at(number, item)
+            witness = Witness(self.function, item, direction, self.function(item))
+            self._refuse_difference(witness, self._at(found, number, weights)[0])
+            finding = self._examine_item(engine, found, number, witness, weights)
+            if finding.is_certain:
+                return finding
+            unsettled += bool(finding.complaint)
+            if not finding.complaint and (finding.derivative or 0.0) > (worst.derivative or 0.0):
+                worst = finding
+        if unsettled:
+            why = f"the derivative at {unsettled} items (the function has kinks right there)"
+            worst = replace(worst, unchecked=(*worst.unchecked, why))
+        return replace(worst, vacuous=first.vacuous and worst.vacuous)
 
     def _again(self, engine: str) -> Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]:
         def run(f: Callable[[Any], Any], x: Any, v: Any) -> list[Tensor]:

@@ -31,6 +31,8 @@ class Verification:
         rows: how many items were run alone and compared with their rows in the batch.
         glances: at how many more items of the batch J v was compared with one step, which shows
             whether much of it is missing there.
+        items: how many items were examined in full.
+        cuts: where the model itself decides about its derivative (`liederiv.forward_mode.cuts`).
         unchecked: what was not checked, and why.
         passed_over: why engines in front of this one were not used, the first reason; else empty.
     """
@@ -42,6 +44,8 @@ class Verification:
     precision: str = ""
     rows: int = 0
     glances: int = 0
+    items: int = 1
+    cuts: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     passed_over: str = ""
 
@@ -56,6 +60,11 @@ class Verification:
             parts.append(
                 f"derivative within {self.derivative:.0e} of central differences in "
                 f"{self.precision} (known to {self.resolution:.0e})"
+            )
+        if self.cuts:
+            parts.append(
+                f"on each of {self.items} item{'s' * (self.items > 1)}, since the model decides "
+                f"about its derivative itself ({', '.join(self.cuts)})"
             )
         if self.glances:
             parts.append(f"looked at on {self.glances} more item{'s' * (self.glances > 1)}")

@@ -14,15 +14,19 @@ from torch import Tensor
 
 from liederiv.actions import ImageAction, check_images
 from liederiv.derivatives import Scheme
-from liederiv.domains import domain_of
+from liederiv.domains import Domain, domain_of
 from liederiv.draws import seeded_uniform
 from liederiv.errors import ImageError, LieDerivError, ModelError
 from liederiv.generators import generator
+from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import evaluate
-from liederiv.metrics.sampled import SampledMetric
+from liederiv.metrics.values import NotApplicable, Piece, SampledMetric
 from liederiv.transforms import FiniteTransform, rot90
 
 __all__ = [
+    "Accuracy",
+    "EffectiveInvariance",
+    "ShiftConsistency",
     "effective_invariance",
     "grayscale",
     "quarter_turns",
@@ -84,7 +88,7 @@ def shift_consistency(
         same = [classes(shifts[:, p, 0]) == classes(shifts[:, p, 1]) for p in range(num_pairs)]
         agreement = torch.stack(same).double().mean(0)
     return SampledMetric(
-        "shift_consistency",
+        ShiftConsistency.name,
         f"shift along {along}, 0 to {max_shift} px, border {beyond}",
         agreement,
         "fraction",
@@ -126,7 +130,7 @@ def effective_invariance(
     if not values:
         raise LieDerivError("views is empty; give at least one transformed batch.")
     return SampledMetric(
-        "effective_invariance",
+        EffectiveInvariance.name,
         transform,
         torch.stack(values).mean(0).cpu(),
         "1",
@@ -180,9 +184,8 @@ def top1_accuracy(f: Callable[[Any], Tensor], x: Any, labels: Tensor) -> Sampled
             f"{scores.shape[1]} classes; map the labels to the model's class indices."
         )
     correct = (scores.argmax(1).cpu() == labels.cpu()).double()
-    return SampledMetric(
-        "accuracy", "none", correct, "fraction", "fraction of images with the right top-1 class"
-    )
+    definition = "fraction of images with the right top-1 class"
+    return SampledMetric(Accuracy.name, Accuracy.transform, correct, "fraction", definition)
 
 
 def _scores(f: Callable[[Any], Tensor], x: Any) -> Tensor:
@@ -206,3 +209,56 @@ def _probabilities(f: Callable[[Any], Tensor], x: Any) -> Tensor:
             "pass lambda x: model(x).softmax(1)."
         )
     return p
+
+
+class ShiftConsistency(FiniteMetric):
+    """See `shift_consistency`."""
+
+    name, family = "shift_consistency", "decisions"
+    summary = "same class under shifts of 0-7 px, continued beyond the border (not Zhang's crops)"
+    needs = frozenset({"finite", "classes"})
+    transform = "shift along xy, 0 to 7 px"
+    images_only = True
+    higher_is_better = True
+
+    def pieces(self, c: Context, x: Tensor) -> Sequence[Piece]:
+        """See `FiniteMetric.pieces`."""
+        return [shift_consistency(c.f, x, scheme=c.scheme)]
+
+
+class EffectiveInvariance(FiniteMetric):
+    """See `effective_invariance`."""
+
+    name, family = "effective_invariance", "decisions"
+    summary = "confidence kept when transformed"
+    needs = frozenset({"finite", "classes"})
+    higher_is_better = True
+
+    def described(self, domain: Domain) -> str:
+        """See `FiniteMetric.described`."""
+        return domain.viewed
+
+    def pieces(self, c: Context, x: Any) -> Sequence[Piece]:
+        """See `FiniteMetric.pieces`."""
+        return [
+            NotApplicable(self.name, label, views)
+            if isinstance(views, str)
+            else effective_invariance(c.f, x, views, label)
+            for label, views in domain_of(x).views(x, c.seed, c.scheme)
+        ]
+
+
+class Accuracy(FiniteMetric):
+    """See `top1_accuracy`; it needs no asking where labels are known."""
+
+    name, family = "accuracy", "accuracy"
+    summary = "top-1 accuracy, where labels are known"
+    needs = frozenset({"finite", "classes", "labels"})
+    transform = "none"
+    higher_is_better = True
+    unasked = True
+
+    def pieces(self, c: Context, x: Any) -> Sequence[Piece]:
+        """See `FiniteMetric.pieces`."""
+        assert c.labels is not None
+        return [top1_accuracy(c.f, x, c.labels)]

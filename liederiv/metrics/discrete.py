@@ -14,7 +14,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,13 +23,16 @@ from liederiv.actions import ImageAction
 from liederiv.channels import ChannelAction
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.grids import Placed
+from liederiv.grids import Placed, divides
+from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import act_finite, evaluate
+from liederiv.metrics.values import DiscreteCheck, NotApplicable, Piece, SampledMetric
 from liederiv.representations import OutputSpec, Representation
 from liederiv.resolution import resolve_output
 from liederiv.transforms import flip, roll, rot90
 
 __all__ = [
+    "Discrete",
     "DiscreteCheck",
     "Flip",
     "LatticeTransform",
@@ -227,26 +230,6 @@ class Roll(LatticeTransform):
         return torch.eye(count, dtype=torch.float64)[None]
 
 
-@dataclass(frozen=True)
-class DiscreteCheck:
-    """How exactly one lattice symmetry holds.
-
-    Attributes:
-        transform: its name.
-        status: ``measured`` or ``not applicable``.
-        reason: why not, else empty.
-        relative: ‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖² per image, float64 [B], dimensionless; None unless
-            measured. NaN where f(x) = f(g x) = 0.
-        absolute: ‖f(g x) − ρ_g f(x)‖² / dim per image, in the output's unit squared.
-    """
-
-    transform: str
-    status: Literal["measured", "not applicable"]
-    reason: str = ""
-    relative: Tensor | None = None
-    absolute: Tensor | None = None
-
-
 def lattice_transforms(
     height: int, width: int, shifts: Sequence[int] = (1,)
 ) -> tuple[LatticeTransform, ...]:
@@ -319,6 +302,29 @@ def _stride(representation: Representation, y: Tensor, height: int, width: int) 
     """Pixels of the input per pixel of the output; 1 where that is no whole number, or no map."""
     if not isinstance(representation, Placed):
         return 1
-    h, w = representation.places(y)
-    H, W = representation.extent or (height, width)
-    return int(H // h) if H * w == W * h and H % h == 0 else 1
+    return divides(representation.places(y), representation.extent or (height, width)) or 1
+
+
+class Discrete(FiniteMetric):
+    """The relative error under symmetries that no path of transforms leads to, each on its own."""
+
+    name, family = "discrete", "discrete"
+    summary = "exact 90° turns, flips and whole-pixel rolls"
+
+    def pieces(self, c: Context, x: Any) -> Sequence[Piece]:
+        """See `FiniteMetric.pieces`."""
+        return [self._piece(check) for check in domain_of(x).discrete(c.f, x, c.output)]
+
+    def _piece(self, check: DiscreteCheck) -> Piece:
+        if check.relative is None or check.absolute is None:
+            return NotApplicable(self.name, check.transform, check.reason)
+        nothing = check.relative.isnan() & (check.absolute == 0)
+        return SampledMetric(
+            self.name,
+            check.transform,
+            check.relative.masked_fill(nothing, 0),
+            "1",
+            "‖f(g x) − ρ_g f(x)‖² / ‖f(x)‖²",
+            weight=(~nothing).double(),
+            excluded="the output is 0 there, so there is nothing to compare with",
+        )

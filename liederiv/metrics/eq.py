@@ -16,7 +16,8 @@ the output does not matter, and the output moves by the same scheme as the input
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,32 +26,33 @@ from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.metrics.band_limited import BandLimitedRotation, LanczosShift, PseudoRotation
+from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import evaluate, map_size
 from liederiv.metrics.sampled import (
-    NOTHING_INSIDE,
-    SampledMetric,
     SquaredErrors,
+    check_sampling,
     random_transforms,
     squared_errors,
 )
+from liederiv.metrics.values import NOTHING_INSIDE, NotApplicable, Piece, SampledMetric
 from liederiv.representations import OutputSpec, declared
 from liederiv.transforms import FiniteTransform
 
-__all__ = ["ROTATION", "NoWholeShiftError", "eq_r", "eq_r_relative", "eq_t", "eq_t_relative",
-           "translation_label"]  # fmt: skip
+__all__ = ["EqMetric", "EqR", "EqRRelative", "EqT", "EqTFrac", "EqTFracRelative", "EqTRelative",
+           "NoWholeShiftError", "eq_r", "eq_r_relative", "eq_t", "eq_t_relative"]  # fmt: skip
 
 _SOURCE = "Karras et al. 2021, arXiv 2106.12423; the input image moves, not a latent frame"
 _PUBLISHED = f"10 log10(I_max² / E |f(T x) − T f(x)|²), inside ({_SOURCE})"
 _RELATIVE = "10 log10(1 / E [|f(T x) − T f(x)|² / (max f(x) − min f(x))²]), range of each image"
 _CONSTANT = "the output is constant, so it has no range to compare with"
-ROTATION = "rotation, 0° to 360°"
+_ROTATION = "rotation, 0° to 360°"
 
 
 class NoWholeShiftError(LieDerivError):
     """No shift in the range moves both grids by whole pixels."""
 
 
-def translation_label(integer: bool, max_fraction: float = 1 / 8) -> str:
+def _translation_label(integer: bool, max_fraction: float = 1 / 8) -> str:
     """What the translations are called in results."""
     return f"{'integer' if integer else 'fractional'} translation, ±{max_fraction:g} of the size"
 
@@ -91,12 +93,12 @@ def eq_t(
         NoWholeShiftError: for ``integer`` where even the largest shift is less than half a step.
         LieDerivError: for a dynamic range that is not positive.
     """
-    peak = _range(dynamic_range)
+    check_sampling(dynamic_range, margin)
     moves = _translations(f, x, integer, max_fraction, num_samples, output, scheme, seed)
     elements = moves if integer else (LanczosShift(t) for t in moves)
     errors = squared_errors(f, x, elements, output=output, margin=margin)
-    name = "eq_t" if integer else "eq_t_frac"
-    return _published(name, translation_label(integer, max_fraction), errors, peak)
+    name = (EqT if integer else EqTFrac).name
+    return _published(name, _translation_label(integer, max_fraction), errors, dynamic_range)
 
 
 def eq_r(
@@ -126,7 +128,7 @@ def eq_r(
         scheme: how the input is continued between its pixels and into its corners.
         margin: see `squared_errors`.
     """
-    peak = _range(dynamic_range)
+    check_sampling(dynamic_range, margin)
     moves = random_transforms(
         x, "rotation", [math.pi], num_samples=num_samples, seed=seed, stream="eq_r", scheme=scheme
     )
@@ -138,7 +140,7 @@ def eq_r(
         margin=margin,
         afterwards=lambda element: PseudoRotation(element.move),
     )
-    return _published("eq_r", ROTATION, errors, peak)
+    return _published(EqR.name, _ROTATION, errors, dynamic_range)
 
 
 def eq_t_relative(
@@ -159,8 +161,8 @@ def eq_t_relative(
     """
     moves = _translations(f, x, integer, max_fraction, num_samples, output, scheme, seed)
     errors = squared_errors(f, x, moves, output=output, margin=margin)
-    name = "eq_t_relative" if integer else "eq_t_frac_relative"
-    return _relative(name, translation_label(integer, max_fraction), errors)
+    name = (EqTRelative if integer else EqTFracRelative).name
+    return _relative(name, _translation_label(integer, max_fraction), errors)
 
 
 def eq_r_relative(
@@ -181,16 +183,7 @@ def eq_r_relative(
         x, "rotation", [math.pi], num_samples=num_samples, seed=seed, stream="eq_r", scheme=scheme
     )
     errors = squared_errors(f, x, moves, output=output, margin=margin)
-    return _relative("eq_r_relative", ROTATION, errors)
-
-
-def _range(dynamic_range: float) -> float:
-    if not (math.isfinite(dynamic_range) and dynamic_range > 0):
-        raise LieDerivError(
-            f"dynamic_range={dynamic_range} must be a positive number, the largest difference "
-            "between two values that the output can take."
-        )
-    return float(dynamic_range)
+    return _relative(EqRRelative.name, _ROTATION, errors)
 
 
 def _translations(
@@ -264,3 +257,91 @@ def _relative(name: str, transform: str, errors: SquaredErrors) -> SampledMetric
         weight=counts.double(),
         excluded=NOTHING_INSIDE if (errors.count == 0).all() else _CONSTANT,
     )
+
+
+_NO_RANGE = (
+    "the output has no range of its own; give dynamic_range (2 for pictures in [−1, 1]), or ask "
+    "for {relative}"
+)
+
+
+class EqMetric(FiniteMetric):
+    """A peak signal-to-noise ratio under transforms of one kind.
+
+    Attributes:
+        rotation: whether images turn; else they move.
+        integer: whether they move by whole pixels.
+        relative: name of the variant for outputs without a range; empty for that variant.
+    """
+
+    family = "sampled"
+    images_only = True
+    higher_is_better = True
+    rotation: ClassVar[bool] = False
+    integer: ClassVar[bool] = True
+    relative: ClassVar[str] = ""
+
+    def pieces(self, c: Context, x: Tensor) -> Sequence[Piece]:
+        """See `FiniteMetric.pieces`."""
+        label = _ROTATION if self.rotation else _translation_label(self.integer)
+        options: dict[str, Any] = dict(c.sampling)
+        if not self.rotation:
+            options["integer"] = self.integer
+        if self.relative:
+            if c.peak is None:
+                reason = _NO_RANGE.format(relative=self.relative)
+                return [NotApplicable(self.name, label, reason)]
+            options["dynamic_range"] = c.peak
+            metric: Callable[..., SampledMetric] = eq_r if self.rotation else eq_t
+        else:
+            metric = eq_r_relative if self.rotation else eq_t_relative
+        try:
+            return [metric(c.f, x, **options)]
+        except NoWholeShiftError as obstacle:
+            return [NotApplicable(self.name, label, str(obstacle))]
+
+
+class EqTRelative(EqMetric):
+    """See `eq_t_relative`."""
+
+    name = "eq_t_relative"
+    summary = "eq_t over each output's own range, dB"
+
+
+class EqTFracRelative(EqMetric):
+    """See `eq_t_relative`, for fractions of pixels."""
+
+    name = "eq_t_frac_relative"
+    summary = "the same of eq_t_frac, dB"
+    integer = False
+
+
+class EqRRelative(EqMetric):
+    """See `eq_r_relative`."""
+
+    name = "eq_r_relative"
+    summary = "the same of eq_r, dB"
+    rotation = True
+
+
+class EqT(EqMetric):
+    """See `eq_t`."""
+
+    name, relative = "eq_t", EqTRelative.name
+    summary = "EQ-T: PSNR under whole-pixel translations, dB"
+
+
+class EqTFrac(EqMetric):
+    """See `eq_t`, for fractions of pixels."""
+
+    name, relative = "eq_t_frac", EqTFracRelative.name
+    summary = "EQ-T_frac: PSNR under fractional ones, dB"
+    integer = False
+
+
+class EqR(EqMetric):
+    """See `eq_r`."""
+
+    name, relative = "eq_r", EqRRelative.name
+    summary = "EQ-R: PSNR under rotations, dB"
+    rotation = True

@@ -1,55 +1,51 @@
-"""An exactly equivariant reference network: what the whole pipeline reports for error zero."""
+"""An exactly invariant network, measured like any other: what the pipeline reports for error 0."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import singledispatch
 from typing import Any
 
-import torch
-from torch import nn
+from liederiv.domains import domain_of
+from liederiv.metrics.base import Context, Metric, Response, Rows
+from liederiv.metrics.lee import RelativeNorm
+from liederiv.metrics.local import LocalBatch, linearise
+from liederiv.representations import Invariant
+from liederiv.results import Score
+from liederiv.scoring import empty_score, make_score
 
-from liederiv.actions import ImageAction
-from liederiv.generators import resolve_generators
-from liederiv.metrics.local import LocalBatch, local_batch
-
-__all__ = ["reference_batch", "reference_network", "reference_transform"]
+__all__ = ["Reference"]
 
 
-def reference_network(channels: int, *, seed: int = 0) -> nn.Module:
-    """A classifier that is invariant to (periodic) translation for every input.
+class Reference(Metric):
+    """The ``relative_norm`` of the reference network of a kind of input.
 
-    Circular convolutions and the global mean commute with the spectral derivative exactly, and
-    no nonlinearity acts before the mean, so its Lie derivative is zero in exact arithmetic.
+    Measured in the dtype and on the device of x, images with the ``fourier`` scheme. Anything but
+    rounding here would be a defect of the pipeline.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Conv2d(channels, 16, 5, padding=2, padding_mode="circular"),
-            nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular"),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(16, 10),
-            nn.Softmax(dim=-1),
-        ).eval()
 
+    name, family = "reference", "reference"
+    summary = "an exactly invariant network's error"
+    needs = frozenset({"reference"})
+    of_model = False
 
-@singledispatch
-def reference_transform(x: Any) -> str:
-    """The group of transforms under which the reference network for inputs like x is invariant."""
-    return "translation"
+    def measure(self, c: Context, x: Any) -> Response | None:
+        """What one batch says; None where no such network is known."""
+        domain = domain_of(x)
+        network = domain.reference(x)
+        if network is None:
+            return None
+        action = domain.action(domain.reference_transform, x, "fourier")
+        seeds = domain.seeds(x, c.seed)
+        lin = linearise(network, x, action, output=Invariant(), seeds=seeds, verify=False)
+        return RelativeNorm().respond(LocalBatch.of(lin, x, action))
 
-
-@singledispatch
-def reference_batch(x: Any, seeds: Sequence[int]) -> LocalBatch:
-    """Translation LEE of the reference network, and its response to noise of equal norm.
-
-    Measured like any model, in the dtype and on the device of x, with the ``fourier`` scheme.
-    Anything but rounding here would be a defect of the pipeline.
-    """
-    model = reference_network(x.shape[1]).to(x)
-    action = ImageAction(resolve_generators("translation"), x.shape[-2], x.shape[-1], "fourier")
-    batch, _ = local_batch(
-        model, x, action, output="invariant", directions=2, seeds=seeds, verify=False
-    )
-    return batch["output"]
+    def rows(self, parts: Sequence[Response | None], to: Rows) -> list[Score]:
+        """See `Metric.rows`."""
+        found = [p for p in parts if p is not None]
+        key = (self.name, to.domain.reference_transform or "any", "reference")
+        if len(found) < len(parts):
+            reason = f"no network is known that is invariant for {to.domain.item}s exactly"
+            return [empty_score(key, "1", "not applicable", reason)]
+        joined = Response.join(found)
+        above, below, kept = joined.over(range(len(joined.top)))
+        return [make_score(*key, "1", above, below, to.bootstrap, kept=kept)]

@@ -1,78 +1,95 @@
-"""All metrics by name, in families, with what they mean in one line."""
+"""All metrics by name, in families: one list of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from liederiv.errors import LieDerivError
+from liederiv.metrics.agreement import Accuracy, EffectiveInvariance, ShiftConsistency
+from liederiv.metrics.base import Metric
+from liederiv.metrics.discrete import Discrete
+from liederiv.metrics.eq import EqR, EqRRelative, EqT, EqTFrac, EqTFracRelative, EqTRelative
+from liederiv.metrics.lee import BlurResponse, Lee, MeanAbs, RelativeNorm, RelativeSpectrum
+from liederiv.metrics.reference import Reference
+from liederiv.metrics.sampled import SampledError
 
-__all__ = ["FAMILIES", "METRICS", "Metric", "resolve_metrics"]
+__all__ = [
+    "METRICS",
+    "families",
+    "metric_names",
+    "register_metric",
+    "resolve_metrics",
+    "words_of",
+]
 
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric's name and kind.
-
-    Attributes:
-        name: as in results.
-        family: the name that stands for it and its siblings.
-        kind: ``lie`` (from the Lie derivative alone), ``comparison`` (needs comparison directions
-            too), ``reference`` (of the reference network) or ``finite`` (needs finite transforms).
-        summary: one line.
-    """
-
-    name: str
-    family: str
-    kind: Literal["lie", "comparison", "reference", "finite"]
-    summary: str
-
-
-METRICS: dict[str, Metric] = {
-    m.name: m
-    for m in (
-        Metric("lee", "lee", "lie", "mean squared Lie derivative per output dimension"),
-        Metric("mean_abs", "lee", "lie", "mean absolute Lie derivative, as in the paper's code"),
-        Metric("relative_norm", "relative", "comparison", "lee over response to equal-norm noise"),
-        Metric(
-            "relative_spectrum",
-            "relative",
-            "comparison",
-            "lee over response to noise of the tangent's power spectrum",
-        ),
-        Metric("blur_response", "relative", "comparison", "response to a small Gaussian blur"),
-        Metric("reference", "reference", "reference", "an exactly invariant network's error"),
-        Metric("eq_t", "sampled", "finite", "EQ-T: PSNR under whole-pixel translations, dB"),
-        Metric("eq_t_frac", "sampled", "finite", "EQ-T_frac: PSNR under fractional ones, dB"),
-        Metric("eq_r", "sampled", "finite", "EQ-R: PSNR under rotations, dB"),
-        Metric("eq_t_relative", "sampled", "finite", "eq_t over each output's own range, dB"),
-        Metric("eq_t_frac_relative", "sampled", "finite", "the same of eq_t_frac, dB"),
-        Metric("eq_r_relative", "sampled", "finite", "the same of eq_r, dB"),
-        Metric("sampled_error", "sampled", "finite", "mean squared change under finite transforms"),
-        Metric(
-            "shift_consistency",
-            "decisions",
-            "finite",
-            "same class under shifts of 0-7 px, continued beyond the border (not Zhang's crops)",
-        ),
-        Metric("effective_invariance", "decisions", "finite", "confidence kept when transformed"),
-        Metric("discrete", "discrete", "finite", "exact 90° turns, flips and whole-pixel rolls"),
-        Metric("accuracy", "accuracy", "finite", "top-1 accuracy, where labels are known"),
-    )
-}
+METRICS: dict[str, Metric] = {}
 """Every metric by name."""
 
 
-def _families() -> dict[str, tuple[str, ...]]:
-    families: dict[str, tuple[str, ...]] = {}
+def register_metric(kind: type[Metric]) -> type[Metric]:
+    """Let a metric be asked for by its name and family; may decorate its class.
+
+    Raises:
+        LieDerivError: if the name is taken, or a limit would not do what its user expects.
+    """
+    if kind.gated and kind.higher_is_better:
+        raise LieDerivError(
+            f"{kind.__name__} is gated, but higher_is_better: limits are on what should be small; "
+            "leave one of the two out."
+        )
+    if kind.name in (*METRICS, "all") or (kind.name in families() and kind.name != kind.family):
+        raise LieDerivError(f"name={kind.name!r} of {kind.__name__} is taken; choose another.")
+    METRICS[kind.name] = kind()
+    return kind
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """Names that stand for several metrics."""
+    found: dict[str, tuple[str, ...]] = {}
     for m in METRICS.values():
-        families[m.family] = (*families.get(m.family, ()), m.name)
-    return families | {"all": tuple(METRICS)}
+        found[m.family] = (*found.get(m.family, ()), m.name)
+    return found | {"all": tuple(METRICS)}
 
 
-FAMILIES: dict[str, tuple[str, ...]] = _families()
-"""Names that stand for several metrics."""
+def words_of(name: str) -> tuple[str, str]:
+    """A metric's name in words, and in short; the name itself where there are no such.
+
+    Example:
+        >>> words_of("lee")
+        ('local equivariance error', 'LEE')
+    """
+    m = METRICS.get(name)
+    title, heading = (m.title, m.heading) if m is not None else ("", "")
+    return title or name, " ".join(heading.split()) or name
+
+
+@dataclass(frozen=True)
+class _Names(Collection[str]):
+    """Names of the metrics of which something holds, whenever it is asked."""
+
+    attribute: str
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, m in METRICS.items() if getattr(m, self.attribute))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
+
+def metric_names(attribute: str) -> Collection[str]:
+    """Names of the metrics of which something holds, e.g. ``gated``; see `Metric`.
+
+    A metric that is registered later is in it, too.
+
+    Example:
+        >>> list(metric_names("gated"))
+        ['lee', 'mean_abs', 'relative_norm', 'relative_spectrum']
+    """
+    return _Names(attribute)
 
 
 def resolve_metrics(names: str | Iterable[str]) -> tuple[Metric, ...]:
@@ -87,14 +104,22 @@ def resolve_metrics(names: str | Iterable[str]) -> tuple[Metric, ...]:
     """
     if isinstance(names, str):
         names = [name.strip() for name in names.split(",") if name.strip()]
-    found: dict[str, Metric] = {}
+    groups, found = families(), dict[str, Metric]()
     for name in names:
         # A family of the same name as its first metric stands for the whole family.
-        members = FAMILIES.get(name, (name,) if name in METRICS else ())
+        members = groups.get(name, (name,) if name in METRICS else ())
         if not members:
-            known = ", ".join(dict.fromkeys([*FAMILIES, *METRICS]))
+            known = ", ".join(dict.fromkeys([*groups, *METRICS]))
             raise LieDerivError(f"metric {name!r} is unknown; choose from {known}.")
         found.update((m, METRICS[m]) for m in members)
     if not found:
-        raise LieDerivError(f"metrics is empty; choose from {', '.join(FAMILIES)}.")
+        raise LieDerivError(f"metrics is empty; choose from {', '.join(groups)}.")
     return tuple(found.values())
+
+
+for _kind in (
+    *(Lee, MeanAbs, RelativeNorm, RelativeSpectrum, BlurResponse, Reference),
+    *(EqT, EqTFrac, EqR, EqTRelative, EqTFracRelative, EqRRelative, SampledError),
+    *(ShiftConsistency, EffectiveInvariance, Discrete, Accuracy),
+):
+    register_metric(_kind)

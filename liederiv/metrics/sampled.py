@@ -11,9 +11,10 @@ compared; ``margin`` keeps away from the border by a network's receptive field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,72 +24,21 @@ from liederiv.domains import domain_of
 from liederiv.draws import seeded_coordinates
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
+from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import act_finite, evaluate, valid
+from liederiv.metrics.values import NOTHING_INSIDE, SampledMetric
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 
 __all__ = [
-    "NOTHING_INSIDE",
+    "SampledError",
     "SampledMetric",
     "SquaredErrors",
+    "check_sampling",
     "equivariance_error",
     "random_transforms",
     "squared_errors",
 ]
-
-
-NOTHING_INSIDE = "no entry of the output lies far enough inside to be compared"
-
-
-@dataclass(frozen=True)
-class SampledMetric:
-    """A metric per image.
-
-    Attributes:
-        name: of the metric.
-        transform: what was done to the images, with its range.
-        per_image: float64 [B], on the CPU; the quantity that is averaged over images.
-        unit: of `value`.
-        definition: formula, unit and source.
-        scale: how the average becomes the value. ``linear``: it is the value. ``decibel``:
-            −10 log₁₀ of it, so per_image holds MSE / I_max².
-        weight: of each image in the average, float64 [B], 0 for those that do not count; None
-            weighs all alike.
-        excluded: why images of weight 0 do not count.
-    """
-
-    name: str
-    transform: str
-    per_image: Tensor
-    unit: str
-    definition: str
-    scale: Literal["linear", "decibel"] = "linear"
-    weight: Tensor | None = None
-    excluded: str = ""
-
-    @property
-    def value(self) -> float:
-        """The metric over all images; ∞ dB where there is no error at all, NaN if none counts."""
-        if self.weight is None:
-            return float(self.on_scale(self.per_image.mean()))
-        total = (self.per_image * self.weight).sum() / self.weight.sum()
-        return float(self.on_scale(total))
-
-    def on_scale(self, mean: Tensor) -> Tensor:
-        """Turn averages of `per_image` (the mean, or bootstrap means) into values of the metric."""
-        return mean if self.scale == "linear" else -10 * mean.log10()
-
-    @staticmethod
-    def join(parts: Sequence[SampledMetric]) -> SampledMetric:
-        """The metric over the images of several batches."""
-        if len({(p.name, p.transform, p.unit, p.weight is None) for p in parts}) != 1:
-            raise LieDerivError("parts must be the same metric of one or more batches.")
-        weights = [p.weight for p in parts if p.weight is not None]
-        return replace(
-            parts[0],
-            per_image=torch.cat([p.per_image for p in parts]),
-            weight=torch.cat(weights) if weights else None,
-        )
 
 
 def random_transforms(
@@ -241,7 +191,7 @@ def equivariance_error(
     elements, label = domain.sample(action, x, half_range, num_samples=num_samples, seed=seed)
     errors = squared_errors(f, x, elements, output=output, margin=margin)
     return SampledMetric(
-        "sampled_error",
+        SampledError.name,
         label,
         errors.mean,
         "output²",
@@ -249,3 +199,29 @@ def equivariance_error(
         weight=(errors.count > 0).double(),
         excluded=NOTHING_INSIDE,
     )
+
+
+class SampledError(FiniteMetric):
+    """See `equivariance_error`: of the transforms that are customary for a kind of input."""
+
+    name, family = "sampled_error", "sampled"
+    summary = "mean squared change under finite transforms"
+
+    def pieces(self, c: Context, x: Any) -> Sequence[SampledMetric]:
+        """See `FiniteMetric.pieces`."""
+        return [equivariance_error(c.f, x, g, **c.sampling) for g in domain_of(x).sampled]
+
+
+def check_sampling(dynamic_range: float | None, margin: float) -> None:
+    """Raise unless the settings of sampled metrics are sound.
+
+    Raises:
+        LieDerivError: naming the one that is not.
+    """
+    if dynamic_range is not None and not 0 < dynamic_range < math.inf:
+        raise LieDerivError(
+            f"dynamic_range={dynamic_range} must be a positive number, or left out where the "
+            "output has none."
+        )
+    if not 0 <= margin < math.inf:
+        raise LieDerivError(f"margin={margin} must be a number of pixels from 0.")

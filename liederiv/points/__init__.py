@@ -6,10 +6,10 @@ Importing the package makes `PointCloud` a kind of input for everything that mea
 from liederiv.points.action import PointAction
 from liederiv.points.adapter import PointModel
 from liederiv.points.cloud import PointCloud
+from liederiv.points.discrete import discrete_point_checks, permute_within_clouds
 from liederiv.points.domain import PointDomain
 from liederiv.points.generators import POINTS, PointGenerator
 from liederiv.points.harmonics import FiberGrid, harmonics
-from liederiv.points.metrics import POINT_RUNNERS, discrete_point_checks, permute_within_clouds
 from liederiv.points.reference import CentredDistances
 from liederiv.points.representations import (
     Fiber,
@@ -23,7 +23,6 @@ from liederiv.points.transforms import PointTransform, random_rotations
 
 __all__ = [
     "POINTS",
-    "POINT_RUNNERS",
     "CentredDistances",
     "Fiber",
     "FiberGrid",

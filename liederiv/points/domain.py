@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any, Literal
 
 import numpy as np
@@ -16,9 +17,12 @@ from liederiv.domains import Comparisons, Domain, Names, register_domain
 from liederiv.draws import canonical_bytes, seeded_coordinates, seeded_normal
 from liederiv.errors import LieDerivError, PointCloudError
 from liederiv.generators import Catalogue, Generator
+from liederiv.metrics.values import DiscreteCheck
 from liederiv.points.action import PointAction
 from liederiv.points.cloud import PointCloud
+from liederiv.points.discrete import discrete_point_checks
 from liederiv.points.generators import POINTS
+from liederiv.points.reference import CentredDistances
 from liederiv.points.representations import resolve_points
 from liederiv.points.transforms import PointTransform, rms_radius, seeded_rotations
 from liederiv.representations import OutputSpec, Resolved
@@ -27,13 +31,23 @@ __all__ = ["PointDomain", "canonical_rows"]
 
 _POINTS_PER_PASS = 1024
 _LANES = 2**14  # points × tangents per pass
+_VIEWS = 4
 
 
 class PointDomain(Domain):
     """`PointCloud`s."""
 
     item = "cloud"
+    catalogues = tuple(POINTS.values())
     probabilities = False
+    uncompared = "point clouds have no spectrum and no blur; compare relative_norm"
+    reference_transform = "rigid"
+    sampled = ("translation", "rotation", "scale")
+    viewed = "rotation, uniform"
+
+    def accepts(self, x: Any) -> bool:
+        """See `Domain.accepts`."""
+        return isinstance(x, PointCloud)
 
     def check(self, x: Any, argument: str = "x") -> None:
         """See `Domain.check`. Clouds are checked when they are made."""
@@ -101,6 +115,16 @@ class PointDomain(Domain):
             parts = [canonical_bytes(v.detach().cpu()[rows]) for v in (x.pos, *fields)]
             parts += [canonical_bytes(v[b]) for _, v in sorted(x.graph.items())]
             yield b"".join(parts)
+
+    def fields(self, x: PointCloud) -> Iterator[tuple[str, Tensor]]:
+        """See `Domain.fields`: points in their order, and edges too."""
+        for b in range(len(x)):
+            one = x[b : b + 1]
+            for field in fields(one):
+                value = getattr(one, field.name)
+                for name, part in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(part, Tensor):
+                        yield f"{field.name}.{name}", part
 
     def comparisons(
         self,
@@ -179,6 +203,25 @@ class PointDomain(Domain):
         drawn = seeded_coordinates(seeds, limits, num_samples=num_samples)
         return (PointTransform.exp(action, t) for t in drawn), label
 
+    def discrete(
+        self, f: Callable[[Any], Tensor], x: PointCloud, output: OutputSpec
+    ) -> Sequence[DiscreteCheck]:
+        """See `Domain.discrete`."""
+        return discrete_point_checks(f, x, output=output)
+
+    def views(
+        self, x: PointCloud, seed: int, scheme: object
+    ) -> Iterator[tuple[str, Iterable[PointCloud]]]:
+        """See `Domain.views`."""
+        action = PointAction((), x)
+        turns = seeded_rotations(self.seeds(x, seed, "effective_invariance"), x.dim, _VIEWS)
+        views = (PointTransform(action, turns[:, v]).on_input(x) for v in range(_VIEWS))
+        yield self.viewed, views
+
+    def reference(self, x: PointCloud) -> CentredDistances:
+        """See `Domain.reference`."""
+        return CentredDistances().eval().to(device=x.device, dtype=x.dtype)
+
     def batch_size(self, x: PointCloud) -> int:
         """See `Domain.batch_size`."""
         return max(1, _POINTS_PER_PASS * len(x) // len(x.pos))
@@ -227,4 +270,4 @@ def _cloud_norms(v: Tensor, x: PointCloud) -> Tensor:
     return total.reshape(len(v), len(x), *[1] * (v.ndim - 2))
 
 
-register_domain(PointCloud, PointDomain())
+register_domain(PointDomain())

@@ -15,12 +15,9 @@ from torch import Tensor
 
 from liederiv.draws import seeded_normal
 from liederiv.errors import LieDerivError, PointCloudError, UnknownLayoutError
-from liederiv.generators import Generator
-from liederiv.generators import generator as find_generator
 from liederiv.metrics.finite import act_finite
 from liederiv.points.action import PointAction
 from liederiv.points.cloud import PointCloud
-from liederiv.points.generators import POINTS
 from liederiv.points.representations import (
     Fiber,
     Joined,
@@ -29,7 +26,6 @@ from liederiv.points.representations import (
     Scalars,
     Vectors,
 )
-from liederiv.transforms import transform
 
 __all__ = ["PointTransform", "random_rotations", "rms_radius", "seeded_rotations"]
 
@@ -101,14 +97,6 @@ class PointTransform:
 
     def _turn(self, v: Tensor, rows: Tensor) -> Tensor:
         return torch.einsum("bij,b...j->b...i", self.linear.to(v)[rows], v)
-
-
-@transform.register
-def _(x: PointCloud, generator: str | Generator, t: float | Tensor, scheme: str = "") -> PointCloud:
-    if isinstance(generator, str):
-        generator = find_generator(generator, catalogue=POINTS[x.dim])
-    coordinates = torch.as_tensor(t, dtype=torch.float64).reshape(-1, 1)
-    return PointTransform.exp(PointAction([generator], x), coordinates).on_input(x)
 
 
 def random_rotations(n: int, dim: int, rng: torch.Generator) -> Tensor:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from liederiv.errors import PointCloudError
 
-if TYPE_CHECKING:
-    from liederiv.points.cloud import PointCloud
-
 __all__ = ["check_batch", "check_edges", "check_fields", "check_positions", "items"]
 
 
-def items(cloud: PointCloud, group: str) -> list[tuple[str, Tensor]]:
+def items(cloud: Any, group: str) -> list[tuple[str, Tensor]]:
     """The fields of a group; raise unless all of them are tensors with rows."""
     given = getattr(cloud, group)
     if not isinstance(given, Mapping):
@@ -82,7 +79,7 @@ def check_batch(batch: Any, pos: Tensor) -> int:
     return len(sizes)
 
 
-def check_fields(cloud: PointCloud, group: str, layout: str, shape: tuple[Any, ...]) -> None:
+def check_fields(cloud: Any, group: str, layout: str, shape: tuple[Any, ...]) -> None:
     """Raise unless every field of the group has that shape, the cloud's dtype and device."""
     rest_open = shape[-1] is ...
     wanted = shape[:-1] if rest_open else shape
@@ -109,7 +106,7 @@ def check_fields(cloud: PointCloud, group: str, layout: str, shape: tuple[Any, .
         check_finite(f"{group}[{name!r}]", v)
 
 
-def check_edges(cloud: PointCloud) -> None:
+def check_edges(cloud: Any) -> None:
     """Raise unless edges join points of the same cloud, and their fields fit."""
     index, N = cloud.edge_index, len(cloud.pos)
     if index is None:

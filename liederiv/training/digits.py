@@ -28,8 +28,8 @@ from tqdm import tqdm
 from liederiv.domains import domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError
+from liederiv.files import json_ready, write_atomically
 from liederiv.measurement import measure
-from liederiv.results import json_ready, write_atomically
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
 __all__ = [

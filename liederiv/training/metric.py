@@ -19,7 +19,7 @@ from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import plain_model, watched
 from liederiv.generators import Generator
 from liederiv.measurement import DEFAULT_TRANSFORMS, OUTPUT_TYPES
-from liederiv.metrics.local import is_classifier, local_batch
+from liederiv.metrics.local import LocalBatch, is_classifier, linearise
 from liederiv.representations import OutputSpec
 from liederiv.row_names import row_names
 from liederiv.scoring import targets
@@ -203,19 +203,18 @@ class LocalEquivarianceError(Metric):
     ) -> dict[str, Tensor]:
         """‖L f‖²/dim per image, float64 [B], by generator and group."""
         action = domain.action(self.transforms, x, self.scheme, self.unit)
-        batch, *_ = local_batch(
+        lin = linearise(
             model,
             x,
             action,
             output=self.output,
-            output_types=(kind,),
             relative=False,
             chunk_size=self.chunk_size or domain.chunk_size(x),
             engine=self.engine,
             verify=self.verify,
             mode="eval",
         )
-        lie = batch[kind].lie
+        lie = LocalBatch.of(lin, x, action, kind).squared
         return {name: lie[index].mean(0) for name, _, index in targets(action.generators)}
 
     def _add(self, state: str, value: Tensor) -> None:

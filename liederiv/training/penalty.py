@@ -29,16 +29,17 @@ from torch.func import jvp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
+from liederiv.base_representation import class_axis, lie_value, softmax_pushforward
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
-from liederiv.forward_mode import forward_mode, verify_product
+from liederiv.forward_mode import Cuts, forward_mode, verify_product
 from liederiv.forward_mode.gradient_rules import elementary_norms
 from liederiv.forward_mode.models import as_it_was, kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite
-from liederiv.metrics.local import class_axis, is_classifier, lie_value
+from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 
@@ -120,13 +121,18 @@ def equivariance_penalty(
     limits = _amplitudes(amplitudes, known)
     parts = []
     with _without_side_effects(model), forward_mode(), elementary_norms(), as_it_was([model]):
-        if verify and method == "lie":
-            verify_product(model, x, domain.bind(known, x, scheme), _product, "penalty")
+        verifying = verify and method == "lie"
+        every = domain.bind(known, x, scheme) if verifying else None
+        if every is not None:
+            verify_product(model, x, every, _product, "penalty")
+        cuts = Cuts()
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
-            step = _Step(model, domain, action, x, output, output_type)
+            step = _Step(model, domain, action, x, output, output_type, cuts)
             value = step.lie() if method == "lie" else step.finite(limits[k], rng)
             parts.append(value * limits[k] ** 2 if method == "lie" else value)
+        if every is not None and cuts.seen:  # other images may be treated otherwise
+            verify_product(model, x, every, _product, "penalty", has_cuts=True)
     return torch.stack(parts).mean()
 
 
@@ -201,17 +207,20 @@ class _Step:
         x: Any,
         output: OutputSpec,
         output_type: str,
+        cuts: Cuts,
     ) -> None:
         self.model, self.domain, self.action, self.x = model, domain, action, x
-        self.output, self.output_type = output, output_type
+        self.output, self.output_type, self.cuts = output, output_type, cuts
 
     def lie(self) -> Tensor:
         """E ‖L f‖² / dim."""
         direction = tree_map(lambda v: v[0], self.action.tangents(self.x))
-        y, jv = _product(self.model, self.x, direction)
+        y, jv = _product(self.cuts.watching(self.model), self.x, direction)
         rho, axis = self._representation(y)
-        value = lie_value(rho, self.action, y, jv[None], probabilities=axis is not None)
-        return self._mean(value.square(), rho)
+        jv = jv[None]
+        if axis is not None:
+            y, jv = softmax_pushforward(y, jv, axis)
+        return self._mean(lie_value(rho, self.action, y, jv).square(), rho)
 
     def finite(self, limit: float, rng: torch.Generator | None) -> Tensor:
         """E ‖f(T x) − ρ_T f(x)‖² / dim."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.errors import ModelError
-from liederiv.results import write_atomically
+from liederiv.files import write_atomically
 
 from ..nbody_data import NBodyData, random_rotations
 from .inputs import RapidashOnClouds

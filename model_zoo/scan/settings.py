@@ -13,7 +13,7 @@ from liederiv.derivatives import get_scheme
 from liederiv.errors import LieDerivError
 from liederiv.measurement import OUTPUT_TYPES
 from liederiv.metrics.registry import resolve_metrics
-from liederiv.metrics.suite import check_sampling
+from liederiv.metrics.sampled import check_sampling
 from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions

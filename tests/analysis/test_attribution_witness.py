@@ -38,7 +38,7 @@ def assert_only_the_witness_sees_it(network, **kwargs):
 
 @pytest.mark.parametrize("network", [FlattenedTokens, Chunks], ids=lambda n: n.__name__)
 def test_subtracting_in_place(network, monkeypatch):
-    monkeypatch.setattr(contributions, "_beyond", lambda tangent, moved: tangent.sub_(moved))
+    monkeypatch.setattr(contributions, "beyond", lambda tangent, moved: tangent.sub_(moved))
     assert_only_the_witness_sees_it(build(network))
 
 

@@ -16,6 +16,7 @@ from liederiv.actions import ImageAction
 from liederiv.analysis import Layout, attribute
 from liederiv.analysis.finite_layers import _Draws
 from liederiv.generators import resolve_generators
+from liederiv.metrics.registry import METRICS
 from liederiv.transforms import FiniteTransform
 
 FIELDS = {  # dθ/dt of the affine map p ↦ θ (p, 1) of sampling positions
@@ -133,7 +134,7 @@ def test_whole_shifts_of_a_map_with_aligned_corners():
     )
     draws = _Draws(translation, rotation, 6, 1 / 8, 0)
     z = torch.randn(1, 2, 22, 22, dtype=torch.float64)
-    for t in draws.transforms("eq_t", image, coarse):
+    for t in draws.transforms(METRICS["eq_t"], image, coarse):
         moved = FiniteTransform(coarse.window(t.action), t.t).on_map(z)
         dx, dy = (int(v) for v in (t.t[0] * 21 / 43).round())
         inner = moved[..., 3:-3, 3:-3]

@@ -59,15 +59,15 @@ def test_relative_lee_of_a_linear_map_is_its_analytic_value():
     def f(z):
         return (z * a).sum((1, 2, 3))[:, None]
 
-    from liederiv.metrics.local import local_batch
+    from liederiv.metrics.local import LocalBatch, linearise
 
     action = ImageAction(liederiv.resolve_generators("rotation"), 8, 8)
-    local = local_batch(f, x, action, directions=400, seeds=[0, 1, 2])[0]["output"]
+    local = LocalBatch.of(linearise(f, x, action, directions=400, seeds=[0, 1, 2]), x, action)
     v = action.tangents(x)[0]
     want = a.square().sum() * v.flatten(1).square().sum(1) / a.numel()
     # Relative standard error of the mean of 400 squared normals: √(2/400) = 7 %.
-    assert torch.allclose(local.noise[0], want, rtol=0.3)
-    assert_close(local.lie[0], (v * a).sum((1, 2, 3)).square(), COMPUTED)
+    assert torch.allclose(local.compared["noise"][0], want, rtol=0.3)
+    assert_close(local.squared[0], (v * a).sum((1, 2, 3)).square(), COMPUTED)
 
 
 def test_same_spectrum_noise_keeps_spectrum_and_colour():

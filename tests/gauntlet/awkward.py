@@ -55,7 +55,6 @@ class Awkward(nn.Module):
         forbidden: words that no refusal may contain, because they would be a false diagnosis.
         crashes: run in a process of its own, since torch may kill it.
         slow: left to ``make test-all``.
-        beyond: wrong for other images only than those that are verified: counted apart.
     """
 
     kind: ClassVar[str] = ""
@@ -74,7 +73,6 @@ class Awkward(nn.Module):
     forbidden: ClassVar[tuple[str, ...]] = ()
     crashes: ClassVar[bool] = False
     slow: ClassVar[bool] = False
-    beyond: ClassVar[bool] = False
     images: ClassVar[Callable[[], Any]] = staticmethod(photographs)
 
     @classmethod

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from .kinds import NETWORKS
-from .verdicts import BEYOND, CHANGED, NEEDLESS, REFUSED, RIGHT, WRONG, Verdict
+from .verdicts import CHANGED, NEEDLESS, REFUSED, RIGHT, WRONG, Verdict
 
-COLUMNS = (RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED, BEYOND)
+COLUMNS = (RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED)
 
 
 def _rows(title: str, keys: Iterable[str], pairs: Sequence[tuple[str, str]]) -> list[str]:

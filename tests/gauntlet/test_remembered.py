@@ -164,7 +164,6 @@ class CutsDarkImages(Small):
         return self.head(torch.where(bright, h, h.detach()).tanh())
 
 
-@pytest.mark.xfail(strict=True, reason="images of the first call are verified: docs/method.md")
 def test_other_images_than_the_verified_ones():
     net = CutsDarkImages.build()
     right_or_refused(net, photographs()[:1])

@@ -19,7 +19,6 @@ from .truth import Truth, split, truth_of
 from .untouched import Snapshot
 
 RIGHT, REFUSED, NEEDLESS, WRONG, CHANGED = "right", "refused", "needless", "wrong", "changed"
-BEYOND = "beyond"  # wrong where the witness, who looks at five images, once, did not look
 FAILURES = (NEEDLESS, WRONG, CHANGED)
 ONE_BY_ONE = "measure one by one"
 
@@ -101,8 +100,6 @@ def try_entry(net: Awkward, entry: str, call: Any) -> Verdict:
     subject = net.subject()  # may switch the mode: before the snapshot
     before = Snapshot.of(net, x)
     verdict, detail = _outcome(net, subject, entry, call, x)
-    if verdict == WRONG and net.beyond and ("instead of" in detail or "off by" in detail):
-        verdict = BEYOND
     changes = before.changes(net, x, grows=net.fresh)
     if changes and verdict in (RIGHT, REFUSED):
         verdict, detail = CHANGED, f"{verdict}, but changed: {', '.join(changes[:3])}"

@@ -9,6 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from liederiv.errors import ModelError
+from liederiv.files import write_atomically
 from liederiv.model_zoo import train_rapidash
 from liederiv.model_zoo.nbody_data import NBodyData, nbody_data
 from liederiv.model_zoo.rapidash.training import (
@@ -19,7 +20,6 @@ from liederiv.model_zoo.rapidash.training import (
     train,
 )
 from liederiv.model_zoo.rapidash.variants import variant
-from liederiv.results import write_atomically
 
 VARIANT = variant("rapidash_sen_r3_aug")
 SETTINGS = TrainingSettings(epochs=20, batch_size=8, seed=1)

@@ -146,8 +146,6 @@ class CutInTheLastOfManyImages(Small):
 class CutInTheMiddleOfManyImages(Small):
     """Five of nine are looked at, and this is none of them."""
 
-    beyond = True
-
     images = staticmethod(lambda: photographs(9, (6, 6)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -161,8 +159,6 @@ class CutWhereUnitsAreActive(Small):
 
     At the second image too little is missing for a glance.
     """
-
-    beyond = True
 
     images = staticmethod(lambda: photographs() * torch.tensor([0.3, 1.5])[:, None, None, None])
 

@@ -1,0 +1,164 @@
+"""The map of the code, read from its imports: who may know whom, and what is said only once."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {
+    "liederiv": "liederiv",
+    "liederiv.model_zoo": "model_zoo",
+    "liederiv.analysis": "analysis",
+}
+OUTER = ("liederiv.model_zoo", "liederiv.analysis", "liederiv.cli")
+
+
+def modules(root=ROOT, packages=PACKAGES):
+    """Source files by the name under which they are imported."""
+    found = {}
+    for package, folder in packages.items():
+        for path in (root / folder).rglob("*.py"):
+            parts = path.relative_to(root / folder).with_suffix("").parts
+            name = ".".join([package, *parts]).removesuffix(".__init__")
+            found[name] = path
+    return found
+
+
+def imports(known):
+    """Which modules a module imports anywhere in it, functions and TYPE_CHECKING included."""
+    graph = {}
+    for name, path in known.items():
+        here = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        wanted = set()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                wanted |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = here[: len(here) - node.level + 1] if node.level else []
+                base = ".".join([*base, *([node.module] if node.module else [])])
+                for alias in node.names:
+                    inner = f"{base}.{alias.name}"
+                    wanted.add(inner if inner in known else base)
+        graph[name] = {w for w in wanted if w in known and w != name}
+    return graph
+
+
+def cycles(graph):
+    """Modules that reach themselves."""
+
+    def reached(start):
+        seen, ahead = set(), list(graph[start])
+        while ahead:
+            here = ahead.pop()
+            if here not in seen:
+                seen.add(here)
+                ahead += graph[here]
+        return seen
+
+    return sorted(name for name in graph if name in reached(name))
+
+
+def strays(graph):
+    """Imports of a wing, or of the command line, by the core."""
+    return sorted(
+        (name, other)
+        for name, others in graph.items()
+        for other in others
+        if not name.startswith(OUTER) and name != "liederiv.__main__" and other.startswith(OUTER)
+    )
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return imports(modules())
+
+
+def test_the_core_knows_neither_wing_nor_the_command_line(graph):
+    assert len(graph) > 150
+    assert strays(graph) == []
+
+
+def test_the_wings_do_not_know_the_command_line(graph):
+    for name, others in graph.items():
+        if not name.startswith("liederiv.cli") and name != "liederiv.__main__":
+            assert not any(other.startswith("liederiv.cli") for other in others), name
+
+
+def test_no_modules_import_each_other(graph):
+    assert cycles(graph) == []
+
+
+def test_faults_that_are_planted_are_found(tmp_path):
+    """The tests above see imports in functions, for types, relative ones and of whole modules."""
+    files = {
+        "liederiv/__init__.py": "",
+        "liederiv/kernel.py": "def f():\n    from liederiv.analysis import plots\n",
+        "liederiv/one.py": "if TYPE_CHECKING:\n    import liederiv.two\n",
+        "liederiv/two.py": "from .three import x\n",
+        "liederiv/three.py": "from . import one\n",
+        "analysis/__init__.py": "",
+        "analysis/plots.py": "from liederiv import kernel\nfrom ..model_zoo import names\n",
+        "model_zoo/__init__.py": "",
+        "model_zoo/names.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    graph = imports(modules(tmp_path))
+    assert strays(graph) == [("liederiv.kernel", "liederiv.analysis.plots")]
+    mutual = [
+        "liederiv.analysis.plots",
+        "liederiv.kernel",
+        *(f"liederiv.{n}" for n in ("one", "three", "two")),
+    ]
+    assert cycles(graph) == mutual
+    assert "liederiv.model_zoo.names" in graph["liederiv.analysis.plots"]
+
+
+def lie_formulas(source):
+    """Differences whose right side is what a group does to something: … − ρ.act(…)."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Sub)
+        and any(
+            isinstance(part, ast.Call)
+            and isinstance(part.func, ast.Attribute)
+            and part.func.attr == "act"
+            for part in ast.walk(node.right)
+        )
+    ]
+
+
+def test_what_is_left_of_a_pushforward_is_written_once():
+    assert lie_formulas("y = jv - layout.act(action, y)[0]") == [1]
+    found = {name for name, path in modules().items() if lie_formulas(path.read_text("utf-8"))}
+    assert found == set()  # `lie_value` gives both sides to `beyond`
+
+
+def names_in(source):
+    """String constants that are the name of a metric."""
+    from liederiv.metrics.registry import METRICS
+
+    return {
+        node.value
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in METRICS
+    } - {"lee", "reference"}  # the default of many commands; a word
+
+
+def test_the_name_of_a_metric_stands_once():
+    """Beside its class, only what makes numbers of one metric may know a name."""
+    assert names_in("f(x, 'eq_t')") == {"eq_t"}
+    known = {name: names_in(path.read_text("utf-8")) for name, path in modules().items()}
+    found = {name: names for name, names in known.items() if names}
+    metrics = {n for n in found if n.startswith("liederiv.metrics.")}
+    assert set(found) - metrics <= {
+        "liederiv.images",  # names of independent random numbers
+        "liederiv.points.domain",
+        *(f"liederiv.analysis.{n}" for n in ("repair_trials", "trajectory", "report.data")),
+        *("liederiv.cli.track", "liederiv.training.digits"),  # studies and pages of certain metrics
+    }
+    assert not {"liederiv.metrics.registry", "liederiv.metrics.base"} & metrics
