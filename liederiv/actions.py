@@ -56,9 +56,11 @@ class Action(ABC):
 
 
 def check_images(x: Tensor, argument: str = "x") -> None:
-    """Raise `ImageError` unless x is a non-empty floating [B, C, H, W] tensor."""
+    """Raise `ImageError` unless x is a non-empty, dense, floating [B, C, H, W] tensor."""
     if not isinstance(x, Tensor):
         raise ImageError(f"{argument} must be a tensor [B, C, H, W], not {type(x).__name__}.")
+    if x.is_nested or x.layout != torch.strided:
+        raise ImageError(f"{argument} is sparse or nested; make it dense, of images of one size.")
     if x.ndim != 4 or x.numel() == 0:
         raise ImageError(
             f"{argument} must be a non-empty tensor [B, C, H, W], not of shape {list(x.shape)}; "

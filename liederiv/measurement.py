@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.base_representation import class_axis, lie_value
+from liederiv.batches import Batch, check_layout, deliver
 from liederiv.checks import preflight
 from liederiv.contents import ContentHash, definitions_of
 from liederiv.derivatives import Scheme, get_scheme
@@ -25,13 +26,11 @@ from liederiv.errors import (
     NotDifferentiableError,
 )
 from liederiv.floors import Floor, rounding_floor
-from liederiv.foreign import described
 from liederiv.foreign_code import users_code
 from liederiv.forward_mode import ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
-from liederiv.loaders import batch_of
 from liederiv.metrics.base import Context, FiniteMetric, LocalMetric, Metric, Rows
 from liederiv.metrics.local import (
     NOT_ONE_TENSOR,
@@ -85,9 +84,9 @@ def measure(
         model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch (or points) first.
             An `nn.Module` must be in eval mode. The model is left as it is.
         batches: images as one tensor [N, C, H, W], or an iterable of such tensors or of
-            what data loaders deliver, see `liederiv.loaders.batch_of`; all of one size, normalised
-            as the model expects. Or a
-            `PointCloud`, or an iterable of such or of ``(clouds, labels)``.
+            what data loaders deliver, see `liederiv.batches.unpack`; all of one size, normalised as
+            the model expects. Or a `PointCloud`, or an iterable of such or of ``(clouds, labels)``.
+            Labels that are no class indices are left out, with a note.
         transforms: generators or groups of them, see `liederiv.generators`.
         metrics: names or families of `liederiv.metrics.registry.METRICS`.
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
@@ -120,6 +119,7 @@ def measure(
 
     Raises:
         ImageError: for unusable or no images (PointCloudError for clouds).
+        LieDerivError: for batches of several sizes or types, or a loader that fails.
         ModelError: for a model in training mode, a stochastic one, one on another device, or one
             whose rows depend on each other (unless batch_size is 1).
         UnknownLayoutError: if it is not known how the group acts on the output.
@@ -159,14 +159,14 @@ def measure(
     randomness = kept_randomness(batches if isinstance(batches, Tensor) else None)
     with users_code("the model", library=True) as watch, bar, randomness:
         try:
-            for x, labels in _items(batches, batch_size):
+            for batch in _items(batches, batch_size):
                 if run is None:
-                    run = _Run(settings, x)
+                    run = _Run(settings, batch.x)
                     bar.unit = run.domain.item
-                run.domain.check(x, "batches")
-                run.add(x, labels)
-                contents.add(x)
-                bar.update(len(x))
+                run.check(batch)
+                run.add(batch.x, batch.labels)
+                contents.add(batch.x)
+                bar.update(len(batch.x))
         except (KeyboardInterrupt, InputError) as stop:
             by_itself = isinstance(stop, KeyboardInterrupt) and watch.inside
             by_itself = by_itself and not watch.interrupted  # nobody has pressed a key
@@ -231,6 +231,7 @@ class _Run:
         self.resolved: Resolved | None = None
         self.verification: Verification | None = None
         self.dtype, self.device = x.dtype, x.device
+        self.shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else None
         self.action = self.domain.action(settings.transforms, x, settings.scheme, settings.unit)
         y = preflight(settings.model, x)
         if not isinstance(y, Tensor):
@@ -245,6 +246,29 @@ class _Run:
         self.axis: int | None = None  # of the classes, where there are such
         if "probs" in self.output_types:
             self.axis = class_axis(y, self.known.representation)
+
+    def check(self, batch: Batch) -> None:
+        """Refuse a batch that is not like the first one: what is bound to that would be wrong.
+
+        Raises:
+            ImageError: for clouds after images (PointCloudError the other way round).
+            LieDerivError: naming what differs.
+        """
+        x = batch.x
+        self.domain.check(x, "batches")
+        shape = tuple(x.shape[1:]) if isinstance(x, Tensor) else None
+        for what, first, now in (
+            ("sizes", self.shape, shape),
+            ("dtypes", self.dtype, x.dtype),
+            ("devices", self.device, x.device),
+        ):
+            if now != first:  # no `ImageError`: what was measured is not everything
+                raise LieDerivError(
+                    f"`batches` has {self.domain.item}s of several {what}: {_plain(now)} after "
+                    f"{self.count} of {_plain(first)}; all must be alike: resize, crop or convert "
+                    "them."
+                )
+        self.notes += filter(None, [batch.note])
 
     def add(self, x: Any, labels: Tensor | None) -> None:
         """Measure one batch; one that is interrupted leaves nothing behind."""
@@ -466,6 +490,10 @@ def _noted(notes: list[str]) -> Iterator[None]:
             )
 
 
+def _plain(value: Any) -> str:
+    return " × ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _count(batches: Any) -> int | None:
     """Number of images or clouds, where it is known beforehand."""
     if is_input(batches):
@@ -473,29 +501,15 @@ def _count(batches: Any) -> int | None:
     return getattr(batches, "num_images", None)
 
 
-def _items(batches: Any, batch_size: int | None) -> Iterator[tuple[Any, Tensor | None]]:
+def _items(batches: Any, batch_size: int | None) -> Iterator[Batch]:
     """Batches of images or clouds and labels, split to a size that fits memory and cache."""
-    alone = is_input(batches) or isinstance(batches, Mapping)
-    if not alone and not any(hasattr(batches, n) for n in ("__iter__", "__getitem__")):
-        raise ImageError(
-            f"batches={described(batches)} must be a tensor of images [B, C, H, W], a PointCloud, "
-            "or an iterable of such."
-        )
-    size: tuple[int, ...] = ()
-    for item in (batches,) if alone else batches:
-        x, labels = batch_of(item)
+    for batch in deliver(batches):
+        x, labels = batch.x, batch.labels
         domain = domain_of(x)
         domain.check(x, "batches")
-        if isinstance(x, Tensor):
-            size = size or tuple(x.shape[1:])
-            if tuple(x.shape[1:]) != size:
-                # No `ImageError`, after which what was measured before would pass for everything.
-                raise LieDerivError(
-                    f"batches: images of several sizes ({list(size)}, then {list(x.shape[1:])}); "
-                    "resize them to one, or measure each size by itself."
-                )
+        check_layout(x)
         done = 0
         for piece in pieces(x, batch_size):
             now = slice(done, done + len(piece))
-            yield piece, None if labels is None else labels[now]
+            yield Batch(piece, None if labels is None else labels[now], batch.note)
             done = now.stop

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .checkpoints import Entry
 from .weights import Mismatch, StateDict
 
-__all__ = ["Part", "Target", "fitting_parts", "plausible_parts"]
+__all__ = ["INNER_WRAPPERS", "Part", "Target", "fitting_parts", "plausible_parts"]
 
 Place = tuple[str, ...]
 

@@ -86,6 +86,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """
     path, wanted = _split_key(path)
     content = read_content(path)
+    if isinstance(content, list | tuple) and any(isinstance(part, Mapping) for part in content):
+        content = {str(number): part for number, part in enumerate(content)}
     if not isinstance(content, Mapping):
         raise ModelError(
             f"`checkpoint` {shown(path)} holds a {type(content).__name__} where a state dict "

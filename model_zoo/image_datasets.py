@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import operator
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from liederiv.errors import ImageError
+from liederiv.foreign import one_line
 
 from .decoding import decode, to_mode
 from .image_items import ImageItem, LabelledImage
@@ -68,13 +70,13 @@ def dataset_items(
     except ImageError:
         raise
     except (Exception, SystemExit) as error:  # each reader has errors of its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = (one_line(error) or type(error).__name__)[:300].rstrip(".")
         raise ImageError(
             f"Data set {name!r} cannot be opened in {root or 'its cache'}: {reason}; check the "
             "name, `split` and `data_dir`, and download the data beforehand."
         ) from error
     classes = getattr(dataset, "classes", None) or ()
-    return items, tuple(str(c) for c in classes)
+    return items, tuple(one_line(c) for c in classes)
 
 
 def _list_items(name: str, dataset: Any, num_images: int | None) -> list[ImageItem]:
@@ -107,11 +109,19 @@ def _stream_items(name: str, samples: Iterable[Any]) -> list[ImageItem]:
 
 
 def _read_index(source: Any, index: int, mode: str) -> LabelledImage:
-    return _read_sample(source[index], mode)
+    try:
+        sample = source[index]
+    except Exception as error:  # each reader has errors of its own
+        reason = one_line(error)[:200] or type(error).__name__
+        raise ImageError(f"cannot be read ({reason})") from error
+    return _read_sample(sample, mode)
 
 
 def _read_sample(sample: Any, mode: str) -> LabelledImage:
-    image, target = sample[0], sample[1]
+    try:
+        image, target = sample[0], sample[1]
+    except (TypeError, LookupError) as error:
+        raise ImageError(f"is a {type(sample).__name__}, not a pair of image and label") from error
     decoded = to_mode(image, mode) if isinstance(image, Image.Image) else decode(image, mode)
     return decoded, _as_label(target)
 
@@ -126,9 +136,9 @@ def _identify_image(image: Image.Image) -> bytes:
 
 
 def _as_label(target: Any) -> int | None:
-    """Class index from a target; -1 is timm's sign for none."""
+    """Class index from a target; none for a regression's number or text, nor for timm's -1."""
     try:
-        label = int(target)
-    except (TypeError, ValueError):
+        label = operator.index(target)
+    except (TypeError, ValueError, RuntimeError):
         return None
     return label if label >= 0 else None

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -18,8 +15,16 @@ from liederiv.errors import ImageError
 from liederiv.foreign import printable
 
 from .decoding import decode
+from .image_folders import list_files
 
-__all__ = ["ImageItem", "LabelledImage", "file_item", "folder_items", "natural_key"]
+__all__ = [
+    "ImageItem",
+    "LabelledImage",
+    "file_item",
+    "folder_items",
+    "is_image_name",
+    "natural_key",
+]
 
 
 LabelledImage = tuple[Image.Image, int | None]
@@ -61,78 +66,47 @@ def file_item(
     return ImageItem(name, partial(_read_file, path, crop, label), partial(_identify, path, crop))
 
 
-def folder_items(folder: Path) -> tuple[list[ImageItem], tuple[str, ...]]:
+def folder_items(
+    folder: Path,
+) -> tuple[list[ImageItem], tuple[str, ...], list[tuple[str, str]]]:
     """List all files in a folder, recursively, in natural order; hidden ones are left out.
 
-    Where no image file lies in `folder` itself and it has at least two subfolders, their names
-    are the classes and their natural order ("2" before "10", as in timm) gives the labels. Where
-    all of them are ImageNet-1k synsets, even a few, the labels are ImageNet's own indices.
+    Where no image file lies in `folder` itself and it has at least two subfolders, or links to
+    such, their names are the classes and their natural order ("2" before "10", as in timm) gives
+    the labels. Where all of them are ImageNet-1k synsets, even a few, the labels are ImageNet's own
+    indices.
 
     Args:
         folder: An existing folder.
 
     Returns:
-        The items, and the names of the classes (empty without labels).
+        The items, the names of the classes (empty without labels), and what is neither file nor
+        folder, with the reason.
+
+    Raises:
+        ImageError: If the folder cannot be opened.
     """
-    found = _entries(folder)
-    paths = sorted(found, key=lambda p: natural_key(p.as_posix()))
+    listing = list_files(folder)
+    paths = sorted(listing.files, key=lambda p: natural_key(p.as_posix()))
     classes = sorted({p.parts[0] for p in paths if len(p.parts) > 1}, key=natural_key)
-    has_own_images = any(len(p.parts) == 1 and p.suffix.lower() in _suffixes() for p in paths)
+    has_own_images = any(len(p.parts) == 1 and is_image_name(p.name) for p in paths)
     if has_own_images or len(classes) < 2:
         classes = []
     classes = _imagenet_synsets(classes) or classes
     index = {name: i for i, name in enumerate(classes)}
-    items = [
-        _refused_item(printable(p.as_posix(), keep=""), found[p])
-        if found[p]
-        else file_item(folder / p, printable(p.as_posix(), keep=""), index.get(p.parts[0]))
-        for p in paths
-    ]
-    return items, tuple(printable(name, keep="") for name in classes)
+    items = [file_item(folder / p, _shown(p), index.get(p.parts[0])) for p in paths]
+    skipped = sorted((_shown(name), why) for name, why in listing.skipped)
+    return items, tuple(_shown(name) for name in classes), skipped
 
 
-def _entries(folder: Path) -> dict[Path, str]:
-    """All that lies in a folder, and why it cannot be an image; links to folders are followed.
-
-    A link to a folder that it lies in would never end, and is passed over.
-    """
-    found: dict[Path, str] = {}
-
-    def enter(place: Path, above: frozenset[tuple[int, int]]) -> None:
-        try:
-            own = os.stat(folder / place)
-            names = sorted(os.listdir(folder / place))
-        except OSError as error:
-            found[place] = f"cannot be read ({error.strerror})"
-            return
-        here = (own.st_dev, own.st_ino)
-        if here in above:
-            return
-        for name in names:
-            if name.startswith("."):
-                continue
-            path = place / name
-            try:
-                kind = os.stat(folder / path).st_mode
-            except OSError as error:
-                found[path] = f"cannot be read ({error.strerror})"
-                continue
-            if stat.S_ISDIR(kind):
-                enter(path, above | {here})
-            else:
-                found[path] = "" if stat.S_ISREG(kind) else "is a pipe or a device"
-
-    enter(Path(), frozenset())
-    return found
+def _shown(path: object) -> str:
+    """A path in print; unlike in a sentence, white space stays, which may tell two names apart."""
+    return printable(path, keep="")
 
 
-def _refused_item(name: str, why: str) -> ImageItem:
-    """Something that is no image, to be named among what was skipped."""
-
-    def refuse(*_: object) -> Any:
-        raise ImageError(why)
-
-    return ImageItem(name, refuse, refuse)
+def is_image_name(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return Path(name).suffix.lower() in Image.registered_extensions()
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -149,10 +123,6 @@ def _imagenet_synsets(names: list[str]) -> list[str]:
 
     synsets = list(ImageNetInfo("imagenet-1k").label_names())
     return synsets if set(names) <= set(synsets) else []
-
-
-def _suffixes() -> set[str]:
-    return set(Image.registered_extensions())
 
 
 def _read_file(

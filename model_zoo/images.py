@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,20 +13,16 @@ import torch
 from torch import Tensor
 
 from liederiv.errors import ImageError
-from liederiv.foreign import at_home, printable
+from liederiv.foreign import at_home, one_line, printable, shortened
 
 from .data_config import DataConfig
+from .decoding import SCALE, check_size
 from .image_datasets import dataset_items, is_dataset_name
-from .image_items import ImageItem, folder_items
+from .image_folders import choose_split
+from .image_items import ImageItem, folder_items, is_image_name
 from .photographs import sample_items
 
 __all__ = ["ImageSet", "load_images"]
-
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid", "eval", "evaluation"),
-    "test": ("test", "testing"),
-}
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class ImageSet(Sequence[Tensor]):
         skipped: Name and reason of every file that was tried and could not be read.
         fingerprint: Sixteen hexadecimal digits that name the content and the order of the images,
             whatever their file names.
+        notes: What was left out beside a split, and by what rule deep pixels became 8 bits.
     """
 
     source: str
@@ -51,6 +49,7 @@ class ImageSet(Sequence[Tensor]):
     class_names: tuple[str, ...] = field(repr=False)
     skipped: tuple[tuple[str, str], ...]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,9 +114,9 @@ def load_images(
         num_images: How many to take: the first ones of the samples, else a random choice with
             `seed`, kept in the order of the source. All when None or when there are fewer.
         seed: Seed of the choice; the global random state is neither read nor changed.
-        split: Subfolder or split to read. A folder with a subfolder "val" or "validation" is read
-            there by default, as timm does; one of which all subfolders are splits in "test", or
-            else in "train". `ImageSet.source` says so.
+        split: Subfolder or split to read, by name or relative path. A folder of splits is read in
+            "val" or "validation" by default, as timm does, else in "test", else in "train";
+            `ImageSet.source` says so.
         data_dir: Where the files of a named data set lie.
 
     Returns:
@@ -130,69 +129,74 @@ def load_images(
         raise ImageError(f"`num_images` must be at least 1, got {num_images}.")
     config = DataConfig() if data_config is None else data_config
     mode = _mode(config)
-    items, classes, shown = _find_items(str(source), split, data_dir, num_images)
-    ordered = source == "samples"
-    chosen, labels, skipped = _choose(items, mode, num_images, None if ordered else seed)
+    found = _find_items(str(source), split, data_dir, num_images)
+    shuffle = None if source == "samples" else seed
+    chosen, labels, tried, scales = _choose(found.items, mode, num_images, shuffle)
+    skipped = [*found.skipped, *tried]
     if not chosen:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in skipped[:3])
-        found = f"{len(skipped)} files, none an image ({reasons})" if skipped else "no files"
-        raise ImageError(f"`images` {str(source)!r} holds {found}; give a folder with images.")
+        held = f"{len(skipped)} files, none an image ({reasons})" if skipped else "no files"
+        raise ImageError(f"`images` {one_line(source)!r} holds {held}; give a folder with images.")
     known = [label for label in labels if label is not None]
     return ImageSet(
-        source=shown,
+        source=found.source,
         data_config=config,
         items=tuple(chosen),
         labels=tuple(known) if len(known) == len(chosen) else None,
-        class_names=classes,
+        class_names=found.class_names,
         skipped=tuple(skipped),
         fingerprint=_fingerprint(chosen),
+        notes=(*found.notes, *_scale_notes(scales)),
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a source holds before anything is decoded; the fields as those of `ImageSet`."""
+
+    source: str
+    items: list[ImageItem]
+    class_names: tuple[str, ...] = ()
+    skipped: Sequence[tuple[str, str]] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _find_items(
     source: str, split: str | None, data_dir: str | Path | None, num_images: int | None
-) -> tuple[list[ImageItem], tuple[str, ...], str]:
-    """The items, the names of their classes, and what was read, in words."""
+) -> _Found:
     if source == "samples":
-        return sample_items(), (), source
-    path = at_home(source)
-    if path.is_dir() and source != "":
-        chosen = _split_folder(path, split)
-        inner = "" if chosen == path else chosen.relative_to(path).as_posix()
-        shown = printable(f"{source} (its folder {inner!r})" if inner else source, keep="")
-        return *folder_items(chosen), shown
-    if path.is_file():
-        raise ImageError(f"`images` {source!r} is a file; give the folder that holds it.")
+        return _Found(source, sample_items())
+    shown = printable(source, keep="")
+    try:
+        path = at_home(source)
+        is_folder, is_file = path.is_dir() and source != "", path.is_file()
+        exists = path.exists()
+    except (OSError, ValueError) as error:
+        reason = one_line(getattr(error, "strerror", None) or error).rstrip(".")
+        raise ImageError(
+            f"`images` {shortened(shown)!r} is no path ({reason}); give 'samples', a folder, or a "
+            "timm data set."
+        ) from error
+    if is_folder:
+        chosen = choose_split(path, split, is_image_name)
+        if chosen.inner:
+            shown = f"{shown} (its folder {printable(chosen.inner, keep='')!r})"
+        notes = tuple(filter(None, [chosen.note]))
+        return _Found(shown, *folder_items(chosen.folder), notes)
+    if is_file:
+        raise ImageError(f"`images` {shown!r} is a file; give the folder that holds it.")
     if is_dataset_name(source):
-        return *dataset_items(source, data_dir, split, num_images), source
+        return _Found(shown, *dataset_items(source, data_dir, split, num_images))
+    what = "is neither a folder nor a file" if exists and source else "does not exist"
     raise ImageError(
-        f"`images` {source!r} does not exist; give 'samples', a folder, or a timm data set such "
+        f"`images` {shortened(shown)!r} {what}; give 'samples', a folder, or a timm data set such "
         "as 'torch/cifar10' or 'hfds/name'."
-    )
-
-
-def _split_folder(folder: Path, split: str | None) -> Path:
-    wanted = split or "validation"
-    names = next((names for names in SPLITS.values() if wanted in names), ())
-    for name in (wanted, *names):
-        if (folder / name).is_dir():
-            return folder / name
-    if split is None:
-        # Folders that are all named as splits are no classes; the one kept for testing comes first.
-        folders = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        order = (*SPLITS["validation"], *SPLITS["test"], *SPLITS["train"])
-        if folders and {name.lower() for name in folders} <= {*order}:
-            return next(folder / f for n in order for f in folders if f.lower() == n)
-        return folder
-    raise ImageError(
-        f"`images` {str(folder)!r} has no subfolder for `split`={split!r}; leave it out to read "
-        "the folder itself."
     )
 
 
 def _choose(
     items: list[ImageItem], mode: str, num_images: int | None, seed: int | None
-) -> tuple[list[ImageItem], list[int | None], list[tuple[str, str]]]:
+) -> tuple[list[ImageItem], list[int | None], list[tuple[str, str]], Counter[str]]:
     """Decode items until enough are good; shuffled by `seed` when only some are wanted."""
     wanted = len(items) if num_images is None else num_images
     order = list(range(len(items)))
@@ -201,17 +205,30 @@ def _choose(
         order = torch.randperm(len(items), generator=generator).tolist()
     good: list[tuple[int, int | None]] = []
     skipped: list[tuple[int, str]] = []
+    scales: Counter[str] = Counter()
     for i in order:
         if len(good) == wanted:
             break
         try:
-            good.append((i, items[i].read(mode)[1]))
+            image, label = items[i].read(mode)
+            check_size(image)
+            good.append((i, label))
+            scales.update(filter(None, [image.info.get(SCALE)]))
         except ImageError as error:
             skipped.append((i, str(error)))
     good.sort(key=lambda pair: pair[0])
     skipped.sort()
     chosen = [items[i] for i, _ in good]
-    return chosen, [label for _, label in good], [(items[i].name, why) for i, why in skipped]
+    tried = [(items[i].name, why) for i, why in skipped]
+    return chosen, [label for _, label in good], tried, scales
+
+
+def _scale_notes(scales: Counter[str]) -> list[str]:
+    """By what rule deep pixels became 8 bits, and that images of one set differ in it."""
+    notes = [f"{n} images with {scale}" for scale, n in sorted(scales.items())]
+    if len({scale.rpartition(" ")[2] for scale in scales}) > 1:
+        notes.append("full scale differs between these images; save them as 8 or 16 bits")
+    return notes
 
 
 def _mode(config: DataConfig) -> str:

@@ -148,7 +148,7 @@ def provenance_of(
         assert isinstance(loaded, LoadedPointModel)
         assert isinstance(images, CloudSet)
         return provenance_of_clouds(loaded, images)
-    notes = []
+    notes = [*images.notes]
     if images.skipped:
         first, why = images.skipped[0]
         notes.append(f"{len(images.skipped)} files skipped (first: {first}: {why})")

@@ -87,7 +87,7 @@ def check_arguments(arch: str, arguments: Mapping[str, Any], origin: str) -> Non
     for name, value in arguments.items():
         if name not in allowed:
             why = (
-                "which tells timm where to load from"
+                "which is for timm's loaders and no argument of the architecture"
                 if name in SOURCES
                 else f"which {arch!r} of timm {timm.__version__} does not take"
             )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from liederiv.errors import ModelError
-from liederiv.foreign import one_line
+from liederiv.foreign import described, one_line
 
 from .builders import build_recipe
 from .checkpoint_files import shown
@@ -96,6 +96,13 @@ def load(
     kwargs = dict(model_kwargs or {})
     if num_classes is None and not is_factory_name(name):
         num_classes = kwargs.pop("num_classes", None)
+    if num_classes is not None and (
+        not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0
+    ):
+        raise ModelError(
+            f"`num_classes`={described(num_classes)} must be 0 (no classifier) or a number of "
+            "classes."
+        )
     file = None if checkpoint is None else read_checkpoint(checkpoint)
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):

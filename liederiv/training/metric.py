@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
+from liederiv.batches import check_layout, unpack
 from liederiv.checks import check_placement
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
@@ -116,7 +117,8 @@ class LocalEquivarianceError(Metric):
 
         Args:
             model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch first.
-            images: as the model takes them, normalised; a `PointCloud` likewise.
+            images: as the model takes them, normalised; a `PointCloud` likewise. Also what a data
+                loader delivers: ``(images, labels, …)`` or a dictionary with ``pixel_values``.
 
         Raises:
             ImageError: for unusable images (PointCloudError for clouds).
@@ -125,8 +127,10 @@ class LocalEquivarianceError(Metric):
             UnknownLayoutError: if it is not known how the group acts on the output.
             NotDifferentiableError: if no engine has the derivative of what the model computes.
         """
+        images = unpack(images).x
         domain = domain_of(images)
         domain.check(images, "images")
+        check_layout(images)
         model = plain_model(model)
         if isinstance(model, nn.Module):
             check_placement(model, images, domain.item)

@@ -132,6 +132,8 @@ CONTAINERS = {
     },
     "nested": lambda: {"a": {"b": {"c": prefixed("model.", sd(1))}}},
     "in a list": lambda: {"models": [sd(1)], "names": ["x"]},
+    "the list itself": lambda: [sd(1), {"state": {}}],
+    "the tuple itself": lambda: (3, prefixed("module.", sd(1))),
     "twice the same": lambda: {"model": sd(1), "best_model": sd(1)},
     "optimizer by name": lambda: {
         "model": sd(1), "optimizer": {"exp_avg": sd(2), "exp_avg_sq": sd(3)}

@@ -215,7 +215,6 @@ def modes():
             [0, 128, 255],
         ),
         "float": (Image.fromarray(np.array([[0, 0.5, 1]], dtype=np.float32)), [0, 128, 255]),
-        "float nan": (Image.fromarray(np.array([[0, np.nan, 1]], dtype=np.float32)), [0, 0, 255]),
         "grey": (Image.fromarray(np.array([[0, 128, 255]], dtype=np.uint8)), [0, 128, 255]),
         "transparent": (transparent, [255] * 3),
         "palette": (palette, [200] * 3),

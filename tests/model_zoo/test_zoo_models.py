@@ -191,6 +191,8 @@ def test_data_config_overrides():
         ({"mean": (0.1, 0.2)}, "`mean` must have one value for each of the 3 input channels"),
         ({"std": (0.1, 0.2, 0.0)}, "`std` must be positive in every channel"),
         ({"interpolation": "magic"}, "`interpolation` must be one of nearest, .* got 'magic'"),
+        ({"num_classes": -3}, "`num_classes`=-3 must be 0"),
+        ({"model_kwargs": {"num_classes": "x"}}, "`num_classes`='x' must be 0"),
         ({"img_size": 0}, "`img_size` must be a positive number of pixels .* got 0"),
         ({"img_size": (1, 2, 3)}, "`img_size` must be a positive number of pixels"),
         (
