@@ -28,7 +28,7 @@ from liederiv.base_representation import beyond
 from liederiv.errors import ModelError
 from liederiv.forward_mode import inner_pushforward
 
-__all__ = ["Contributions", "Setting", "join", "measure_image"]
+__all__ = ["Contributions", "Setting", "join", "measure_along", "measure_image"]
 
 _GRADIENT_BYTES = 2**29  # of gradients kept at once; more probes are measured in turns
 
@@ -136,60 +136,143 @@ def measure_image(
     Raises:
         ModelError: if the passes compute different outputs.
     """
-    tangents = action.tangents(x)
-    reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
-    pushed = inner_pushforward(
-        reader,
-        x,
-        tangents,
-        action,
-        setting.model,
-        chunk_size=setting.chunk_size,
-        engine=setting.engine,
-    )
-    (y, tensors), (lie, lies), engine = pushed.y, pushed.jv, pushed.verification.engine
-    acted = setting.reader.act(action, y)
-    lie = beyond(lie, acted)
-    action_norms, residuals = [], []
-    for i, slot in enumerate(setting.slots):
-        layout = setting.plan.layouts[slot]
-        assert layout is not None
-        moved = layout.act(action, tensors[i]) if layout.spatial else None
-        residuals.append(fit_residual(layout, tensors[i]))
-        action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
-        lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
-        tensors[i] = tensors[i].new_zeros(())
-    lie_norms = [_norms(v) for v in lies]
+    passes = _Forward.of(setting, action, x, action.tangents(x))
     probes = choose_probes(
-        lie.double(),
-        probabilities=setting.reader.probabilities(y),
+        passes.lie.double(),
+        probabilities=setting.reader.probabilities(passes.y),
         probes=setting.probes,
         tolerance=setting.tolerance,
         seed=seed,
     )
-    leaf = as_leaf(x)
-    recorded = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
-    if not same(y, recorded.out):
-        raise ModelError(_DIFFERS)
-    U = probes.directions.to(y).mT.contiguous()
-    table = dict(zip(setting.slots, lies, strict=True))
-    inner, pulled, speeds, size = _contract(
-        recorded, leaf, table, tangents, U, len(setting.plan.calls)
-    )
-    reverse = pulled - (acted @ U.mT).double()
+    U = probes.directions.to(passes.y).mT.contiguous()
+    recorded, inner, reverse, speeds, size = passes.back(setting, x, U)
     eps = torch.finfo(x.dtype).eps
-    norms = (lie_norms, action_norms, residuals)
+    norms = (passes.lie_norms, passes.action_norms, passes.residuals)
     found = _summarise(
-        setting, probes, inner, reverse, lie.double(), size * speeds, *norms, engine, eps
+        setting,
+        probes,
+        inner,
+        reverse,
+        passes.lie.double(),
+        size * speeds,
+        *norms,
+        passes.engine,
+        eps,
     )
     if not witness or not setting.measured:
         return found
     plan, measured = setting.plan, setting.measured
-    telescoped = Telescoped(plan, measured, inner, table, recorded, U)
+    telescoped = Telescoped(plan, measured, inner, passes.table, recorded, U)
     said = testify(
         telescoped, action, speeds.cpu(), lambda calls: replays(setting.model, plan, calls, x), seed
     )
     return replace(found, statements=tuple(said))
+
+
+def measure_along(
+    setting: Setting, action: Action, x: Any, tangents: Any, u: Tensor
+) -> tuple[Tensor, Tensor, str]:
+    """Contributions of all calls along one direction, for any motion of the input.
+
+    Args:
+        setting: what to measure.
+        action: one generator, bound to x.
+        x: one image [1, C, H, W], or a `PointCloud` of one cloud.
+        tangents: how x moves, like x with a leading axis of 1. What of it is not X x is the share
+            of the whole model, beside all its modules.
+        u: direction in the space of the output, [D].
+
+    Returns:
+        ⟨u, c⟩ without the measured calls inside, float64 [E], which add up to ⟨u, ẏ − X_out y⟩ in
+        forward mode; the same sum in reverse mode, a scalar; the engine.
+    """
+    passes = _Forward.of(setting, action, x, tangents)
+    _, inner, reverse, _, _ = passes.back(setting, x, u.to(passes.y)[None])
+    inner[0] = passes.lie.double() @ u.to(passes.y).double()[:, None]
+    exclusive = _exclusive(setting.plan, setting.measured, inner)
+    return exclusive[:, 0, 0].cpu(), reverse[0, 0].cpu(), passes.engine
+
+
+@dataclass(frozen=True)
+class _Forward:
+    """One image after its forward-mode pass.
+
+    Attributes:
+        y: what is read of the output, [D].
+        lie: ẏ − X_out y, [K, D].
+        acted: X_out y, [K, D].
+        tangents: ẋ.
+        table: ℓ(z) per slot, [K, n].
+        lie_norms: ‖ℓ(z)‖ [K] per slot.
+        action_norms: ‖G z‖ [K] per slot.
+        residuals: see `fit_residual`, per slot.
+        engine: which it was.
+    """
+
+    y: Tensor
+    lie: Tensor
+    acted: Tensor
+    tangents: Any
+    table: dict[int, Tensor]
+    lie_norms: list[Tensor]
+    action_norms: list[Tensor]
+    residuals: list[float]
+    engine: str
+
+    @classmethod
+    def of(cls, setting: Setting, action: Action, x: Any, tangents: Any) -> _Forward:
+        """Run it."""
+        reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
+        pushed = inner_pushforward(
+            reader,
+            x,
+            tangents,
+            action,
+            setting.model,
+            chunk_size=setting.chunk_size,
+            engine=setting.engine,
+        )
+        (y, tensors), (lie, lies) = pushed.y, pushed.jv
+        acted = setting.reader.act(action, y)
+        action_norms, residuals = [], []
+        for i, slot in enumerate(setting.slots):
+            layout = setting.plan.layouts[slot]
+            assert layout is not None
+            moved = layout.act(action, tensors[i]) if layout.spatial else None
+            residuals.append(fit_residual(layout, tensors[i]))
+            action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
+            lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
+            tensors[i] = tensors[i].new_zeros(())
+        return cls(
+            y=y,
+            lie=beyond(lie, acted),
+            acted=acted,
+            tangents=tangents,
+            table=dict(zip(setting.slots, lies, strict=True)),
+            lie_norms=[_norms(v) for v in lies],
+            action_norms=action_norms,
+            residuals=residuals,
+            engine=pushed.verification.engine,
+        )
+
+    def back(
+        self, setting: Setting, x: Any, U: Tensor
+    ) -> tuple[Recording, Tensor, Tensor, Tensor, Tensor]:
+        """Backward passes along probes U [P, D].
+
+        Returns:
+            the recorded pass; ⟨u, c⟩ of inclusive contributions [E, K, P] (not of the whole model);
+            ⟨u, L f⟩ in reverse mode [K, P]; ‖ẋ‖ [K]; the size of the gradients.
+        """
+        leaf = as_leaf(x)
+        recorded = record_edges(setting.model, setting.reader, setting.plan, setting.measured, leaf)
+        if not same(self.y, recorded.out):
+            raise ModelError(_DIFFERS)
+        inner, pulled, speeds, size = _contract(
+            recorded, leaf, self.table, self.tangents, U, len(setting.plan.calls)
+        )
+        reverse = pulled - (self.acted @ U.mT).double()
+        return recorded, inner, reverse, speeds, size
 
 
 _DIFFERS = (
