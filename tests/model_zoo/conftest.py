@@ -8,11 +8,6 @@ from scan_cases import TESTS, scan_command
 from scan_process import ScanProcess, heed_signals
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For all tests of this folder."""
-
-
 @pytest.fixture
 def start(tmp_path):
     """Start `liederiv scan` of slow models as a process with a session of its own."""
