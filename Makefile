@@ -2,6 +2,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+# Of the tests at the same time; each takes a core and about 1.5 GB of memory.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -24,10 +27,10 @@ demo: $(STAMP)  ## Score EfficientNet-Lite0 (ImageNet weights) on real photograp
 	$(BIN)/liederiv score tf_efficientnet_lite0
 
 test: $(STAMP)  ## Run the test suite
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)  ## Run everything, the slow checks over all model families included
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(STAMP)  ## Check style, formatting, links and types
 	$(BIN)/ruff check .

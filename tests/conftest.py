@@ -1,23 +1,31 @@
 """Fixtures shared by all tests."""
 
 import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(2)
+# The models are small, and `make test` runs several processes: a second thread mostly waits, and
+# on a busy machine it costs much. The variable is for processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 DATA = Path(__file__).parent / "data"
 
 
-@pytest.fixture
-def one_thread():
-    """Small models, on a shared machine: waiting threads cost more than they give."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_apart():
+    """Some tests remove or count files there: those of the processes beside are not theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tempfile.mkdtemp(prefix="liederiv-")  # a short name: sockets lie in it
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,15 @@ FLAGS = "--num-images 1 --layers-images 1 --transforms rotation --metrics lee,re
 SCAN = "from liederiv.cli import main; main()"
 
 
-def scan_command(folder, names, workers=1):
-    """`liederiv scan` of factories in `scan_models`, for a process in `TESTS`."""
+def scan_arguments(folder, names, workers=1):
+    """Of `liederiv scan`, for factories in `scan_models`."""
     models = [f"scan_models:{name}" for name in names]
-    command = [sys.executable, "-c", SCAN, "scan", *models, *FLAGS.split()]
-    return [*command, "--out", str(folder), "--workers", str(workers)]
+    return [*models, *FLAGS.split(), "--out", str(folder), "--workers", str(workers)]
+
+
+def scan_command(folder, names, workers=1):
+    """For a new interpreter in `TESTS`."""
+    return [sys.executable, "-c", SCAN, "scan", *scan_arguments(folder, names, workers)]
 
 
 def settings_for(**changes):

@@ -1,6 +1,7 @@
 """Attribution against dense Jacobians, published values, analytic cases; the caller's state."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -31,12 +32,18 @@ def probabilities(model):
     return lambda x: model(x).softmax(-1)
 
 
+@cache
+def exact(network):
+    """Attribution of two images, which several tests only read."""
+    return attribute(build(network), images(2), GENERATORS, probes="exact")
+
+
 @NETWORKS
 def test_every_contribution_equals_the_dense_jacobians(network):
-    model, x = build(network), images()
+    model, x = build(network), images(2)[:1]
     action = ImageAction(resolve_generators(GENERATORS), 12, 16)
     lie = lie_derivative(probabilities(model), x, GENERATORS)[:, 0]
-    a = attribute(model, x, GENERATORS, probes="exact")
+    a = exact(network)
     checked = 0
     for i, entry in enumerate(a.entries):
         if i == 0 or entry.path not in EXPECTED[network] or entry.status != "measured":
@@ -58,7 +65,7 @@ def test_every_contribution_equals_the_dense_jacobians(network):
 
 @NETWORKS
 def test_closes_at_every_level(network):
-    a = attribute(build(network), images(2), GENERATORS, probes="exact")
+    a = exact(network)
     assert a.closure_error < 1e-9
     np.testing.assert_allclose(np.nansum(a.shares(), 0), 1, rtol=1e-9)
     np.testing.assert_allclose(np.nansum(a.exclusive_projection, 0), a.lie_norm_squared, rtol=1e-9)
@@ -88,7 +95,7 @@ def test_totals_are_the_lie_derivative_of_the_callers_model():
 
 
 def test_windows_are_absorbed_by_the_module_around_them():
-    a = attribute(build(BatchReordering), images(), GENERATORS, probes="exact")
+    a = exact(BatchReordering)
     inside = [e for e in a.entries if e.path.startswith("inside")]
     assert {e.status for e in inside} == {"not measured"}
     assert np.isnan(a.inclusive[entry_of(a, "inside")]).all()
@@ -97,14 +104,12 @@ def test_windows_are_absorbed_by_the_module_around_them():
 
 
 def test_modules_called_twice_have_two_entries():
-    network = next(n for n in EXPECTED if n.__name__ == "SharedModule")
-    a = attribute(build(network), images(), GENERATORS)
+    a = exact(next(n for n in EXPECTED if n.__name__ == "SharedModule"))
     assert [e.call_index for e in a.entries if e.path == "conv"] == [0, 1]
 
 
 def test_modules_never_called_say_so():
-    network = next(n for n in EXPECTED if n.__name__ == "NeverCalled")
-    a = attribute(build(network), images(), GENERATORS)
+    a = exact(next(n for n in EXPECTED if n.__name__ == "NeverCalled"))
     row = a.entries[entry_of(a, "unused")]
     assert row.status == "not called"
     assert np.isnan(a.inclusive[entry_of(a, "unused")]).all()
@@ -196,8 +201,7 @@ def test_standard_error_is_that_of_repeated_draws():
 
 
 def test_generators_can_be_measured_in_turns(monkeypatch):
-    model, x = build(BatchReordering), images(2)
-    whole = attribute(model, x, GENERATORS, probes="exact")
+    model, x, whole = build(BatchReordering), images(2), exact(BatchReordering)
     monkeypatch.setattr("liederiv.analysis.attribution._TANGENT_BYTES", 1)
     monkeypatch.setattr("liederiv.analysis.contributions._GRADIENT_BYTES", 1)
     turns = attribute(model, x, GENERATORS, probes="exact")
@@ -310,7 +314,7 @@ def test_arguments_are_checked(arguments, message):
 
 
 def test_tables():
-    a = attribute(build(BatchReordering), images(2), GENERATORS, probes="exact")
+    a = exact(BatchReordering)
     table = a.to_dataframe()
     assert len(table) == 3 * len(a.entries)
     shares = table.groupby("generator")["share"].sum()

@@ -120,7 +120,6 @@ def test_closes(family):
     assert not unclosed(measured(*photographs(family, families)))
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "size", "kwargs"), LAWFUL, ids=[name for name, _, _ in LAWFUL])
 def test_a_contribution_does_not_depend_on_what_else_is_asked_for(name, size, kwargs):
     torch.manual_seed(0)
@@ -145,7 +144,6 @@ EMBEDDINGS = [
 ]
 
 
-@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("name", "size", "kwargs", "path", "layout"), EMBEDDINGS)
 def test_the_profile_is_the_lie_derivative_of_the_truncated_network(
     name, size, kwargs, path, layout

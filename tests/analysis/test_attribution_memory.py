@@ -15,8 +15,6 @@ from liederiv.analysis import attribute
 
 GENERATORS = "translation,rotation"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 class Net(nn.Module):
     """A stem, something awkward that ends in tokens or a map, a classifier."""

@@ -18,8 +18,6 @@ from liederiv.transforms import FiniteTransform
 
 GENERATORS = "translation,rotation"
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def measured(network, **kwargs):
     x = kwargs.pop("x", images(2))

@@ -27,8 +27,6 @@ FIELDS = {  # dθ/dt of the affine map p ↦ θ (p, 1) of sampling positions
     "shear_x": [[0, 1, 0], [0, 0, 0]],
 }
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def reflected(index, n):
     index = index.abs()

@@ -9,11 +9,6 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For all tests of this folder."""
-
-
 @pytest.fixture(scope="module")
 def load_script():
     """Import a benchmark by the name of its file; forgotten after the tests of a module."""

@@ -73,11 +73,6 @@ def nothing():
 '''
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For all tests of this folder."""
-
-
 @pytest.fixture(scope="session")
 def user_code(tmp_path_factory):
     """Name of an importable module with factories."""

@@ -144,7 +144,6 @@ def _failure(found: liederiv.Measurement) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
 def test_every_timm_family_is_measured():
     families = [m for m in list_modules() if timm.list_models(module=m)]
     outcomes = []

@@ -4,7 +4,6 @@
 """
 
 import pytest
-import torch
 
 from .entry_points import quick, run_gauntlet
 from .kinds import NETWORKS
@@ -16,11 +15,8 @@ _FOUND = []
 
 @pytest.fixture(scope="module", autouse=True)
 def _table():
-    """One thread, and the table of verdicts at the end (seen with ``-s``)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """The table of verdicts at the end (seen with ``-s``)."""
     yield
-    torch.set_num_threads(before)
     print("\n" + summary(_FOUND))
 
 

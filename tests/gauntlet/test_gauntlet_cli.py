@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_score_is_right_or_refused(name, folder, tmp_path, one_thread):
+def test_score_is_right_or_refused(name, folder, tmp_path):
     cls, model, out = NETWORKS[name], f"gauntlet.cli_models:{name}", tmp_path / "r.json"
     arguments = [
         *("score", model, "--images", folder, "--num-images", 2, "--batch-size", 2, "--quiet"),

@@ -21,11 +21,6 @@ from .truth import Raw, find_truth
 pytestmark = pytest.mark.filterwarnings("ignore::liederiv.ForwardModeWarning")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For all tests of this file."""
-
-
 class Now(Raw):
     """The network as it is now, in float64."""
 

@@ -13,11 +13,6 @@ from .truth import truth_of
 from .verdicts import CHANGED, NEEDLESS, REFUSED, RIGHT, WRONG
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(one_thread):
-    """For all tests of this file."""
-
-
 def wave(n, k):
     return torch.sin(2 * math.pi * k * (torch.arange(n, dtype=torch.float64) + 0.5) / n)
 

@@ -52,10 +52,10 @@ def outcomes(folder, measurement="score"):
 # --- signals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_to_every_process_of_a_job_stores_nothing_wrong(start, tmp_path, number):
+@pytest.mark.parametrize(("number", "new"), [(signal.SIGTERM, True), (signal.SIGHUP, False)])
+def test_a_signal_to_every_process_of_a_job_stores_nothing_wrong(start, tmp_path, number, new):
     """As batch systems end a job: the scan, its servers and its workers at the same time."""
-    process = start(FEW, workers=2)
+    process = start(FEW, workers=2, new=new)
     wait_for_models(tmp_path, 2, process)
     everybody = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in everybody[::-1]:  # workers first, which is worst
@@ -177,16 +177,9 @@ def test_the_others_are_measured(scanned):
     assert found["scan_models:good"] == found["scan_models:better"] == "measured"
 
 
-def test_what_a_model_has_started_ends_with_it(tmp_path):
+def test_what_a_model_has_started_ends_with_it(start, tmp_path):
     """It would keep memory and GPUs, and the scan's own output open for whoever reads that."""
-    process = subprocess.Popen(
-        scan_command(tmp_path / "scan", ["forks"]),
-        cwd=TESTS,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    process = start(["forks"])
     said, _ = process.communicate()  # until the last process has closed the pipe
     assert process.returncode == 0, said
     assert outcomes(tmp_path / "scan") == {"scan_models:forks": "measured"}

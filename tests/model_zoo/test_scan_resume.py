@@ -7,7 +7,7 @@ import signal
 import pandas as pd
 import psutil
 import pytest
-from patience import PATIENCE, wait_for
+from patience import wait_for
 from scan_cases import SLOW, TESTS, plan_for, run_scan, table
 
 from liederiv.model_zoo.scan import Stop
@@ -48,7 +48,7 @@ def test_after_a_kill_the_table_is_that_of_an_undisturbed_scan(start, tmp_path, 
 
 def test_two_scans_of_one_folder_share_the_work(start, tmp_path, whole):
     processes = [start(SLOW), start(SLOW)]
-    outputs = [process.communicate(timeout=PATIENCE)[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     built = [name for name, _ in notes(tmp_path)]
     assert sorted(built) == sorted(SLOW), "each model once"
@@ -62,7 +62,7 @@ def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_pat
     process = start(SLOW)
     wait_for(lambda: len(notes(tmp_path)) == 2)  # the second is in flight
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate()
     assert process.returncode == 130, output
     assert "stopping after the models in flight; Ctrl-C again stops at once" in output
     assert "2 measured, 0 failed, 3 left: run the same command to go on" in output
@@ -73,7 +73,7 @@ def test_ctrl_c_ends_after_the_models_in_flight_and_again_at_once(start, tmp_pat
     process.send_signal(signal.SIGINT)
     wait_for(lambda: "again stops at once" in process.stdout.readline())  # it has been heard
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
+    output, _ = process.communicate()
     assert process.returncode == 130, output
     assert "0 measured, 0 failed, 3 left" in output
     assert len(files(tmp_path)) == 2

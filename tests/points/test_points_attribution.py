@@ -157,7 +157,6 @@ def test_clouds_of_different_size_are_measured_one_by_one():
         assert np.allclose(found, want, equal_nan=True, rtol=1e-9, atol=1e-25)
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_shipped_network_obeys_the_law():
     """Asked for alone, every module contributes what it does among all; its read-out is a view."""
     model, cloud = load_point_model("rapidash_tn_r3").model, load_clouds("nbody", 2).clouds
