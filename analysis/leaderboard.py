@@ -10,6 +10,7 @@ import pandas as pd
 from liederiv.analysis.alike import measured_alike
 from liederiv.analysis.architectures import architecture_classes
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import METRICS
 
 __all__ = ["ABOUT", "GROUPS", "Leaderboard", "failures", "latest", "leaderboard"]
 
@@ -42,6 +43,11 @@ class Leaderboard:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def larger_is_better(self) -> bool:
+        """Whether the best has the largest value."""
+        return self.metric in METRICS and METRICS[self.metric].larger_is_better is True
+
+    @property
     def transforms(self) -> tuple[str, ...]:
         """Names of the transforms, which are columns."""
         return tuple(self.units)
@@ -54,10 +60,11 @@ class Leaderboard:
         )
 
     def sorted(self, by: str | None = None) -> Leaderboard:
-        """The same rows in order: the smallest first, or the largest with a minus before the name.
+        """The same rows in order.
 
         Args:
-            by: a column; by default the first whole transform. Models without a value come last.
+            by: a column, the smallest first, or the largest with a minus before the name; by
+                default the first whole transform, the best first. Models without a value come last.
 
         Raises:
             LieDerivError: if there is no such column.
@@ -67,7 +74,7 @@ class Leaderboard:
             raise LieDerivError(
                 f"--sort={by!r} is no column; choose one of {', '.join(self.frame.columns)}."
             )
-        descending = by is not None and by.startswith("-")
+        descending = self.larger_is_better if by is None else by.startswith("-")
         frame = self.frame.sort_values(
             [name, "model"], ascending=[not descending, True], na_position="last", kind="stable"
         )
@@ -84,14 +91,15 @@ class Leaderboard:
         """
         if by not in GROUPS:
             raise LieDerivError(f"--group={by!r} is unknown; choose one of {', '.join(GROUPS)}.")
-        first = self.whole_transforms[0]
+        first, up = self.whole_transforms[0], not self.larger_is_better
         rows = []
         for name, group in self.frame.groupby(by, dropna=False, sort=True):
-            measured = group[group[first].notna()]
-            best = "" if measured.empty else measured.sort_values(first)["model"].iloc[0]
+            measured = group[group[first].notna()].sort_values(first, ascending=up)
+            best = "" if measured.empty else measured["model"].iloc[0]
             medians = {t: group[t].median() for t in self.transforms}
             rows.append({by: name, "models": len(group), **medians, "best": best})
-        return pd.DataFrame(rows).sort_values(first, kind="stable").reset_index(drop=True)
+        found = pd.DataFrame(rows).sort_values(first, ascending=up, kind="stable")
+        return found.reset_index(drop=True)
 
 
 def latest(rows: pd.DataFrame) -> pd.DataFrame:

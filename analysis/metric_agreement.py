@@ -25,7 +25,7 @@ def metric_columns(rows: pd.DataFrame) -> pd.DataFrame:
     """
     newest = latest(rows)
     good = newest[(newest["outcome"] == "measured") & (newest["status"] == "measured")].copy()
-    negated = good["metric"].isin(metric_names("higher_is_better"))
+    negated = good["metric"].isin(metric_names("larger_is_better"))
     good["value"] = good["value"].where(~negated, -good["value"])
     index = ["metric", "transform", "output"]
     return good.pivot_table("value", "requested_model", index, aggfunc="first", sort=False)

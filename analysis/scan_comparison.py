@@ -27,7 +27,7 @@ def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.Data
         seed: of the bootstrap over images.
 
     Returns:
-        ``model`` and the columns of `liederiv.comparison.Difference`, one row per score. A model
+        ``model`` and the fields of `liederiv.comparison.Difference`, one row per score. A model
         that was measured otherwise in b (`liederiv.comparability`) has one row whose ``status``
         says so.
 
@@ -51,9 +51,12 @@ def compare_scans(a: pd.DataFrame, b: pd.DataFrame, *, seed: int = 0) -> pd.Data
         except LieDerivError as error:
             rows.append({"model": name, "status": str(error)})
             continue
-        rows += [{"model": name, **asdict(d), "significant": d.significant} for d in differences]
+        rows += [
+            {"model": name, **asdict(d), "significant": d.significant, "better": d.better}
+            for d in differences
+        ]
     return pd.DataFrame(
-        rows, columns=["model", *(f.name for f in fields(Difference)), "significant"]
+        rows, columns=["model", *(f.name for f in fields(Difference)), "significant", "better"]
     )
 
 

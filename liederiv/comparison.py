@@ -33,6 +33,7 @@ class Difference:
         ci_high: upper end.
         unit: of all of these.
         status: ``measured``, or why there is no difference to report.
+        larger_is_better: of the metric, see `liederiv.metrics.base.Metric`; None if unknown.
     """
 
     metric: str
@@ -45,6 +46,14 @@ class Difference:
     ci_high: float
     unit: str
     status: str = "measured"
+    larger_is_better: bool | None = None
+
+    @property
+    def better(self) -> str:
+        """``A`` or ``B``, where the interval excludes zero and the metric has a direction."""
+        if self.larger_is_better is None or not self.significant:
+            return ""
+        return "B" if self.larger_is_better == (self.difference > 0) else "A"
 
     @property
     def significant(self) -> bool:
@@ -121,15 +130,18 @@ def _difference(
 ) -> Difference:
     nan = float("nan")
     key = (a.metric, a.transform, a.output)
+    up = METRICS[a.metric].larger_is_better if a.metric in METRICS else None
     why = next((w for w in map(_unusable, (a, b)) if w), "")
     if a.unit != b.unit and not why:
         why = f"units differ: {a.unit}, now {b.unit}"
     if why:
-        return Difference(*key, nan, nan, nan, nan, nan, a.unit, why)
+        return Difference(*key, nan, nan, nan, nan, nan, a.unit, why, up)
     assert a.value is not None
     assert b.value is not None
     low, high = _interval(a, b, resamples, seed, clusters)
-    return Difference(*key, a.value, b.value, b.value - a.value, low, high, a.unit)
+    return Difference(
+        *key, a.value, b.value, b.value - a.value, low, high, a.unit, larger_is_better=up
+    )
 
 
 def _unusable(score: Score) -> str:

@@ -76,7 +76,7 @@ def compare(
             "(classes, maps, features); choose one that both have with --output-type."
         )
     save = Saving()
-    frame = frame_of([asdict(row) for row in rows])
+    frame = frame_of([asdict(row) | {"better": row.better} for row in rows])
     save(csv, lambda path: write_atomically(path, lambda p: write_csv(p, frame)))
     if not quiet or save.lost:
         out = console()

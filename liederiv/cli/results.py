@@ -34,7 +34,8 @@ def results(
         str | None,
         typer.Option(
             metavar="COLUMN",
-            help="Smallest first; the largest with --sort=-COLUMN. Default: the first transform.",
+            help="Smallest first; the largest with --sort=-COLUMN. Default: the first transform, "
+            "the best model first.",
         ),
     ] = None,
     group: Annotated[
@@ -62,7 +63,7 @@ def results(
         bool, typer.Option("--failed", help="List what could not be measured, and why.")
     ] = False,
 ) -> None:
-    """List the models of a scan, the closest to equivariant first.
+    """List the models of a scan, the best first.
 
     CSV, Markdown and Parquet hold more columns than the table: intervals, family, architecture
     and its class (CNN, transformer, mixer, hybrid), derived from the model's modules.

@@ -170,15 +170,16 @@ def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Ta
     for header in ("A", "B", "B − A"):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("95 % interval (paired)", no_wrap=True)
-    table.add_column("unit")
+    for header in ("unit", "better"):
+        table.add_column(header)
     for d in rows:
         interval = f"[{number(d.ci_low)}, {number(d.ci_high)}]" if d.ci_low == d.ci_low else ""
         star = " *" if d.significant else ""
         difference = number(d.difference) + star if d.status == "measured" else d.status
         cells = (d.metric, d.transform, d.output, number(d.a), number(d.b), difference, interval)
-        table.add_row(*cells, d.unit)
+        table.add_row(*cells, d.unit, d.better)
     yield table
-    yield "* the interval excludes zero. A negative difference: B is closer to equivariant."
+    yield "* the interval excludes zero. better: which of the two then is, as the metric goes."
 
 
 def scan_tables(

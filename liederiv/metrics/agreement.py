@@ -219,7 +219,7 @@ class ShiftConsistency(FiniteMetric):
     needs = frozenset({"finite", "classes"})
     transform = "shift along xy, 0 to 7 px"
     images_only = True
-    higher_is_better = True
+    larger_is_better = True
 
     def pieces(self, c: Context, x: Tensor) -> Sequence[Piece]:
         """See `FiniteMetric.pieces`."""
@@ -232,7 +232,7 @@ class EffectiveInvariance(FiniteMetric):
     name, family = "effective_invariance", "decisions"
     summary = "confidence kept when transformed"
     needs = frozenset({"finite", "classes"})
-    higher_is_better = True
+    larger_is_better = True
 
     def described(self, domain: Domain) -> str:
         """See `FiniteMetric.described`."""
@@ -255,7 +255,7 @@ class Accuracy(FiniteMetric):
     summary = "top-1 accuracy, where labels are known"
     needs = frozenset({"finite", "classes", "labels"})
     transform = "none"
-    higher_is_better = True
+    larger_is_better = True
     unasked = True
 
     def pieces(self, c: Context, x: Any) -> Sequence[Piece]:

@@ -124,7 +124,7 @@ class Metric(ABC):
         heading: of its column in tables of transforms; without one it has lines of its own.
         shown: what its column shows: the value, its interval too, or all (unit and floor).
         gated: whether it can be limited: more of it is worse, and it averages linearly.
-        higher_is_better: whether it grows as a model gets closer to equivariant.
+        larger_is_better: whether more of it is better; None if neither more nor less is.
         unasked: whether it is measured without being asked for where its needs are met.
         of_model: whether it says something about the model, not about the measurement.
     """
@@ -137,7 +137,7 @@ class Metric(ABC):
     heading: ClassVar[str] = ""
     shown: ClassVar[Literal["value", "interval", "all"]] = "value"
     gated: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = False
+    larger_is_better: ClassVar[bool | None] = False
     unasked: ClassVar[bool] = False
     of_model: ClassVar[bool] = True
 

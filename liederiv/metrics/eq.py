@@ -276,7 +276,7 @@ class EqMetric(FiniteMetric):
 
     family = "sampled"
     images_only = True
-    higher_is_better = True
+    larger_is_better = True
     rotation: ClassVar[bool] = False
     integer: ClassVar[bool] = True
     relative: ClassVar[str] = ""

@@ -80,6 +80,7 @@ class BlurResponse(LocalMetric):
 
     name, family, direction = "blur_response", "relative", "blur"
     summary = "response to a small Gaussian blur"
+    larger_is_better = None
 
     def respond(self, batch: LocalBatch) -> Response:
         """See `LocalMetric.respond`."""

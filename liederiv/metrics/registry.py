@@ -33,10 +33,10 @@ def register_metric(kind: type[Metric]) -> type[Metric]:
     Raises:
         LieDerivError: if the name is taken, or a limit would not do what its user expects.
     """
-    if kind.gated and kind.higher_is_better:
+    if kind.gated and kind.larger_is_better is not False:
         raise LieDerivError(
-            f"{kind.__name__} is gated, but higher_is_better: limits are on what should be small; "
-            "leave one of the two out."
+            f"{kind.__name__} is gated, but larger_is_better={kind.larger_is_better}: limits are "
+            "on what should be small; leave one of the two out."
         )
     if kind.name in (*METRICS, "all") or (kind.name in families() and kind.name != kind.family):
         raise LieDerivError(f"name={kind.name!r} of {kind.__name__} is taken; choose another.")

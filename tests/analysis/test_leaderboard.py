@@ -57,6 +57,16 @@ def test_sorting(board, by):
     assert column == sorted(column, reverse=bool(by) and by.startswith("-"))
 
 
+def test_of_decibels_the_largest_is_the_best(board):
+    decibels = replace(board, metric="eq_t")
+    column = decibels.sorted().frame[board.whole_transforms[0]].tolist()
+    assert column == sorted(column, reverse=True)
+    assert decibels.sorted().frame["model"].iloc[-1] == board.sorted().frame["model"].iloc[0]
+    best = decibels.grouped("class").set_index("class").loc["mixer", "best"]
+    mixers = board.frame[board.frame["class"] == "mixer"]
+    assert best == mixers.sort_values("translation")["model"].iloc[-1]
+
+
 def test_models_without_a_value_come_last(tmp_path):
     store = make_scan(tmp_path, models={n: MODELS[n] for n in NAMES[:3]}, layers=False)
     frame = score_frame(0)

@@ -355,6 +355,13 @@ def test_differences_in_decibels_have_intervals_in_decibels():
     assert row.difference == pytest.approx(-20 * math.log10(2), abs=1e-4)
     assert (row.ci_low, row.ci_high) == pytest.approx((row.difference,) * 2, abs=1e-4)
     assert row.significant
+    assert row.better == "A"  # of decibels more is better
+    (row,) = compare(other, one)
+    assert row.better == "B"
+    plain = [measure(v, x, "rotation", "lee,blur_response", **options) for v in (f, g)]
+    better = {d.metric: (d.significant, d.better) for d in compare(*plain)}
+    assert better["lee"] == better["mean_abs"] == (True, "A")
+    assert better["blur_response"] == (True, "")  # more of it is neither better nor worse
 
 
 def test_sampled_transforms_are_the_same_whatever_the_batch_size():

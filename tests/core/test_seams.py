@@ -135,12 +135,12 @@ def test_metrics_that_are_gone_are_unknown_again():
 
 def test_no_limit_on_what_should_be_large():
     class Score(Dimming):
-        name, higher_is_better = "score", True
+        name, larger_is_better = "score", True
 
-    with pytest.raises(LieDerivError, match="Score is gated, but higher_is_better"):
+    with pytest.raises(LieDerivError, match="Score is gated, but larger_is_better=True"):
         register_metric(Score)
     assert "score" not in METRICS
-    assert not {name for name in GATED if METRICS[name].higher_is_better}
+    assert not {name for name in GATED if METRICS[name].larger_is_better}
 
 
 @dataclass(frozen=True, eq=False)
