@@ -146,7 +146,7 @@ def test_factory_in_a_missing_module(refused):
         (["--output-type", "features"], "does not declare how its features are laid out"),
         (["--unit", "mm"], "unit='mm' is unknown; choose 'pixel' or 'grid'"),
         (["--device", "toaster"], "--device='toaster' is unknown"),
-        (["--device", "meta"], "--device=meta cannot be used here"),
+        (["--device", "meta"], "--device='meta' is unknown"),
         (["--dtype", "float16"], "derivatives need float32 or float64"),
         (["--amp"], "--amp is refused: half-precision rounding is as large"),
         (["--num-images", "0"], "`num_images` must be at least 1, got 0"),
