@@ -165,7 +165,7 @@ def over_steps(
     exclusive[~counted] = np.nan
     inclusive = np.full(shape, np.nan)
     for i in np.flatnonzero(counted):
-        inclusive[i] = np.nansum(exclusive[list(attribution.walk(i))], axis=0)
+        inclusive[i] = np.nansum(exclusive[list(attribution.walk(int(i)))], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = [np.square(v) / change for v in (inclusive, exclusive)]
     return replace(
