@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +25,9 @@ def import_late(package: str, exports: str, *, hidden: Collection[str] = ()) -> 
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__") and name != "__all__":
                 raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            module = f"{package}.{name}"
+            if name not in hidden and find_spec(module) is not None:
+                return import_module(module)  # which may be one that the exports are made of
             try:
                 value = getattr(import_module(exports), name)
             except AttributeError:
