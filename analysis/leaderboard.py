@@ -11,14 +11,12 @@ from liederiv.analysis.alike import measured_alike
 from liederiv.analysis.architectures import architecture_classes
 from liederiv.errors import LieDerivError
 from liederiv.metrics.registry import METRICS
+from liederiv.names import GROUPS
 
 __all__ = ["ABOUT", "GROUPS", "Leaderboard", "failures", "latest", "leaderboard"]
 
 ABOUT = ("model", "family", "architecture", "class", "tag", "parameters", "input_height")
 """Columns about a model, before its values."""
-
-GROUPS = ("family", "architecture", "class")
-"""What models can be grouped by."""
 
 _OUTPUTS = ("probs", "output", "features", "logits")
 

@@ -46,15 +46,27 @@ def source_of(module: str) -> Path:
 
 
 def exports_of(module: str) -> list[str]:
-    """What a module's ``__all__`` lists, dunders left out."""
+    """What a module's ``__all__`` lists, dunders left out; that of its exports, if it has some."""
+    if starred(module):
+        return exports_of(starred(module))
     for node in ast.parse(source_of(module).read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [n for n in ast.literal_eval(node.value) if not n.startswith("__")]
     return []
 
 
+def starred(module: str) -> str:
+    """The module of which a package takes all public names (`liederiv.late`); empty if none."""
+    for node in ast.walk(ast.parse(source_of(module).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            return str(node.module)
+    return ""
+
+
 def home_of(module: str, name: str) -> str:
     """The dotted name of what a module exports, where it is defined."""
+    if starred(module):
+        return home_of(starred(module), name)
     package = module if source_of(module).stem == "__init__" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(source_of(module).read_text())):
         if isinstance(node, ast.ImportFrom) and name in {a.asname or a.name for a in node.names}:

@@ -5,92 +5,13 @@ The package measures Lie derivatives of PyTorch models under continuous symmetri
 `liederiv.model_zoo` loads what is to be measured and `liederiv.analysis` says what it means.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from liederiv._version import __version__
-from liederiv.channels import CovectorChannels, Irreps, VectorChannels
-from liederiv.derivatives import SCHEMES, get_scheme
-from liederiv.errors import (
-    ImageError,
-    LieDerivError,
-    MissingExtraError,
-    ModelError,
-    NotDifferentiableError,
-    PointCloudError,
-    UnknownLayoutError,
-)
-from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
-from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
-from liederiv.images import ImageDomain as ImageDomain  # images are the first kind of input
-from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
-from liederiv.measurement import measure
-from liederiv.points import PointCloud
-from liederiv.representations import (
-    Coordinates,
-    Custom,
-    FeatureMap,
-    Invariant,
-    Representation,
-    TokenGrid,
-)
-from liederiv.results import Measurement, Provenance, Score
-from liederiv.training.penalty import equivariance_penalty, multitask_loss
+from liederiv._version import __version__ as __version__
+from liederiv.late import import_late
 
 if TYPE_CHECKING:
-    from liederiv.training.metric import LocalEquivarianceError as LocalEquivarianceError
-
-__all__ = [
-    "GENERATORS",
-    "GROUPS",
-    "SCHEMES",
-    "Coordinates",
-    "CovectorChannels",
-    "Custom",
-    "FeatureMap",
-    "ForwardModeWarning",
-    "Generator",
-    "ImageError",
-    "Invariant",
-    "Irreps",
-    "LieDerivError",
-    "LieDerivative",
-    "Measurement",
-    "MissingExtraError",
-    "ModelError",
-    "NotDifferentiableError",
-    "PointCloud",
-    "PointCloudError",
-    "Provenance",
-    "Representation",
-    "Score",
-    "TokenGrid",
-    "UnknownLayoutError",
-    "VectorChannels",
-    "__version__",
-    "equivariance_penalty",
-    "forward_mode",
-    "generator",
-    "get_scheme",
-    "lie_derivative",
-    "lie_derivative_with_output",
-    "measure",
-    "multitask_loss",
-    "pushforward",
-    "resolve_generators",
-]
-
-
-def __getattr__(name: str) -> Any:
-    """`LocalEquivarianceError` is loaded when it is first used: it needs the extra ``train``."""
-    if name != "LocalEquivarianceError":
-        raise AttributeError(f"module 'liederiv' has no attribute {name!r}")
-    try:
-        return import_module("liederiv.training.metric").LocalEquivarianceError
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("torchmetrics"):
-            raise
-        raise MissingExtraError(
-            "liederiv.LocalEquivarianceError needs the package torchmetrics, which is not "
-            "installed; pip install 'liederiv[train]'."
-        ) from error
+    from liederiv.exports import *
+    from liederiv.exports import __all__ as __all__
+else:
+    import_late(__name__, "liederiv.exports", hidden=("forward_mode", "lie_derivative"))

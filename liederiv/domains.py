@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -39,6 +41,7 @@ __all__ = [
     "declared_domain",
     "domain_of",
     "is_input",
+    "known_domains",
     "pieces",
     "register_domain",
 ]
@@ -284,14 +287,36 @@ class Domain(ABC):
 _LANES = 32  # items × tangents per pass on a CPU: more images no longer fit its caches
 
 DOMAINS: list[Domain] = []
-"""The kinds of input that are known. The first speaks where none of them accepts an input."""
+"""The kinds of input that are known by now; `known_domains` has those of liederiv first."""
+
+_OURS = ("liederiv.images", "liederiv.points.domain")  # importing them registers their kinds
 
 _DECLARED: ContextVar[Domain | None] = ContextVar("declared domain", default=None)
 
 
-def register_domain(domain: Domain) -> None:
-    """Let inputs of a kind be measured."""
-    DOMAINS.append(domain)
+def register_domain(domain: Domain, *, speaks: bool = False) -> None:
+    """Let inputs of a kind be measured.
+
+    Args:
+        domain: the kind.
+        speaks: it says what is missing where no kind accepts an input.
+    """
+    if speaks:
+        DOMAINS.insert(0, domain)
+    else:
+        DOMAINS.append(domain)
+
+
+def known_domains() -> list[Domain]:
+    """The kinds of input that are known; the first speaks where none of them accepts an input."""
+    _load_ours()
+    return DOMAINS
+
+
+@cache
+def _load_ours() -> None:
+    for module in _OURS:
+        import_module(module)
 
 
 @contextmanager
@@ -307,7 +332,8 @@ def declared_domain(domain: Domain) -> Iterator[None]:
 def domain_of(x: Any) -> Domain:
     """The kind of input that x is: the declared one, or the one that accepts it.
 
-    What none accepts is given to the first of `DOMAINS`, whose `Domain.check` says what is missing.
+    What none accepts is given to the first of `known_domains`; its `Domain.check` says what is
+    missing.
 
     Raises:
         LieDerivError: if several accept it.
@@ -315,7 +341,7 @@ def domain_of(x: Any) -> Domain:
     declared = _DECLARED.get()
     if declared is not None:
         return declared
-    found = [domain for domain in DOMAINS if domain.accepts(x)]
+    found = [domain for domain in known_domains() if domain.accepts(x)]
     if len(found) > 1:
         kinds = " and ".join(domain.item for domain in found)
         raise LieDerivError(
@@ -327,7 +353,7 @@ def domain_of(x: Any) -> Domain:
 
 def is_input(x: Any) -> bool:
     """Whether x is one batch of inputs rather than a list or loader of such."""
-    kinds = (*DOMAINS, *filter(None, [_DECLARED.get()]))
+    kinds = (*known_domains(), *filter(None, [_DECLARED.get()]))
     return isinstance(x, Tensor) or any(domain.accepts(x) for domain in kinds)
 
 

@@ -9,13 +9,12 @@ apart by whether a signal has come: handlers are wrapped to count, and still do 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from liederiv.errors import ModelError
 from liederiv.foreign import described, one_line, printable
@@ -109,7 +108,8 @@ def _deeper() -> Iterator[None]:
 
 def is_about_memory(error: BaseException) -> bool:
     """Whether this very error says that memory did not suffice, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    torch = sys.modules.get("torch")  # without it, nobody has raised its error
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(t in printable(error) for t in _OUT_OF_MEMORY)
 

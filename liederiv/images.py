@@ -153,4 +153,4 @@ def reference_network(channels: int, *, seed: int = 0) -> nn.Module:
         ).eval()
 
 
-register_domain(ImageDomain())
+register_domain(ImageDomain(), speaks=True)

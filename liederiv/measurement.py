@@ -43,16 +43,13 @@ from liederiv.metrics.local import (
 from liederiv.metrics.reference import Reference
 from liederiv.metrics.registry import METRICS, resolve_metrics
 from liederiv.metrics.sampled import check_sampling
+from liederiv.names import DEFAULT_METRICS, DEFAULT_TRANSFORMS, OUTPUT_TYPES
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
 from liederiv.scoring import Bootstrap, targets
 
-__all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
-
-DEFAULT_TRANSFORMS = "translation,rotation,scale"
-DEFAULT_METRICS = "lee,relative,reference"
-OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
+__all__ = ["measure"]
 
 
 def measure(

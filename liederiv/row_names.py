@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from liederiv.domains import DOMAINS
+from liederiv.domains import known_domains
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator, resolve_generators
 from liederiv.scoring import targets
@@ -28,7 +28,7 @@ def row_names(
     """
     names: dict[str, None] = {}
     refusal: LieDerivError | None = None
-    for catalogue in (c for domain in DOMAINS for c in domain.catalogues):
+    for catalogue in (c for domain in known_domains() for c in domain.catalogues):
         try:
             found = resolve_generators(transforms, unit=unit, catalogue=catalogue)
         except LieDerivError as error:

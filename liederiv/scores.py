@@ -5,10 +5,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any, Literal
 
-import numpy as np
-import timm
 import torch
 
 from liederiv._version import __version__
@@ -61,13 +60,9 @@ def _with_tuples(data: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {
-        "liederiv": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "numpy": np.__version__,
-    }
+    known = {"liederiv": __version__, "python": platform.python_version()}
+    known["torch"] = torch.__version__  # says which build it is, as its metadata does not always
+    return known | {name: version(name) for name in ("timm", "numpy")}
 
 
 @dataclass(frozen=True)

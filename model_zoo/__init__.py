@@ -5,35 +5,12 @@
 anything that a file contains, and both work offline with the `samples` extra.
 """
 
-from .checkpoints import Checkpoint, read_checkpoint
-from .clouds import CloudSet, load_clouds
-from .data_config import DataConfig
-from .images import ImageSet, load_images
-from .layouts import FeatureLevel, OutputLayout
-from .loading import list_models, load
-from .names import ModelEntry
-from .point_models import LoadedPointModel
-from .presets import PRESETS, PresetEntry, preset
-from .timm_models import LoadedModel
-from .weights import weights_fingerprint
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "PRESETS",
-    "Checkpoint",
-    "CloudSet",
-    "DataConfig",
-    "FeatureLevel",
-    "ImageSet",
-    "LoadedModel",
-    "LoadedPointModel",
-    "ModelEntry",
-    "OutputLayout",
-    "PresetEntry",
-    "list_models",
-    "load",
-    "load_clouds",
-    "load_images",
-    "preset",
-    "read_checkpoint",
-    "weights_fingerprint",
-]
+from liederiv.late import import_late
+
+if TYPE_CHECKING:
+    from liederiv.model_zoo.exports import *
+    from liederiv.model_zoo.exports import __all__ as __all__
+else:
+    import_late(__name__, "liederiv.model_zoo.exports")

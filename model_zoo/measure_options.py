@@ -10,7 +10,7 @@ from pathlib import Path
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import shortened
-from liederiv.measurement import DEFAULT_METRICS, DEFAULT_TRANSFORMS
+from liederiv.names import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 
 __all__ = ["MeasureOptions", "MeasureRequest"]
 

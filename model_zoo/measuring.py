@@ -16,7 +16,8 @@ from .cloud_measuring import measure_clouds, open_clouds, provenance_of_clouds
 from .clouds import CloudSet
 from .images import ImageSet, load_images
 from .measure_options import MeasureOptions
-from .model_options import ModelOptions, output_of, try_model
+from .measured_output import output_of, try_model
+from .model_options import ModelOptions
 from .point_models import LoadedPointModel
 from .timm_models import LoadedModel
 

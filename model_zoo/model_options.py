@@ -11,22 +11,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+from liederiv.errors import LieDerivError
 
-from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
-from liederiv.foreign import printable
-from liederiv.foreign_code import users_code
-from liederiv.representations import FeatureMap, Representation, TokenGrid
+if TYPE_CHECKING:
+    import torch
 
-from .cloud_measuring import refuse_image_options
-from .data_config import DataConfig
-from .point_models import LoadedPointModel, is_point_model, load_point_model
-from .timm_models import LoadedModel, load
+    from .point_models import LoadedPointModel
+    from .timm_models import LoadedModel
 
-__all__ = ["Features", "ModelOptions", "output_of", "try_model"]
+__all__ = ["ModelOptions"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,10 @@ class ModelOptions:
         Raises:
             LieDerivError: for bad input, in one sentence.
         """
+        from .cloud_measuring import refuse_image_options
+        from .point_models import is_point_model, load_point_model
+        from .timm_models import load
+
         self.check()
         if name is not None and flag is not None and name != flag:
             raise LieDerivError(
@@ -108,6 +107,8 @@ class ModelOptions:
         Raises:
             LieDerivError: naming what is wrong.
         """
+        from .data_config import DataConfig
+
         mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
         channels = max(len(mean or ()), len(std or ()))
         DataConfig().override(
@@ -126,6 +127,8 @@ class ModelOptions:
         Raises:
             LieDerivError: if no machine has such a device, or none that computes.
         """
+        import torch
+
         with suppress(RuntimeError):
             device = torch.device(self.device)
             if device.type != "meta":
@@ -135,6 +138,8 @@ class ModelOptions:
     @property
     def torch_device(self) -> torch.device:
         """The device, checked for presence."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         device = self.named_device
@@ -155,68 +160,14 @@ class ModelOptions:
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype, checked."""
+        import torch
+
         known = {"float32": torch.float32, "float64": torch.float64}
         if self.dtype not in known:
             raise LieDerivError(
                 f"--dtype={self.dtype!r} is not supported; derivatives need float32 or float64."
             )
         return known[self.dtype]
-
-
-class Features(nn.Module):
-    """A timm model's `forward_features` as a model of its own."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Unpooled features of images [B, C, H, W]."""
-        return self.model.forward_features(x)  # type: ignore[operator]
-
-
-def try_model(model: nn.Module, x: Any) -> object:
-    """The output for one image or batch of clouds; an error of the model itself becomes one line.
-
-    Raises:
-        ModelError: naming what the model raised.
-    """
-    try:
-        with torch.no_grad(), users_code("the model"):
-            return model(x)
-    except LieDerivError:
-        raise
-    except Exception as error:  # a model may raise anything
-        reason = (printable(error).strip().splitlines() or ["no message"])[0].rstrip(".")
-        what = f"images of shape {list(x.shape[1:])}" if isinstance(x, torch.Tensor) else repr(x)
-        raise ModelError(
-            f"the model fails on {what}: {type(error).__name__}: {reason}; check --img-size and "
-            "--model-kwargs, or the model's own code."
-        ) from error
-
-
-def output_of(loaded: LoadedModel, output_type: str) -> tuple[nn.Module, str | Representation]:
-    """The module to measure and the representation that timm's metadata declares for it.
-
-    Raises:
-        UnknownLayoutError: if features are asked for and nothing declares their layout.
-    """
-    if "features" not in output_type:
-        return loaded.model, "auto"  # the model says of how many classes it has scores
-    if output_type != "features":
-        raise LieDerivError(
-            f"--output-type={output_type!r} mixes features with others; measure them separately."
-        )
-    layout = loaded.layout
-    features = Features(loaded.model).eval()
-    if layout.features_format == "NLC" and layout.grid:
-        return features, TokenGrid(layout.grid, layout.num_prefix_tokens)
-    if layout.features_format in ("NCHW", "NHWC"):
-        return features, FeatureMap(layout.features_format, extent=layout.extent)  # type: ignore[arg-type]
-    raise UnknownLayoutError(
-        f"--output-type=features: {loaded.name} does not declare how its features are laid out; "
-        "measure probs or logits, or call liederiv.measure(…, output=…) with a representation."
-    )
 
 
 def _numbers(option: str, text: str | None) -> tuple[float, ...] | None:

@@ -25,16 +25,9 @@ import torch
 from timm.models import list_modules
 
 from liederiv.errors import ModelError
+from liederiv.names import PRESETS
 
 __all__ = ["PRESETS", "PresetEntry", "family_of", "preset"]
-
-PRESETS = {
-    "paper-e2e": "models of the paper's end-to-end sweep, with the weights of 2022",
-    "paper-layerwise": "models of the paper's layerwise sweep, with the weights of 2022",
-    "families": "the smallest model of each of timm's families (modules)",
-    "imagenet1k": "all pretrained ImageNet-1k classifiers of timm",
-}
-"""Names of the presets and what they hold."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from liederiv.cli import main
 
 __all__ = ["Ended", "Started", "start"]
+
+for _work in ("gating", "layer_tables", "listing", "scan_report", "score_report", "tracking"):
+    import_module(f"liederiv.cli.{_work}")  # what commands import when they run, once for all
 
 
 @dataclass(frozen=True)

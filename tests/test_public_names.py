@@ -16,7 +16,10 @@ GUIDES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.i
 
 
 def exported(tree: ast.Module) -> set[str] | None:
-    """What ``__all__`` lists; None if there is none."""
+    """What ``__all__`` lists, here or where all names are taken from; None if there is none."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            return exports(node.module)
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
@@ -41,6 +44,8 @@ def own_imports(tree: ast.Module, module: str = "", is_package: bool = False) ->
 
 def private(source: str, name: str) -> bool:
     """Whether the rule keeps the name within its own module."""
+    if name in ("*", "__all__"):
+        return False
     if f"{source}.{name}" in MODULES:
         return name.startswith("_") and name != "_version"
     listed = exports(source)

@@ -1,6 +1,8 @@
 """The command line: one module per command.
 
 This one assembles them; `command` says how each is run, `failures` turns errors into one line.
+What a command needs to run, torch first of all, is imported when it runs, and before any code of
+the user's: help, completion and wrong options are answered without it.
 """
 
 from __future__ import annotations

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
-from liederiv.checks import check_derivative, preflight
 from liederiv.cli import options as o
 from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
-from liederiv.cli.tables import console, new_table, number
-from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import as_batch, open_inputs
-from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
-from liederiv.model_zoo.point_models import LoadedPointModel
+from liederiv.model_zoo.model_options import ModelOptions
 
 __all__ = ["check"]
 
@@ -39,10 +32,19 @@ def check(
     derivative along each transform with a central finite difference. Exit code 1 if they disagree
     by more than 0.5 %.
     """
+    from torch import nn
+
+    from liederiv.checks import check_derivative, preflight
+    from liederiv.cli.tables import console, new_table, number
+    from liederiv.domains import domain_of
+    from liederiv.model_zoo.measured_output import output_of, try_model
+    from liederiv.model_zoo.measuring import as_batch, open_inputs
+    from liederiv.model_zoo.point_models import LoadedPointModel
+
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)
     if isinstance(loaded, LoadedPointModel):
-        module: torch.nn.Module = loaded.model
+        module: nn.Module = loaded.model
     else:
         module, _ = output_of(loaded, how.output_type)
     _check_finite(try_model(module, x))
@@ -75,7 +77,9 @@ def check(
 
 def _check_finite(y: object) -> None:
     """A finite difference of NaN would agree with anything."""
-    if isinstance(y, torch.Tensor) and not y.isfinite().all():
+    from torch import Tensor
+
+    if isinstance(y, Tensor) and not y.isfinite().all():
         raise ModelError(
             "the model's output is not finite (NaN or infinite) on the first image; check its "
             "weights and the normalisation of the images."

@@ -8,22 +8,15 @@ from typing import Annotated
 
 import typer
 
-from liederiv.analysis.scan_comparison import compare_scans, scan_notes, summarise_differences
 from liederiv.cli import options as o
 from liederiv.cli.arguments import checked_path
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
-from liederiv.cli.tables import comparison_tables, console, scan_tables
-from liederiv.comparison import compare as compare_measurements
-from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.files import write_atomically
 from liederiv.foreign import one_line
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.store import Store
-from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["compare"]
 
@@ -62,6 +55,12 @@ def compare(
     if all((Path(side) / "manifest.json").is_file() for side in (a, b)):
         _compare_scans(a, b, how.seed, csv, quiet)
         return
+    from liederiv.cli.tables import comparison_tables, console
+    from liederiv.comparison import compare as compare_measurements
+    from liederiv.comparison import contrast_of
+    from liederiv.model_zoo.measuring import clusters, measure_loaded
+    from liederiv.spreadsheets import frame_of, write_csv
+
     results = []
     for argument, side in (("A", a), ("B", b)):
         name, checkpoint = _resolve(argument, side, model)
@@ -90,6 +89,11 @@ def compare(
 
 
 def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> None:
+    from liederiv.analysis.scan_comparison import compare_scans, scan_notes, summarise_differences
+    from liederiv.cli.tables import console, scan_tables
+    from liederiv.model_zoo.store import Store
+    from liederiv.spreadsheets import write_csv
+
     first, second = (Store.open(side).read("score") for side in (a, b))
     differences = compare_scans(first, second, seed=seed)
     save = Saving()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-import torch
-
 from liederiv._version import __version__
 from liederiv.cli.terminal import say
 
@@ -37,6 +35,8 @@ def info() -> None:
         except importlib.metadata.PackageNotFoundError:
             version = "not installed"
         say(f"{package:<33} {version}")
+    import torch
+
     say(f"CPU threads   {torch.get_num_threads()}")
     if not torch.cuda.is_available():
         say("CUDA          not available")

@@ -11,18 +11,10 @@ import typer
 from liederiv.cli import options as o
 from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
-from liederiv.cli.layer_report import LayerReport, by_columns
-from liederiv.cli.layer_tables import layer_tables
 from liederiv.cli.saving import Saving, writable
-from liederiv.cli.tables import console
-from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.generators import resolve_generators
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.point_models import is_point_model
-from liederiv.model_zoo.scan.layers import LayersRun, needs_images
 
 __all__ = ["layers"]
 
@@ -91,6 +83,15 @@ def layers(
     o.check_endings({"--json": (json, ".json"), "--parquet": (parquet, ".parquet")})
     if plot is not None and plot.suffix not in _PLOT_ENDINGS:
         raise LieDerivError(f"--plot={as_given(plot)!r} must end in {', '.join(_PLOT_ENDINGS)}.")
+    from liederiv.cli.layer_report import LayerReport
+    from liederiv.cli.layer_tables import layer_tables
+    from liederiv.cli.tables import console
+    from liederiv.domains import domain_of
+    from liederiv.generators import resolve_generators
+    from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
+    from liederiv.model_zoo.point_models import is_point_model
+    from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+
     if not is_point_model(model or model_flag or ""):
         resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
     loaded = chosen.open(model, model_flag, checkpoint)
@@ -138,6 +139,8 @@ def layers(
 def _check_numbers(top: int, by: str, repairs: int | None) -> None:
     if top < 1:
         raise LieDerivError(f"--top={top} must be 1 or more.")
+    from liederiv.cli.layer_report import by_columns
+
     if by not in by_columns():
         raise LieDerivError(f"--by={by!r} is unknown; choose one of {', '.join(by_columns())}.")
     if repairs is not None and repairs < 1:
@@ -145,4 +148,6 @@ def _check_numbers(top: int, by: str, repairs: int | None) -> None:
 
 
 def _status(text: str, progress: bool) -> AbstractContextManager[object]:
+    from liederiv.cli.tables import console
+
     return console(stderr=True).status(f"{text} …") if progress else nullcontext()

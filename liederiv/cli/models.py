@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from liederiv.cli.tables import console, new_table
 from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo import list_models
 
 __all__ = ["models"]
 
@@ -24,6 +22,9 @@ def models(
     ] = False,
 ) -> None:
     """List models by name, with the tags of their weights and whether they work offline."""
+    from liederiv.cli.tables import console, new_table
+    from liederiv.model_zoo import list_models
+
     entries = list_models(pattern, pretrained)
     if not entries:
         raise LieDerivError(

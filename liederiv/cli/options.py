@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from liederiv.cli.arguments import as_given
-from liederiv.derivatives import SCHEMES
 from liederiv.errors import LieDerivError
-from liederiv.metrics.registry import families
-from liederiv.representations import NAMED
+from liederiv.names import FAMILIES, REPRESENTATIONS, SCHEMES
 
 MODELS = "Models"
 _MODEL = "Model"
@@ -144,7 +142,7 @@ OPTIONS: dict[str, Any] = {
     "metrics": Annotated[
         str,
         typer.Option(
-            help=f"Comma-separated metrics or families: {', '.join(families())}.",
+            help=f"Comma-separated metrics or families: {', '.join(FAMILIES)}, all.",
             rich_help_panel=_MEASURE,
         ),
     ],
@@ -160,7 +158,7 @@ OPTIONS: dict[str, Any] = {
     "representation": Annotated[
         str,
         typer.Option(
-            metavar="auto|" + "|".join(NAMED),
+            metavar="auto|" + "|".join(REPRESENTATIONS),
             help="How the output transforms, where the model does not declare it "
             "(output_representation): not at all, or as a map over the whole image.",
             rich_help_panel=_MEASURE,

@@ -7,14 +7,11 @@ from typing import Annotated
 
 import typer
 
-from liederiv.analysis.accuracy import read_accuracy
-from liederiv.analysis.report import report_html
 from liederiv.cli import options as o
 from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.terminal import say
 from liederiv.files import write_atomically
-from liederiv.model_zoo.store import Store
 
 __all__ = ["report"]
 
@@ -46,6 +43,10 @@ def report(
     """
     writable(out)
     o.check_endings({"--out": (out, ".html")})
+    from liederiv.analysis.accuracy import read_accuracy
+    from liederiv.analysis.report import report_html
+    from liederiv.model_zoo.store import Store
+
     store = Store.open(folder)
     page = report_html(
         store.read("score"),

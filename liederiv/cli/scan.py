@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,31 +10,11 @@ from typing import Annotated
 import typer
 
 from liederiv.cli import options as o
-from liederiv.cli.arguments import as_given
 from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
-from liederiv.cli.prefetching import fetch_all
-from liederiv.cli.tables import console, new_table
-from liederiv.cli.terminal import say
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.presets import PRESETS
-from liederiv.model_zoo.scan import (
-    Job,
-    Reporter,
-    Scan,
-    ScanSettings,
-    Selection,
-    Summary,
-    WeightsPolicy,
-    choose_engine,
-    make_plan,
-    parse_count,
-    select_models,
-    shard,
-    stop_on_signals,
-)
-from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.weights_cache import parse_size
+from liederiv.model_zoo.scan.settings import ScanSettings
+from liederiv.names import PRESETS
 
 __all__ = ["scan"]
 
@@ -189,6 +167,22 @@ def scan(
 
     liederiv scan --preset imagenet1k --prefetch
     """
+    from liederiv.cli.prefetching import fetch_all
+    from liederiv.cli.scan_report import announce, conclude, show
+    from liederiv.model_zoo.scan import (
+        Reporter,
+        Scan,
+        WeightsPolicy,
+        choose_engine,
+        make_plan,
+        parse_count,
+        select_models,
+        shard,
+        stop_on_signals,
+    )
+    from liederiv.model_zoo.store import Store
+    from liederiv.model_zoo.weights_cache import parse_size
+
     # A cluster's nodes may have GPUs where this machine has none.
     trusted = engine == "ray" and settings.device != "auto"
     place = settings.device if trusted else str(settings.model_options().torch_device)
@@ -215,7 +209,7 @@ def scan(
     size = None if memory is None else parse_size(memory, "--memory")
     if dry_run:
         known = Store.open(out) if (out / "manifest.json").exists() else None
-        _show(make_plan(candidates, settings, known, retry_failed=retry_failed), selection)
+        show(make_plan(candidates, settings, known, retry_failed=retry_failed), selection)
         return
     limits, runner = choose_engine(
         engine,
@@ -231,49 +225,9 @@ def scan(
         store = Store.create(out, settings.configuration())
         jobs = make_plan(candidates, settings, store, retry_failed=retry_failed)
         reporter = Reporter(plain=quiet)
-        _announce(jobs, selection, reporter)
+        announce(jobs, selection, reporter)
         with stop_on_signals() as stop:
             summary = Scan(jobs, settings, store, runner, limits, reporter, stop, weights).run()
-    _conclude(summary, out)
+    conclude(summary, out)
     if stop.asked:
         raise Leave(stop.exit_code)
-
-
-def _states(jobs: Sequence[Job]) -> str:
-    counts = Counter(state for job in jobs for state in job.states.values())
-    return ", ".join(f"{counts[s]} {s}" for s in ("to do", "done", "failed") if counts[s])
-
-
-def _announce(jobs: Sequence[Job], selection: Selection, reporter: Reporter) -> None:
-    for note in selection.notes:
-        reporter.note(note)
-    hint = ""
-    if any("failed" in job.states.values() for job in jobs):
-        hint = " (--retry-failed tries failures again)"
-    reporter.note(f"{len(jobs)} models, measurements: {_states(jobs)}{hint}")
-
-
-def _conclude(summary: Summary, out: Path) -> None:
-    parts = [f"{summary.measured} measured", f"{summary.failed} failed"]
-    if summary.left:
-        parts.append(f"{summary.left} left: run the same command to go on")
-    say(f"{', '.join(parts)}; {summary.seconds:.0f} s; results in {as_given(out)}")
-
-
-def _show(jobs: Sequence[Job], selection: Selection) -> None:
-    table = new_table("What would be measured")
-    table.add_column("model", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    for header in ("measurement", "key", "state"):
-        table.add_column(header, no_wrap=True)
-    for job in jobs:
-        size = job.candidate.parameters
-        for m, key in job.keys.items():
-            table.add_row(
-                job.candidate.name, "?" if size is None else f"{size:,}", m, key, job.states[m]
-            )
-    screen = console()
-    screen.print(table)
-    for note in selection.notes:
-        screen.print(note)
-    screen.print(f"{len(jobs)} models, measurements: {_states(jobs)}")

@@ -11,15 +11,8 @@ import typer
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
-from liederiv.cli.tables import console, count, described_inputs, headline, score_tables
-from liederiv.model_zoo import ImageSet, LoadedModel
-from liederiv.model_zoo.cloud_measuring import describe_clouds
-from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded, require_scores
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.point_models import LoadedPointModel
-from liederiv.results import Measurement
 
 __all__ = ["score"]
 
@@ -59,35 +52,15 @@ def score(
             "--per-image": (per_image, ".parquet"),
         }
     )
+    from liederiv.cli.score_report import print_scores
+    from liederiv.model_zoo.measuring import measure_loaded, require_scores
+
     loaded = chosen.open(model, model_flag, checkpoint)
     measurement, found = measure_loaded(loaded, chosen, replace(how, progress=not quiet))
     save = Saving()
     for path in (json, csv, per_image):
         save(path, measurement.save)
     if not quiet or save.lost:
-        _print(measurement, loaded, found)
+        print_scores(measurement, loaded, found)
     save.finish()
     require_scores(measurement)
-
-
-def _print(
-    measurement: Measurement,
-    loaded: LoadedModel | LoadedPointModel,
-    found: ImageSet | CloudSet,
-) -> None:
-    out, p = console(), measurement.provenance
-    if isinstance(found, CloudSet):
-        size = describe_clouds(found)
-    else:
-        size = " × ".join(str(n) for n in found.data_config.input_size[1:]) + " pixels"
-    about = f"{p.weights} · {count(loaded.num_parameters)} parameters"
-    out.print(headline(p.model, about))
-    out.print(
-        f"{described_inputs(p)} of {size} · scheme {p.scheme} · "
-        f"{p.dtype} on {p.device} · engine {p.engine} · output {p.representation}"
-    )
-    if p.verification:
-        out.print(f"verified: {p.verification}")
-    out.print()
-    for item in score_tables(measurement):
-        out.print(item)

@@ -13,6 +13,7 @@ from liederiv.metrics.eq import EqR, EqRRelative, EqT, EqTFrac, EqTFracRelative,
 from liederiv.metrics.lee import BlurResponse, Lee, MeanAbs, RelativeNorm, RelativeSpectrum
 from liederiv.metrics.reference import Reference
 from liederiv.metrics.sampled import SampledError
+from liederiv.names import FAMILIES
 
 __all__ = [
     "METRICS",
@@ -41,6 +42,8 @@ def register_metric(kind: type[Metric]) -> type[Metric]:
     if kind.name in (*METRICS, "all") or (kind.name in families() and kind.name != kind.family):
         raise LieDerivError(f"name={kind.name!r} of {kind.__name__} is taken; choose another.")
     METRICS[kind.name] = kind()
+    if kind.family not in FAMILIES:
+        FAMILIES.append(kind.family)
     return kind
 
 

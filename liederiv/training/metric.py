@@ -18,8 +18,8 @@ from liederiv.errors import LieDerivError
 from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import plain_model, watched
 from liederiv.generators import Generator
-from liederiv.measurement import DEFAULT_TRANSFORMS, OUTPUT_TYPES
 from liederiv.metrics.local import LocalBatch, is_classifier, linearise
+from liederiv.names import DEFAULT_TRANSFORMS, OUTPUT_TYPES
 from liederiv.representations import OutputSpec
 from liederiv.row_names import row_names
 from liederiv.scoring import targets

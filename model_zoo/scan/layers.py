@@ -22,7 +22,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
-from liederiv.model_zoo.model_options import output_of, try_model
+from liederiv.model_zoo.measured_output import output_of, try_model
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.representations import OutputSpec

@@ -9,16 +9,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from liederiv._version import __version__
-from liederiv.derivatives import get_scheme
 from liederiv.errors import LieDerivError
-from liederiv.measurement import OUTPUT_TYPES
-from liederiv.metrics.registry import resolve_metrics
-from liederiv.metrics.sampled import check_sampling
-from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.store_schema import MEASUREMENTS
-from liederiv.row_names import row_names
+from liederiv.names import MEASUREMENTS, OUTPUT_TYPES
 
 __all__ = ["ScanSettings"]
 
@@ -80,6 +74,11 @@ class ScanSettings(MeasureRequest):
         Raises:
             LieDerivError: naming the first setting that is not understood.
         """
+        from liederiv.derivatives import get_scheme
+        from liederiv.metrics.registry import resolve_metrics
+        from liederiv.metrics.sampled import check_sampling
+        from liederiv.row_names import row_names
+
         unknown = [m for m in self.measurements if m not in MEASUREMENTS]
         if unknown or not self.measurements:
             raise LieDerivError(
@@ -124,6 +123,8 @@ class ScanSettings(MeasureRequest):
         Raises:
             ImageError: if there are none.
         """
+        from liederiv.model_zoo.images import load_images
+
         count = max(self.num_images, self.layers_images)
         found = load_images(self.images, None, count, self.seed, self.split, data_dir=self.data_dir)
         return replace(self, images_fingerprint=found.fingerprint)

@@ -14,6 +14,8 @@ import pytest
 from forked_cli import start
 from hostile_code import arguments_of
 
+from liederiv.model_zoo import measuring
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 
 
@@ -286,7 +288,7 @@ def test_a_fault_of_ours_is_a_sentence(line, end_badly, monkeypatch):
     def fault(*_, **__):
         raise AttributeError("no such [/b] thing\x1b")
 
-    monkeypatch.setattr(sys.modules["liederiv.cli.score"], "require_scores", fault)
+    monkeypatch.setattr(measuring, "require_scores", fault)
     monkeypatch.delenv("LIEDERIV_DEBUG", raising=False)
     code, _, err = end_badly(*line("score", "good", "--quiet"))
     assert code == 2
@@ -316,7 +318,7 @@ def test_errors_of_the_system(line, end_badly, monkeypatch, error, words):
     def fault(*_, **__):
         raise error
 
-    monkeypatch.setattr(sys.modules["liederiv.cli.score"], "require_scores", fault)
+    monkeypatch.setattr(measuring, "require_scores", fault)
     code, _, err = end_badly(*line("score", "good", "--quiet"))
     assert code == 2
     assert words in err

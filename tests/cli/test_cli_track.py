@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image
 import liederiv
 from liederiv import ModelError
 from liederiv.analysis.trajectory import plot_trajectory
+from liederiv.cli import tracking
 from liederiv.model_zoo import load, load_images
 from liederiv.model_zoo.run_folder import find_checkpoints
 
@@ -130,7 +130,7 @@ def test_a_later_run_goes_on(track, run_dir, tmp_path, monkeypatch):
     assert [r["rows"][0]["status"] for r in before["checkpoints"].values()].count("failed") == 1
 
     opened = []
-    module = sys.modules["liederiv.cli.track"]
+    module = tracking
     original = module._measure
     monkeypatch.setattr(
         module, "_measure", lambda m, c, *rest: (opened.append(c.name), original(m, c, *rest))[1]

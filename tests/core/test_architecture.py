@@ -156,9 +156,13 @@ def test_the_name_of_a_metric_stands_once():
     found = {name: names for name, names in known.items() if names}
     metrics = {n for n in found if n.startswith("liederiv.metrics.")}
     assert set(found) - metrics <= {
+        "liederiv.names",  # families
         "liederiv.images",  # names of independent random numbers
         "liederiv.points.domain",
         *(f"liederiv.analysis.{n}" for n in ("repair_trials", "trajectory", "report.data")),
-        *("liederiv.cli.track", "liederiv.training.digits"),  # studies and pages of certain metrics
+        *(
+            "liederiv.cli.tracking",
+            "liederiv.training.digits",
+        ),  # studies and pages of certain metrics
     }
     assert not {"liederiv.metrics.registry", "liederiv.metrics.base"} & metrics

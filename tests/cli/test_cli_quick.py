@@ -1,0 +1,130 @@
+"""Help, completion and wrong options are answered before torch could be imported."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from sources import modules
+
+import liederiv
+from liederiv import names
+from liederiv.analysis.leaderboard import ABOUT
+from liederiv.derivatives import SCHEMES
+from liederiv.metrics.registry import families
+from liederiv.model_zoo import presets, store_schema
+from liederiv.representations import NAMED
+
+HEAVY = ("torch", "timm", "pandas", "pyarrow", "matplotlib", "numpy")
+COMMANDS = ("score", "layers", "compare", "scan", "results", "report", "gate", "track", "check",
+            "models", "info")  # fmt: skip
+WATCH = f"""
+import contextlib, io, json, sys
+from liederiv.cli import app, main
+found = [[c.callback.__name__ for c in app.registered_commands]]
+for line in json.loads(sys.argv[1]):
+    sys.argv = ["liederiv", *line]
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    heavy = [name for name in {HEAVY!r} if name in sys.modules]
+    found.append([code, out.getvalue(), heavy])
+print(json.dumps(found))
+"""
+
+
+def fresh(code, *arguments, **environment):
+    """What a new process prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_and_wrong_options_need_no_torch():
+    lines = [["--help"], ["--misspelt"], ["scroe"]]
+    lines += [[c, o] for c in COMMANDS for o in ("--help", "--misspelt")]
+    lines += [["score", "x", "--num-images", "many"], ["gate", "x", "--junit", "a.txt"]]
+    commands, *found = json.loads(fresh(WATCH, json.dumps(lines)))
+    assert sorted(commands) == sorted(COMMANDS)
+    for line, (code, text, heavy) in zip(lines, found, strict=True):
+        assert heavy == [], line
+        assert code == (0 if "--help" in line else 2), line
+        if line == ["score", "--help"]:
+            assert ", ".join(families()) in " ".join(text.replace("│", " ").split())
+        assert ("Usage" in text) if "--help" in line else text.startswith("liederiv"), line
+
+
+def test_the_watch_sees_torch():
+    ((_, (code, text, heavy))) = json.loads(fresh(WATCH, json.dumps([["info"]])))
+    assert code == 0
+    assert "CPU threads" in text
+    assert "torch" in heavy
+
+
+def test_completion_needs_no_torch():
+    code = f"""
+import sys
+from liederiv.cli import main
+sys.argv = ["liederiv"]
+try:
+    main()
+except SystemExit:
+    print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+    words = {"COMP_WORDS": "liederiv score --sch", "COMP_CWORD": "2"}
+    text = fresh(code, _LIEDERIV_COMPLETE="complete_bash", **words)
+    assert text.split() == ["--scheme", "[]"]
+
+
+def test_importing_the_package_imports_neither_torch_nor_timm():
+    code = f"""
+import sys, liederiv
+print([name for name in {HEAVY!r} if name in sys.modules])
+from liederiv import measure
+print("timm" in sys.modules, "torch" in sys.modules, liederiv.__version__)
+"""
+    assert fresh(code).split() == ["[]", "False", "True", liederiv.__version__]
+
+
+@pytest.mark.parametrize(
+    "first", ["liederiv.forward_mode", "liederiv.lie_derivative", "liederiv.model_zoo.loading"]
+)
+def test_any_module_may_be_the_first(first):
+    code = f"""
+import {first}
+import liederiv, torch
+from liederiv.domains import domain_of, known_domains
+f = lambda x: x.mean((2, 3))
+assert liederiv.lie_derivative(f, torch.rand(1, 3, 8, 8), "rotation").shape == (1, 1, 3)
+with liederiv.forward_mode():
+    pass
+print(domain_of(torch.rand(1, 3, 8, 8)).item, *(d.item for d in known_domains()))
+"""
+    assert fresh(code).split() == ["image", "image", "cloud"]
+
+
+def test_what_functions_hide_is_told():
+    submodules = {m.split(".")[1] for m in modules() if m.startswith("liederiv.")}
+    hidden = {"forward_mode", "lie_derivative"}
+    assert submodules & set(liederiv.__all__) == hidden
+    assert all(callable(getattr(liederiv, name)) for name in hidden)
+    with pytest.raises(AttributeError, match="'liederiv' has no attribute 'mesure'"):
+        liederiv.mesure  # noqa: B018
+    assert set(liederiv.__all__) <= set(dir(liederiv))
+
+
+def test_names_are_those_of_what_they_name():
+    assert [f for f in names.FAMILIES if f in families()] == [f for f in families() if f != "all"]
+    assert tuple(SCHEMES) == names.SCHEMES
+    assert tuple(NAMED) == names.REPRESENTATIONS
+    assert store_schema.MEASUREMENTS == names.MEASUREMENTS
+    assert set(names.GROUPS) <= set(ABOUT)
+    for name in names.PRESETS:
+        assert next(iter(presets.preset(name))).name
