@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import pytest
@@ -20,12 +21,13 @@ DATA = Path(__file__).parent / "data"
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_files_apart():
     """Some tests remove or count files there: those of the processes beside are not theirs."""
+    folder = tempfile.mkdtemp(prefix="liederiv-")  # a short name: sockets lie in it
+    # After multiprocessing's own folder in it, which that removes at −100.
+    Finalize(None, shutil.rmtree, (folder, True), exitpriority=-200)
     with pytest.MonkeyPatch.context() as patch:
-        folder = tempfile.mkdtemp(prefix="liederiv-")  # a short name: sockets lie in it
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

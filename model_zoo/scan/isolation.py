@@ -37,6 +37,7 @@ _STACK_SECONDS, _END_SECONDS = 0.5, 10.0
 # Sent by people and batch systems to whole groups or jobs; SIGIO by the kernel when the scan is
 # gone. A model that sends them to itself cannot be told from these.
 _FROM_OUTSIDE = ("SIGTERM", "SIGHUP", "SIGINT", "SIGXCPU", "SIGUSR2", "SIGIO")
+_SERVER_SECONDS = 30.0  # a killed server may take to be gone: until then its door is closed
 _SERVER_LOST = 255  # multiprocessing's word for a process whose server of forks has died
 
 
@@ -73,19 +74,21 @@ class Worker:
         self._deadline = self._next_deadline() + _START_SECONDS
 
     def _start(self) -> None:
-        """Start the process; once more where the server that forks has just died."""
-        context = _context()
-        for last in (False, True):
+        """Start the process; again while the server that forks is dying, then by a new one."""
+        context, end = _context(), time.monotonic() + _SERVER_SECONDS
+        while True:
             self._connection, theirs = context.Pipe(duplex=False)
             self._process = context.Process(target=work, args=(self.task, theirs, self._log))
             try:
                 with _without_main_module():
                     self._process.start()
-            except (OSError, EOFError):
+            except (OSError, EOFError) as error:
                 self._connection.close()
-                if last:
+                dying = isinstance(error, EOFError | ConnectionError)
+                if not dying or time.monotonic() > end:
                     Path(self._log).unlink(missing_ok=True)
                     raise
+                time.sleep(0.02)
             else:
                 return
             finally:

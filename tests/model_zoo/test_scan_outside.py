@@ -83,6 +83,22 @@ def test_the_death_of_the_server_of_forks_costs_nothing(start, tmp_path):
     assert outcomes(tmp_path / "scan") == {f"scan_models:{n}": "measured" for n in FEW}
 
 
+def test_a_server_of_forks_that_is_slow_to_die_costs_nothing(tmp_path, monkeypatch):
+    """Killed, it refuses for a while before the system says that it has ended."""
+    refusals = [EOFError(), *[ConnectionRefusedError(111, "Connection refused")] * 9]
+    process = isolation._context().Process
+    begin = process.start
+
+    def start(self):
+        if refusals:
+            raise refusals.pop()
+        begin(self)
+
+    monkeypatch.setattr(process, "start", start)
+    assert run_scan(tmp_path, ["good"]).measured == 1
+    assert not refusals
+
+
 def test_a_worker_that_is_terminated_is_started_again(tmp_path):
     """By an operator, twice: the model is measured all the same."""
     starts = []
