@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
+
+# No test has a time limit that a loaded machine hits.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # The models are small, and `make test` runs several processes: a second thread mostly waits, and
 # on a busy machine it costs much. The variable is for processes that tests start.
