@@ -8,7 +8,7 @@ one can look at every image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,19 +21,19 @@ from torch.utils._pytree import tree_flatten
 
 __all__ = ["Cuts"]
 
-# Their results do not depend on values at all, or only in jumps, whose slope is nothing.
-_CONSTANT = (
+# Their results depend on no values of their arguments.
+_CONSTANT = {
     *("zeros_like", "ones_like", "empty_like", "full_like"),
     *("rand_like", "randn_like", "randint_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "new_empty_strided"),
-)
+}
 # They hand values to somebody who records nothing.
 _READING = {
     *("item", "tolist", "numpy", "data_ptr", "untyped_storage", "storage"),
     *("__array__", "__dlpack__", "__float__", "__complex__"),
 }
 _BUILT_IN = ("aten", "prims")
-_SCRIPTED = ("aten::detach", "aten::item", "aten::data")
+_SCRIPTED = ("aten::detach", "aten::item", "prim::data")
 _OWN = ("torch.", "liederiv.")  # whose autograd functions are not a user's
 
 
@@ -62,29 +62,37 @@ class Cuts(TorchFunctionMode):
 
     def note_scripts(self, roots: Sequence[nn.Module]) -> None:
         """Note what scripted modules detach, whose calls nobody sees."""
-        for module in (m for root in roots for m in root.modules()):
-            if isinstance(module, torch.jit.ScriptModule):
-                graph = getattr(module, "inlined_graph", None)
-                self.seen |= {f"{op} in TorchScript": None for op in _SCRIPTED if op in str(graph)}
+        for script in _scripts(roots):
+            graph = str(getattr(script, "inlined_graph", ""))
+            self.seen |= {f"{op} in TorchScript": None for op in _SCRIPTED if op in graph}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        self._note_foreign(func, name, args)
+        in_place = name.endswith("_") and not name.endswith("__")
+        carried = in_place and _any_carries((args, kwargs))  # of which nothing is left afterwards
+        out = func(*args, **kwargs)
+        if name in _CONSTANT:
+            return out
+        # Most results have derivatives, so that arguments need not be looked at.
+        suspicious = name in _READING or kwargs.get("out") is not None or _drops(out)
+        if suspicious and (carried if in_place else _any_carries((args, kwargs))):
+            self.seen[name.strip("_") or type(func).__name__] = None
+        return out
+
+    def _note_foreign(self, func: Any, name: str, args: tuple[Any, ...]) -> None:
+        """Note rules and operators that are not torch's, and what is read past its records."""
         owner = getattr(func, "__self__", None)
         if owner is Tensor.data and args and not isinstance(args[0], nn.Parameter):
             self.seen["data"] = None  # what is written there is not recorded, either
-        name = getattr(func, "__name__", "")
         if name == "custom_function_call":
             self._note_rule(args[0])
         is_operator = isinstance(func, OpOverload | OpOverloadPacket)
         if is_operator and str(func).partition(".")[0] not in _BUILT_IN:
             self.seen[f"operator {func}"] = None
-        watched = name not in _CONSTANT and _any_carries((args, kwargs))
-        out = func(*args, **kwargs)
-        if watched and (name in _READING or kwargs.get("out") is not None or _drops(out)):
-            self.seen[name.strip("_") or type(func).__name__] = None
-        return out
 
     def _note_rule(self, rule: Any) -> None:
         """Note an `autograd.Function` that is not torch's own."""
@@ -110,12 +118,22 @@ def _any_carries(values: Any) -> bool:
 
 def _drops(out: Any) -> bool:
     """Whether there are floating results, and none has a derivative."""
-    floating = [v for v in tree_flatten(out)[0] if isinstance(v, Tensor) and _is_smooth(v)]
+    leaves = (out,) if isinstance(out, Tensor) else tree_flatten(out)[0]
+    floating = [v for v in leaves if isinstance(v, Tensor) and _is_smooth(v)]
     return bool(floating) and not any(map(_carries, floating))
 
 
 def _is_smooth(value: Tensor) -> bool:
     return value.is_floating_point() or value.is_complex()
+
+
+def _scripts(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The outermost scripted modules; their graphs have what is inside."""
+    for module in modules:
+        if isinstance(module, torch.jit.ScriptModule):
+            yield module
+        else:
+            yield from _scripts(module.children())
 
 
 def _rules(out: Any) -> Iterator[type]:

@@ -103,17 +103,21 @@ def inner_pushforward(
         x: one item.
         tangents: X x.
         action: the K generators X, bound to x.
-        model: the model itself; it is verified on x, too, where it decides about derivatives.
+        model: the model itself.
         chunk_size: see `pushforward`.
-        engine: see `pushforward`.
+        engine: the one that was verified; where the model decides about derivatives on x, it is
+            verified on x, too, and what passes there is used. None takes the first that runs, and
+            verifies nothing.
 
     Raises:
         NotDifferentiableError: see `forward_engine`.
         LieDerivError: see `pushforward`.
     """
     found = _first_that_runs(f, x, tangents, chunk_size, engine)
-    if found.cuts:
-        forward_engine(model, x, action)
+    if found.cuts and engine is not None:
+        used = forward_engine(model, x, action)
+        if used != engine:
+            return _first_that_runs(f, x, tangents, chunk_size, used)
     return found
 
 

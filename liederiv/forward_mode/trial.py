@@ -257,9 +257,7 @@ class Trial:
             suspicious = other.is_suspicious(y, jv)
             if not suspicious and (place or other.is_rounding(y, jv)):
                 continue
-            value = self.function(other.item)
-            witness = Witness(self.function, other.item, other.direction, value)
-            self._refuse_difference(witness, y)
+            witness = self._witness_at(other.item, other.direction, y)
             if not suspicious:
                 continue
             other.refuse_history(self.function)
@@ -280,8 +278,7 @@ class Trial:
                 continue
             item = self.x[number : number + 1].detach()
             weights, direction = self._combination_at(number, item)
-            witness = Witness(self.function, item, direction, self.function(item))
-            self._refuse_difference(witness, self._at(found, number, weights)[0])
+            witness = self._witness_at(item, direction, self._at(found, number, weights)[0])
             finding = self._examine_item(engine, found, number, witness, weights)
             if finding.is_certain:
                 return finding
@@ -289,9 +286,15 @@ class Trial:
             if not finding.complaint and (finding.derivative or 0.0) > (worst.derivative or 0.0):
                 worst = finding
         if unsettled:
-            why = f"the derivative at {unsettled} items (the function has kinks right there)"
+            why = f"the derivative at {unsettled} items (no difference there is sharp enough)"
             worst = replace(worst, unchecked=(*worst.unchecked, why))
         return replace(worst, vacuous=first.vacuous and worst.vacuous)
+
+    def _witness_at(self, item: Any, direction: Any, rows: list[Tensor]) -> Witness:
+        """Of another item, whose rows in the batch must be those of the item alone."""
+        witness = Witness(self.function, item, direction, self.function(item))
+        self._refuse_difference(witness, rows)
+        return witness
 
     def _again(self, engine: str) -> Callable[[Callable[[Any], Any], Any, Any], list[Tensor]]:
         def run(f: Callable[[Any], Any], x: Any, v: Any) -> list[Tensor]:

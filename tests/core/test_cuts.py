@@ -98,12 +98,12 @@ def test_what_a_script_detaches_is_noted():
         script = torch.jit.script(Detaching())
     cuts = Cuts()
     cuts.note_scripts([nn.Sequential(script)])
-    assert list(cuts.seen) == ["aten::detach in TorchScript"]
+    assert list(cuts.seen) == ["aten::detach in TorchScript", "prim::data in TorchScript"]
 
 
 class Detaching(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + x.detach()
+        return x + x.detach() + x.data
 
 
 def test_what_has_no_slope_or_no_part_in_the_result_is_none():
@@ -196,6 +196,37 @@ def test_layers_of_a_later_image_are_refused():
     attribute(net, photographs(2), "rotation")
     with pytest.raises(NotDifferentiableError, match="only the finite-differences engine has"):
         attribute(net, photographs(2, bright=[1]), "rotation")
+
+
+def test_layers_use_the_engine_that_has_the_later_images_derivative():
+    """A cut that shows with all tangents at once only, and on a bright image only."""
+
+    class Batched(CutsOne):
+        def forward(self, x):
+            h = self.first(x)
+            stack = torch._C._functorch.peek_interpreter_stack()
+            cut = stack is not None and stack.level() > 1 and bool(x.mean() > 0.2)
+            return self.head(h.detach() if cut else h)
+
+    net = Batched().eval()
+    x = photographs(3, bright=[1])  # the first and the last image are those that are verified
+    found = attribute(net, x, "rotation", output="logits")
+    want = truth(net, x).square().sum(1)
+    assert found.lie_norm_squared[0] == pytest.approx(want.detach().numpy(), rel=1e-3)
+
+
+def test_layers_of_a_later_image_are_as_torch_records_them_where_nobody_verifies():
+    class Partly(CutsOne):
+        def forward(self, x):
+            h = self.first(x)
+            return self.head(h + (h.square().detach() if x.mean() > 0.2 else h.square()))
+
+    net, x = Partly().eval(), photographs(2, bright=[1])
+    (v,) = ImageAction(resolve_generators("rotation"), *x.shape[-2:]).tangents(x)
+    found = attribute(net, x, "rotation", output="logits", verify=False)
+    for b in range(2):
+        recorded = jvp(net, (x[b : b + 1],), (v[b : b + 1],))[1].detach()
+        assert found.lie_norm_squared[0, b] == pytest.approx(float(recorded.square().sum()))
 
 
 def test_a_penalty_on_a_later_batch_is_refused():
