@@ -171,7 +171,7 @@ def measure_image(
 
 def measure_along(
     setting: Setting, action: Action, x: Any, tangents: Any, u: Tensor
-) -> tuple[Tensor, Tensor, str]:
+) -> tuple[Tensor, Tensor]:
     """Contributions of all calls along one direction, for any motion of the input.
 
     Args:
@@ -183,13 +183,13 @@ def measure_along(
 
     Returns:
         ⟨u, c⟩ without the measured calls inside, float64 [E], which add up to ⟨u, ẏ − X_out y⟩ in
-        forward mode; the same sum in reverse mode, a scalar; the engine.
+        forward mode; the same sum in reverse mode, a scalar.
     """
     passes = _Forward.of(setting, action, x, tangents, told=True)
     _, inner, reverse, _, _ = passes.back(setting, x, u.to(passes.y)[None])
     inner[0] = passes.lie.double() @ u.to(passes.y).double()[:, None]
     exclusive = _exclusive(setting.plan, setting.measured, inner)
-    return exclusive[:, 0, 0].cpu(), reverse[0, 0].cpu(), passes.engine
+    return exclusive[:, 0, 0].cpu(), reverse[0, 0].cpu()
 
 
 @dataclass(frozen=True)

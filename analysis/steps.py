@@ -32,7 +32,7 @@ from liederiv.analysis.results import Attribution
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode.calls import PlainFunction
-from liederiv.generators import Generator
+from liederiv.generators import Generator, by_generator
 
 __all__ = ["StepContributions", "StepSpec", "measure_step", "over_steps", "step_sizes"]
 
@@ -51,30 +51,24 @@ def step_sizes(step: StepSpec, generators: tuple[Generator, ...]) -> tuple[float
         generators: K of them.
 
     Raises:
-        LieDerivError: for sizes that are not positive, or missing or unknown names.
+        LieDerivError: for sizes that are not positive, or a generator without one.
 
     Example:
         >>> from liederiv.generators import resolve_generators
         >>> step_sizes({"translation": 1.0, "rotation": 0.02}, resolve_generators("rotation"))
         (0.02,)
     """
-    if isinstance(step, Mapping):
-        known = {n for g in generators for n in (g.name, g.group)}
-        missing = [g.name for g in generators if not {g.name, g.group} & set(step)]
-        if missing:
-            raise LieDerivError(
-                f"step={dict(step)!r} has no size for {missing[0]}; name it or its group, "
-                f"{', '.join(sorted(known))}."
-            )
-        sizes = tuple(step[g.name] if g.name in step else step[g.group] for g in generators)
-    else:
-        sizes = (step,) * len(generators)
+    sizes = by_generator(step, generators)
     for g, size in zip(generators, sizes, strict=True):
+        if size is None:
+            raise LieDerivError(
+                f"step={step!r} has no size for {g.name}; name it or its group, {g.group}."
+            )
         if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 1e6:
             raise LieDerivError(
                 f"step={size!r} must be a positive number, in {g.unit} of {g.name}."
             )
-    return tuple(map(float, sizes))
+    return tuple(float(size) for size in sizes if size is not None)
 
 
 @dataclass(frozen=True)
@@ -85,25 +79,23 @@ class StepContributions:
         along: ∫⟨ρ_t⁻ᵀ Δ, c⟩ dt of each call without the measured calls inside, float64 [E].
         error: how far each moved when the points were doubled for the last time, [E].
         change: ‖Δ‖².
-        gap: |Σ along − ‖Δ‖²| / ‖Δ‖².
         closure: the largest gap between forward and reverse mode, relative to ‖Δ‖² per step.
         points: of the step.
-        engine: of the forward-mode passes.
     """
 
     along: Tensor
     error: Tensor
     change: float
-    gap: float
     closure: float
     points: int
-    engine: str
 
     @property
     def worst(self) -> float:
-        """Quadrature error of the worst call, or of the whole, relative to ‖Δ‖²."""
-        size = self.change or 1.0
-        return max(float(self.error.max()) / size, self.gap)
+        """Quadrature error of the worst call, or of their sum, relative to ‖Δ‖²."""
+        if not self.change:
+            return 0.0
+        gap = abs(float(self.along.sum()) - self.change)
+        return max(float(self.error.max()), gap) / self.change
 
 
 def measure_step(
@@ -119,27 +111,13 @@ def measure_step(
         tolerance: quadrature error, relative to ‖Δ‖², at which no more points are added.
     """
     path = _Path(setting, action, x, size)
-    found: dict[int, tuple[Tensor, float]] = {}
-    change = float(path.change.square().sum())
-    sums, intervals, previous = None, _FEWEST, None
-    engine = ""
-    while True:
-        previous = sums
-        for j in range(0, _MOST + 1, _MOST // intervals):
-            if j not in found:
-                along, reverse, engine = path.at((j / _MOST - 0.5) * size)
-                found[j] = along, abs(float(along.sum() - reverse))
-        sums = _trapezoid(found, intervals, size)
-        error = torch.full_like(sums, float("inf")) if previous is None else (sums - previous).abs()
-        gap = abs(float(sums.sum()) - change) / change if change else 0.0
-        settled = max(float(error.max()) / (change or 1.0), gap) <= tolerance
-        if intervals == _MOST or (previous is not None and settled) or not change:
-            break
+    intervals, along = _FEWEST, path.integral(_FEWEST)
+    found = path.read(along, torch.full_like(along, float("inf")))
+    while found.worst > tolerance and intervals < _MOST:
         intervals *= 2
-    closure = max(gap_ for _, gap_ in found.values()) * size / change if change else 0.0
-    if not change:
-        error = torch.zeros_like(sums)
-    return StepContributions(sums, error, change, gap, closure, len(found), engine)
+        finer = path.integral(intervals)
+        found = path.read(finer, (finer - found.along).abs())
+    return found
 
 
 def over_steps(
@@ -185,15 +163,6 @@ def over_steps(
     )
 
 
-def _trapezoid(found: dict[int, tuple[Tensor, float]], intervals: int, size: float) -> Tensor:
-    stride = _MOST // intervals
-    total = sum(
-        (found[j][0] * (0.5 if j in (0, _MOST) else 1.0) for j in range(0, _MOST + 1, stride)),
-        start=torch.zeros_like(found[0][0]),
-    )
-    return total * (size / intervals)
-
-
 class _Path:
     """t ↦ T_t x for one generator, and what the output becomes along it."""
 
@@ -202,6 +171,23 @@ class _Path:
         self.domain, self.wide = domain_of(x), x.double()
         ends = [self._output(t) for t in (size / 2, -size / 2)]
         self.change = ends[0] - ends[1]
+        self._seen: dict[int, tuple[Tensor, float]] = {}
+
+    def integral(self, intervals: int) -> Tensor:
+        """The trapezoid sum of what calls contribute along Δ, float64 [E]."""
+        places = range(0, _MOST + 1, _MOST // intervals)
+        for j in (j for j in places if j not in self._seen):
+            along, reverse = self.at((j / _MOST - 0.5) * self.size)
+            self._seen[j] = along, abs(float(along.sum() - reverse))
+        rows = torch.stack([self._seen[j][0] for j in places])
+        return torch.trapezoid(rows, dx=self.size / intervals, dim=0)
+
+    def read(self, along: Tensor, error: Tensor) -> StepContributions:
+        """An integral and its error, with what is known of the whole."""
+        change = float(self.change.square().sum())
+        gap = max(gap for _, gap in self._seen.values()) * self.size
+        closure = gap / change if change else 0.0
+        return StepContributions(along, error, change, closure, len(self._seen))
 
     def element(self, t: float, x: Any) -> Any:
         """T_t for x."""
@@ -222,8 +208,8 @@ class _Path:
         y = function(self._like(self.moved(t))).double()
         return self.setting.reader.move(self.element(-t, self.wide), y)
 
-    def at(self, t: float) -> tuple[Tensor, Tensor, str]:
-        """⟨ρ_t⁻ᵀ Δ, c⟩ of all calls at one point, their sum in reverse mode, the engine."""
+    def at(self, t: float) -> tuple[Tensor, Tensor]:
+        """⟨ρ_t⁻ᵀ Δ, c⟩ of all calls at one point, and their sum in reverse mode."""
         z, h = self.moved(t), _NUDGE * self.size
         speed = tree_map(lambda a, b: (a - b)[None] / (2 * h), self.moved(t + h), self.moved(t - h))
         back = self.element(-t, self.wide)

@@ -35,6 +35,7 @@ __all__ = [
     "Generator",
     "IntensityGenerator",
     "SpatialGenerator",
+    "by_generator",
     "generator",
     "resolve_generators",
     "siblings",
@@ -279,3 +280,25 @@ def resolve_generators(
     if not found:
         raise LieDerivError(f"transforms is empty; choose from {', '.join(catalogue.names)}.")
     return tuple(found.values())
+
+
+def by_generator(
+    values: float | Mapping[str, float],
+    generators: Iterable[Generator],
+    default: float | None = None,
+) -> list[float | None]:
+    """A value for each generator, given one for all, or by their names or those of their groups.
+
+    Args:
+        values: one number, or numbers by name; a generator's own name goes before its group's.
+        generators: which.
+        default: for those that have neither.
+
+    Example:
+        >>> moves = resolve_generators("translation,scale")
+        >>> by_generator({"translation": 1.0, "translation_y": 2.0}, moves)
+        [1.0, 2.0, None]
+    """
+    if not isinstance(values, Mapping):
+        return [values for _ in generators]
+    return [values.get(g.name, values.get(g.group, default)) for g in generators]

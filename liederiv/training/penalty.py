@@ -37,7 +37,7 @@ from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.forward_mode import Cuts, forward_mode, verify_product
 from liederiv.forward_mode.gradient_rules import elementary_norms
 from liederiv.forward_mode.models import as_it_was, kept_randomness
-from liederiv.generators import Generator
+from liederiv.generators import Generator, by_generator
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
@@ -285,9 +285,7 @@ def _check(model: nn.Module, images: Any) -> Domain:
 
 def _amplitudes(amplitudes: Amplitudes, generators: Sequence[Generator]) -> list[float]:
     """One number per generator."""
-    if not isinstance(amplitudes, Mapping):
-        values = [float(amplitudes)] * len(generators)
-    else:
+    if isinstance(amplitudes, Mapping):
         known = {name for g in generators for name in (g.name, g.group)}
         unknown = sorted(set(amplitudes) - known)
         if unknown:
@@ -295,7 +293,7 @@ def _amplitudes(amplitudes: Amplitudes, generators: Sequence[Generator]) -> list
                 f"amplitudes has {unknown[0]!r}, which is none of the generators "
                 f"({', '.join(sorted(known))})."
             )
-        values = [float(amplitudes.get(g.name, amplitudes.get(g.group, 1.0))) for g in generators]
+    values = [float(v) for v in by_generator(amplitudes, generators, 1.0) if v is not None]
     if not all(0 < v < float("inf") for v in values):
         raise LieDerivError(f"amplitudes={amplitudes!r} must be positive numbers.")
     return values
