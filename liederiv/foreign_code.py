@@ -19,7 +19,7 @@ from typing import Any
 from liederiv.errors import ModelError
 from liederiv.foreign import described, one_line, printable
 
-__all__ = ["Watch", "is_about_memory", "noticing", "users_code", "what_was_raised"]
+__all__ = ["Watch", "causes", "is_about_memory", "noticing", "users_code", "what_was_raised"]
 
 # Those that people and batch systems send, and that timers do.
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGBREAK")
@@ -104,6 +104,22 @@ def _deeper() -> Iterator[None]:
         yield
     finally:
         _depth[0] -= 1
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that it comes from, each once: a chain of others' errors may be a ring.
+
+    Example:
+        >>> first, second = ValueError("a"), ValueError("b")
+        >>> first.__context__, second.__context__ = second, first
+        >>> list(causes(first))
+        [ValueError('a'), ValueError('b')]
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def is_about_memory(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import timm
 import torch
 from timm.models import model_entrypoint
-from torch import nn
+from torch import Tensor, nn
 
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
@@ -50,8 +50,8 @@ def model_from_checkpoint(recipe: Recipe, file: Checkpoint) -> tuple[nn.Module, 
     if isinstance(found, Mismatch) and recipe.num_classes:
         _refuse_other_classes(recipe, file, model, heads)
     if isinstance(found, Fitted) and recipe.num_classes is None:
-        size = _classifier_size(found, heads)
-        if size is not None and size != _classifier_size_of(model, heads):
+        size = _classifier_size(found.part.tensors, heads)
+        if size is not None and size != _classifier_size(model.state_dict(), heads):
             model = create(recipe, size, plain=True)
             found = _find(recipe, file, model, heads, strict=True)
     if isinstance(found, Mismatch):
@@ -83,11 +83,12 @@ def _refuse_other_classes(
     target = Target.of(model, free=_head_tensors(heads))
     found = find_weights(file, model, target, _timm_filter(recipe.arch))
     if isinstance(found, Fitted):
-        name = next((h for h in heads if f"{h}.weight" in found.part.tensors), heads[0])
+        tensors = found.part.tensors
+        name = next((h for h in heads if f"{h}.weight" in tensors), heads[0])
         raise ModelError(
             f"`num_classes`={recipe.num_classes} conflicts with `checkpoint` {shown(file.path)}, "
-            f"whose classifier '{name}.weight' has {_classifier_size(found, heads)} classes; leave "
-            "`num_classes` out, or give 0 for features."
+            f"whose classifier '{name}.weight' has {_classifier_size(tensors, heads)} classes; "
+            "leave `num_classes` out, or give 0 for features."
         )
 
 
@@ -101,15 +102,9 @@ def _head_tensors(heads: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(f"{head}.{kind}" for head in heads for kind in ("weight", "bias"))
 
 
-def _classifier_size(found: Fitted, heads: tuple[str, ...]) -> int | None:
-    """How many classes the classifier in the weights has."""
-    shapes = [found.part.tensors[n].shape for n in _head_tensors(heads) if n in found.part.tensors]
-    return int(shapes[0][0]) if shapes and len(shapes[0]) else None
-
-
-def _classifier_size_of(model: nn.Module, heads: tuple[str, ...]) -> int | None:
-    own = model.state_dict()
-    shapes = [own[n].shape for n in _head_tensors(heads) if n in own]
+def _classifier_size(tensors: Mapping[str, Tensor], heads: tuple[str, ...]) -> int | None:
+    """How many classes the classifier among these weights has."""
+    shapes = [tensors[name].shape for name in _head_tensors(heads) if name in tensors]
     return int(shapes[0][0]) if shapes and len(shapes[0]) else None
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line, shortened
+from liederiv.foreign_code import causes
 
 from .model_arguments import check_arguments, no_code_from_files
 from .recipes import Recipe
@@ -76,7 +77,8 @@ def create(
     except (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError,
             NotImplementedError, RuntimeError, TypeError, ValueError,
             pickle.UnpicklingError) as error:  # fmt: skip
-        if _asks_to_run_code(error):
+        # Newer timm tells in words of its own what torch's safe unpickler has refused.
+        if any(isinstance(cause, pickle.UnpicklingError) for cause in causes(error)):
             raise ModelError(
                 f"the published weights of {recipe.name!r} were refused: they ask to run code, and "
                 "nothing in them was run; give weights as .safetensors with `checkpoint`."
@@ -86,15 +88,6 @@ def create(
             f"timm cannot build {recipe.name!r} with {_arguments(kwargs)}: {reason}; check "
             "`model_kwargs`, `img_size` and `num_classes`."
         ) from error
-
-
-def _asks_to_run_code(error: BaseException | None) -> bool:
-    """Whether torch's safe unpickler is behind the error, which newer timm tells in words."""
-    while error is not None:
-        if isinstance(error, pickle.UnpicklingError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _arguments(kwargs: Mapping[str, Any]) -> str:

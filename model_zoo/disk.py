@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
 
-__all__ = ["causes", "disk_is_full"]
+from liederiv.foreign_code import causes
+
+__all__ = ["disk_is_full"]
 
 # No space, over quota, over the process's limit on the size of files, mounted read-only.
 _FULL = frozenset(
@@ -13,22 +14,6 @@ _FULL = frozenset(
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS")
     if (number := getattr(errno, name, None)) is not None
 )
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that it comes from, each once: a chain of others' errors may be a ring.
-
-    Example:
-        >>> first, second = ValueError("a"), ValueError("b")
-        >>> first.__context__, second.__context__ = second, first
-        >>> list(causes(first))
-        [ValueError('a'), ValueError('b')]
-    """
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def disk_is_full(error: BaseException | None) -> bool:

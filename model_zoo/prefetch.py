@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.error import HTTPError, URLError
 
 from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign_code import causes
 
 from .hub import REMEDY, download_errors, hub_is_offline
 from .weights_cache import WeightsCache
@@ -221,25 +222,24 @@ def _transient(error: BaseException | None) -> tuple[str, float | None]:
     """Why a later attempt may succeed, empty if not; and the wait that the server asks for."""
     from huggingface_hub import errors
 
-    while error is not None:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        local = isinstance(error, errors.LocalEntryNotFoundError)
-        if isinstance(error, errors.EntryNotFoundError) and not local:
+    for cause in causes(error):
+        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        local = isinstance(cause, errors.LocalEntryNotFoundError)
+        if isinstance(cause, errors.EntryNotFoundError) and not local:
             return "", None
-        if isinstance(error, errors.HfHubHTTPError):
-            asked = error.response.headers.get("Retry-After", "")
-            passing = error.response.status_code in TRANSIENT
+        if isinstance(cause, errors.HfHubHTTPError):
+            asked = cause.response.headers.get("Retry-After", "")
+            passing = cause.response.status_code in TRANSIENT
             return reason if passing else "", float(asked) if asked.isdecimal() else None
-        if isinstance(error, errors.OfflineModeIsEnabled | LieDerivError):
+        if isinstance(cause, errors.OfflineModeIsEnabled | LieDerivError):
             return "", None
-        if isinstance(error, HTTPError):
-            return reason if error.code in TRANSIENT else "", None
-        transport = type(error).__module__.partition(".")[0] in TRANSPORTS
-        if transport or isinstance(error, URLError | TimeoutError | HTTPException):
+        if isinstance(cause, HTTPError):
+            return reason if cause.code in TRANSIENT else "", None
+        transport = type(cause).__module__.partition(".")[0] in TRANSPORTS
+        if transport or isinstance(cause, URLError | TimeoutError | HTTPException):
             return reason, None
-        if isinstance(error, ConnectionError) and not local:
+        if isinstance(cause, ConnectionError) and not local:
             return reason, None
-        if type(error) is OSError and "Consistency check failed" in str(error):
+        if type(cause) is OSError and "Consistency check failed" in str(cause):
             return "fewer bytes arrive than were announced", None
-        error = error.__cause__ or error.__context__
     return "", None

@@ -1,6 +1,19 @@
-"""Models that do what no model should, and command lines that measure them."""
+"""Models and files that do what none should, and command lines that measure them."""
 
 from __future__ import annotations
+
+import os
+
+
+class Payload:
+    """Unpickling this without protection creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
 
 MODELS = """
 import atexit

@@ -23,8 +23,8 @@ import torch
 from tqdm import tqdm
 
 from liederiv.foreign import one_line
-from liederiv.foreign_code import is_about_memory
-from liederiv.model_zoo.disk import causes, disk_is_full
+from liederiv.foreign_code import causes, is_about_memory
+from liederiv.model_zoo.disk import disk_is_full
 from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
 from liederiv.model_zoo.scan.tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
 

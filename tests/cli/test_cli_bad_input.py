@@ -1,29 +1,19 @@
 """Bad input: one line on stderr that names the remedy, exit code 2, nothing executed."""
 
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from hostile_code import Payload
 from patience import PATIENCE
 from PIL import Image
 
 from liederiv.model_zoo import hub, load, sample_weights
 
 ARCH = "test_resnet"
-
-
-class Payload:
-    """Unpickling this without protection creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from hostile_code import Payload
 
 from liederiv.errors import ModelError
 from liederiv.model_zoo import hub, load
@@ -21,16 +22,6 @@ from liederiv.model_zoo.model_arguments import (
 )
 
 ARCH = "test_vit"
-
-
-class Payload:
-    """Unpickling this without protection creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.fixture

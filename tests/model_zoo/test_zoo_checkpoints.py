@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from hostile_code import Payload
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,16 +24,6 @@ from liederiv.model_zoo.checkpoints import Checkpoint, Entry
 
 ARCH = "resnet10t"
 VIT = "test_vit"
-
-
-class Payload:
-    """Unpickling this without protection creates a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
 
 
 @pytest.fixture(scope="module")
