@@ -106,18 +106,21 @@ def inner_pushforward(
         model: the model itself.
         chunk_size: see `pushforward`.
         engine: the one that was verified; where the model decides about derivatives on x, it is
-            verified on x, too, and what passes there is used. None takes the first that runs, and
-            verifies nothing.
+            verified on x, too, and where it fails there, another is used. None takes the first that
+            runs, and verifies nothing.
 
     Raises:
         NotDifferentiableError: see `forward_engine`.
         LieDerivError: see `pushforward`.
     """
     found = _first_that_runs(f, x, tangents, chunk_size, engine)
-    if found.cuts and engine is not None:
-        used = forward_engine(model, x, action)
-        if used != engine:
-            return _first_that_runs(f, x, tangents, chunk_size, used)
+    if not found.cuts or engine is None:
+        return found
+    try:
+        forward_engine(model, x, action, engine)
+    except NotDifferentiableError:
+        other = forward_engine(model, x, action)
+        return _first_that_runs(f, x, tangents, chunk_size, other)
     return found
 
 
@@ -172,13 +175,16 @@ def verified_pushforward(
         return Pushforward(y, jv, Verification.skipped(used))
 
 
-def forward_engine(f: Callable[[Any], Any], x: Any, action: Action) -> str:
+def forward_engine(
+    f: Callable[[Any], Any], x: Any, action: Action, engine: str | None = None
+) -> str:
     """The forward-mode engine that the witness passes, for analyses that need the inside of f.
 
     Args:
         f: the model, in eval mode.
         x: the input; its first and last item are looked at.
         action: generators bound to x.
+        engine: one of `ENGINES` to insist on it.
 
     Raises:
         ModelError: see `verified_pushforward`.
@@ -188,7 +194,9 @@ def forward_engine(f: Callable[[Any], Any], x: Any, action: Action) -> str:
     bound = domain_of(x).rebind(action, one)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ForwardModeWarning)
-        used = verified_pushforward(f, one, bound.tangents(one), bound, mode="refuse").verification
+        tangents = bound.tangents(one)
+        found = verified_pushforward(f, one, tangents, bound, engine=engine, mode="refuse")
+    used = found.verification
     if used.engine not in ENGINES[:3]:
         raise NotDifferentiableError(
             f"forward mode does not have the derivative of what this model computes, only the "
