@@ -37,6 +37,13 @@ from liederiv.analysis.layouts import Layout
 from liederiv.analysis.probes import ProbeSpec
 from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.results import Attribution, Entry, EntryStatus, ProfileRow, Witness
+from liederiv.analysis.steps import (
+    StepContributions,
+    StepSpec,
+    measure_step,
+    over_steps,
+    step_sizes,
+)
 from liederiv.analysis.witness import refuse_contradictions, summary
 from liederiv.batches import as_one
 from liederiv.checks import check_type, preflight
@@ -73,8 +80,10 @@ def attribute(
     chunk_size: int | None = None,
     progress: bool = False,
     verify: bool = True,
+    step: StepSpec | None = None,
+    step_tolerance: float = 0.05,
 ) -> Attribution:
-    """Attribute the Lie derivative of a network to its modules.
+    """Attribute the Lie derivative of a network, or its change over a step, to its modules.
 
     Args:
         model: in eval mode; neither it nor its gradients are touched.
@@ -98,6 +107,12 @@ def attribute(
         progress: show a progress bar.
         verify: check some modules of the first image or cloud by direct derivatives, see
             `liederiv.analysis.witness`.
+        step: None for the derivative; else the size of a motion, in the units of the generators or
+            by name ``{"translation": 1.0, "rotation": 0.02}``: what is attributed is the change of
+            the output from half a step before the image to half a step behind it, see
+            `liederiv.analysis.steps`.
+        step_tolerance: error of the integral over a step, relative to ‖Δ‖², at which no more of its
+            points are computed; at most 65 are.
 
     Returns:
         shares of all modules; see `Attribution`.
@@ -125,6 +140,9 @@ def attribute(
         raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
     if not 0 < tolerance < 1:
         raise LieDerivError(f"tolerance={tolerance} must lie between 0 and 1.")
+    sizes = () if step is None else step_sizes(step, tuple(action.generators))
+    if not 0 < step_tolerance < 1:
+        raise LieDerivError(f"step_tolerance={step_tolerance} must lie between 0 and 1.")
     x = x.detach()
     expected = preflight(model, x)
     if output_type == "auto":
@@ -139,14 +157,27 @@ def attribute(
         measured = separable(twin, reader, plan, _choose(plan, modules), x[:1])
         setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size, engine)
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
-        images, seeds = [], domain.seeds(x, seed)
+        images, seeds, steps = [], domain.seeds(x, seed), []
         for b in tqdm(range(len(x)), "attributing", unit=domain.item, disable=hidden):
             one = x[b : b + 1]
             check = verify and b == 0
             images.append(_measure(setting, turns, one, seeds[b], witness=check))
+            steps.append(_measure_steps(setting, action, one, sizes, step_tolerance))
     witness = summary(plan, measured, images[0].statements) if verify else None
     label = OutputReader.label(output_type, output)
-    return _assemble(setting, images, action, label, seed, witness)
+    found = _assemble(setting, images, action, label, seed, witness)
+    return over_steps(found, sizes, steps) if sizes else found
+
+
+def _measure_steps(
+    setting: Setting, action: Action, x: Any, sizes: Sequence[float], tolerance: float
+) -> list[StepContributions]:
+    """One image or cloud, generator by generator; nothing where no step is asked for."""
+    bound = domain_of(x).rebind(action, x)
+    return [
+        measure_step(setting, bound.take(slice(k, k + 1)), x, size, tolerance)
+        for k, size in enumerate(sizes)
+    ]
 
 
 @contextmanager

@@ -178,8 +178,7 @@ def measure_along(
         setting: what to measure.
         action: one generator, bound to x.
         x: one image [1, C, H, W], or a `PointCloud` of one cloud.
-        tangents: how x moves, like x with a leading axis of 1. What of it is not X x is the share
-            of the whole model, beside all its modules.
+        tangents: how x moves, like x with a leading axis of 1, be it X x or not.
         u: direction in the space of the output, [D].
 
     Returns:
@@ -242,6 +241,8 @@ class _Forward:
             residuals.append(fit_residual(layout, tensors[i]))
             action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
             lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
+            if any(torch.equal(tensors[i], leaf) for leaf in tree_flatten(x)[0]):
+                lies[i] = torch.zeros_like(lies[i])  # the input moves as it is told to
             tensors[i] = tensors[i].new_zeros(())
         return cls(
             y=y,

@@ -11,6 +11,7 @@ from liederiv.actions import Action
 from liederiv.base_representation import class_axis
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import NOT_ONE_TENSOR
 from liederiv.representations import OutputSpec, declared
 from liederiv.resolution import resolve_output
@@ -70,6 +71,15 @@ class OutputReader:
             for r, v, s in zip(self._resolved, parts, self._shapes, strict=True)
         ]
         return torch.cat(acted, 1)
+
+    def move(self, element: Any, y: Tensor) -> Tensor:
+        """ρ_g y for the output as [D] and a finite transform g."""
+        parts = y.split([torch.Size(s).numel() for s in self._shapes])
+        moved = [
+            act_finite(r.representation, element, v.reshape(s)).reshape(-1)
+            for r, v, s in zip(self._resolved, parts, self._shapes, strict=True)
+        ]
+        return torch.cat(moved)
 
     @staticmethod
     def label(output_type: str, output: OutputSpec) -> str:

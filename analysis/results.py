@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -152,6 +152,13 @@ class Attribution:
         engine: of the forward-mode pass; ``(float64)`` where float32 did not close to 1e-4.
         tolerance: as requested.
         witness: see `Witness`; None where it was not asked for.
+        steps: sizes of the motions in the units of the generators, [K], of what was attributed;
+            empty for the derivative. Of a step, L f above stands for the change Δ of the output
+            over it (see `liederiv.analysis.steps`); squared norms are those of the component along
+            Δ; `closure` is relative to ‖Δ‖², `covered` is NaN, and `profile` is that of the
+            derivative.
+        quadrature: error of the integral over a step, of the worst module or of the sum, relative
+            to ‖Δ‖², [K, B]; empty for the derivative.
     """
 
     entries: tuple[Entry, ...]
@@ -174,6 +181,13 @@ class Attribution:
     engine: str
     tolerance: float
     witness: Witness | None = None
+    steps: tuple[float, ...] = ()
+    quadrature: Array = field(default_factory=lambda: np.zeros((0, 0)))
+
+    @property
+    def quadrature_error(self) -> float:
+        """The worst `quadrature` over generators and images; 0 for the derivative."""
+        return float(self.quadrature.max()) if self.quadrature.size else 0.0
 
     @property
     def closure_error(self) -> float:

@@ -28,6 +28,7 @@ _STEPS = {
     torch.float64: (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3),
     torch.float32: (1e-3, 3e-4, 1e-2, 0.03, 0.1, 0.3),
 }
+_LAST_DIGITS = 16.0  # eps: what a sum of some numbers may be off by
 _SETTLED = 1e-4  # relative resolution with which a step is taken without trying others
 
 
@@ -80,6 +81,15 @@ class DifferenceQuotient:
     def is_still(self) -> bool:
         """Whether f has the very same value at both ends."""
         return all(torch.equal(a, b) for a, b in zip(*self._ends, strict=True))
+
+    @property
+    def is_rounding(self) -> bool:
+        """Whether f differs at both ends by its last digits only."""
+        return all(
+            float((a.double() - b.double()).norm())
+            <= _LAST_DIGITS * torch.finfo(a.dtype).eps * float(a.double().norm())
+            for a, b in zip(*self._ends, strict=True)
+        )
 
 
 def _quotient(up: list[Tensor], down: list[Tensor], width: float) -> list[Tensor]:

@@ -292,7 +292,7 @@ class Witness:
                 best, chosen = (resolution, quotient), step
             if resolution <= _CERTAIN:
                 break
-        if best is None:
+        if best is None or (still and best[1].is_rounding and not any(map(norm, jv))):
             return self._motionless(jv)
         rough = any(v.dtype in (torch.float16, torch.bfloat16) for v in self.value)
         coarse = chosen >= _LARGE_STEP and not (self.allow_coarse or rough)

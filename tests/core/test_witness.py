@@ -617,3 +617,16 @@ def _action(x):
 
 def _tangents(x):
     return _action(x).tangents(x)
+
+
+def test_the_last_digits_of_an_invariant_output_are_no_jump():
+    """Relative positions are the same wherever an image is, but for rounding at some places."""
+    x = images(1, torch.float64)
+    w = torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+    here = (x * w).sum()
+
+    def f(z):
+        far = (z * w).sum((1, 2, 3)) > here + 0.5
+        return 3.0 + 0 * z.mean((2, 3)).round() + far[:, None] * 4.5e-16
+
+    assert not found(f, x).value.any()
