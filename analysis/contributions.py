@@ -185,7 +185,7 @@ def measure_along(
         ⟨u, c⟩ without the measured calls inside, float64 [E], which add up to ⟨u, ẏ − X_out y⟩ in
         forward mode; the same sum in reverse mode, a scalar; the engine.
     """
-    passes = _Forward.of(setting, action, x, tangents)
+    passes = _Forward.of(setting, action, x, tangents, told=True)
     _, inner, reverse, _, _ = passes.back(setting, x, u.to(passes.y)[None])
     inner[0] = passes.lie.double() @ u.to(passes.y).double()[:, None]
     exclusive = _exclusive(setting.plan, setting.measured, inner)
@@ -219,8 +219,10 @@ class _Forward:
     engine: str
 
     @classmethod
-    def of(cls, setting: Setting, action: Action, x: Any, tangents: Any) -> _Forward:
-        """Run it."""
+    def of(
+        cls, setting: Setting, action: Action, x: Any, tangents: Any, *, told: bool = False
+    ) -> _Forward:
+        """Run it; the motion of the input breaks nothing where it is ``told``, not X x."""
         reader = TangentReader(setting.model, setting.reader, setting.plan, setting.slots)
         pushed = inner_pushforward(
             reader,
@@ -241,7 +243,7 @@ class _Forward:
             residuals.append(fit_residual(layout, tensors[i]))
             action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
             lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
-            if any(torch.equal(tensors[i], leaf) for leaf in tree_flatten(x)[0]):
+            if told and any(torch.equal(tensors[i], leaf) for leaf in tree_flatten(x)[0]):
                 lies[i] = torch.zeros_like(lies[i])  # the input moves as it is told to
             tensors[i] = tensors[i].new_zeros(())
         return cls(

@@ -164,8 +164,8 @@ def over_steps(
             change[k, b], gaps[k, b], closure[k, b] = found.change, found.worst, found.closure
     exclusive[~counted] = np.nan
     inclusive = np.full(shape, np.nan)
-    for i in map(int, np.flatnonzero(counted)):
-        inclusive[i] = np.nansum(exclusive[list(attribution.walk(i))], axis=0)
+    for i in np.flatnonzero(counted):
+        inclusive[i] = np.nansum(exclusive[list(attribution.walk(int(i)))], axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = [np.square(v) / change for v in (inclusive, exclusive)]
     return replace(
