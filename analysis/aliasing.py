@@ -47,25 +47,29 @@ from liederiv.analysis.sites import Site, read_inputs
 from liederiv.analysis.spectra import Spectrum, average_spectra, power_spectrum
 from liederiv.analysis.windows import Window
 from liederiv.base_representation import lie_value
-from liederiv.checks import preflight
+from liederiv.batches import as_one
+from liederiv.checks import check_type, preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.forward_mode import forward_engine, forward_mode, inner_pushforward, pushforward
 from liederiv.generators import Generator, resolve_generators
 from liederiv.metrics.local import is_classifier
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 
 __all__ = ["measure_aliasing"]
 
 
+@renamed(x="batches", generators="transforms", output="output_type")
 def measure_aliasing(
     model: nn.Module,
-    x: Tensor,
-    generators: str | Generator | Iterable[str | Generator] = "translation",
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator] = "translation",
     *,
     scheme: str | Scheme = "fourier_mirror",
-    output: OutputSpec | None = None,
+    output: OutputSpec = "auto",
+    output_type: str = "auto",
     factor: int = 4,
     boundary: Boundary | None = None,
     border: int = 1,
@@ -79,10 +83,11 @@ def measure_aliasing(
 
     Args:
         model: in eval mode; not touched.
-        x: images [B, C, H, W]; measured one after another.
-        generators: see `liederiv.lie_derivative`; K in all.
+        batches: images [B, C, H, W]; measured one after another.
+        transforms: see `liederiv.lie_derivative`; K in all.
         scheme: see the module's docstring.
         output: see `liederiv.analysis.attribute`.
+        output_type: see there.
         factor: how many times finer the grid is on which nonlinearities are applied.
         boundary: of the counterparts; None takes the scheme's.
         border: pixels of each module's output that count as its border.
@@ -103,18 +108,20 @@ def measure_aliasing(
         >>> conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
         >>> net = nn.Sequential(conv, nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
         >>> x = torch.randn(1, 3, 15, 15)
-        >>> report = measure_aliasing(net, x, scheme="fourier", output="logits")
+        >>> report = measure_aliasing(net, x, scheme="fourier", output_type="logits")
         >>> report.get("1").aliasing_share().round(2).tolist()
         [1.0, 1.0]
     """
-    check_images(x)
+    check_type(output_type)
+    x = as_one(batches)
+    check_images(x, "batches")
     if not isinstance(factor, int) or factor < 2:
         raise LieDerivError(f"factor={factor!r} must be a whole number, 2 or larger.")
     x = x.detach()
     expected = preflight(model, x)
-    if output is None:
-        output = "probs" if is_classifier(domain_of(x), expected, model) else "output"
-    action = ImageAction(resolve_generators(generators), x.shape[-2], x.shape[-1], scheme)
+    if output_type == "auto":
+        output_type = "probs" if is_classifier(domain_of(x), expected, model) else "output"
+    action = ImageAction(resolve_generators(transforms), x.shape[-2], x.shape[-1], scheme)
     engine = forward_engine(model, x, action) if verify else None
     if boundary is None:
         boundary = "periodic" if action.scheme.boundary == "periodic" else "mirror"
@@ -123,7 +130,7 @@ def measure_aliasing(
     with forward_mode():
         plan = scout(twin, x[:1])
         check_same(expected, plan.output)
-        reader = OutputReader(model, plan.output, output, x[:1])
+        reader = OutputReader(model, plan.output, output_type, output, x[:1])
         wanted = None if modules is None else set(modules)
         units, skipped = choose_units(twin, reader, plan, x[:1], wanted)
         parts = _counterparts(twin, plan, units, x[:1], AliasFree(factor, boundary))
@@ -140,7 +147,7 @@ def measure_aliasing(
         boundary=boundary,
         factor=factor,
         border=border,
-        output=output if isinstance(output, str) else str(output),
+        output=OutputReader.label(output_type, output),
         seed=seed,
         skipped=tuple(skipped),
     )

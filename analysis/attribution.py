@@ -45,7 +45,8 @@ from liederiv.analysis.steps import (
     step_sizes,
 )
 from liederiv.analysis.witness import refuse_contradictions, summary
-from liederiv.checks import preflight
+from liederiv.batches import as_one
+from liederiv.checks import check_type, preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
@@ -53,6 +54,7 @@ from liederiv.forward_mode import forward_engine, forward_mode
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 
 __all__ = ["attribute"]
@@ -62,13 +64,15 @@ _TANGENT_BYTES = 2**31  # of ℓ kept at once; more generators are measured in t
 ModuleFilter = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
+@renamed(x="batches", generators="transforms", output="output_type")
 def attribute(
     model: nn.Module,
-    x: Any,
-    generators: str | Generator | Iterable[str | Generator],
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
-    output: OutputSpec | None = None,
+    output: OutputSpec = "auto",
+    output_type: str = "auto",
     probes: ProbeSpec = "auto",
     tolerance: float = 1e-2,
     modules: ModuleFilter | None = None,
@@ -83,15 +87,17 @@ def attribute(
 
     Args:
         model: in eval mode; neither it nor its gradients are touched.
-        x: images [B, C, H, W], float32 or float64, or point clouds; measured one after another.
+        batches: images [B, C, H, W], float32 or float64, or point clouds; measured one after
+            another. Several batches, as `liederiv.measure` takes them, are one.
             Where float32 rounding leaves a closure error above 1e-4, or may be why the witness
             disagrees, in float64.
-        generators: see `liederiv.lie_derivative`; K in all.
+        transforms: see `liederiv.lie_derivative`; K in all.
         scheme: how images and feature maps are continued between pixels.
-        output: ``"probs"`` for the softmax of the model's output, ``"logits"`` for the output as
-            it is, or how the group acts on it (see `liederiv.representations`). None is ``"probs"``
-            for a classifier (an output [B, n] of images, unless the model declares that it has no
-            classes), else ``"output"``.
+        output: representation of the output, see `liederiv.lie_derivative`.
+        output_type: ``"probs"`` for the softmax of the model's output, ``"logits"``, ``"features"``
+            or ``"output"`` for the output as it is. ``"auto"`` is ``"probs"`` for a classifier (an
+            output [B, n] of images, unless the model declares that it has no classes), else
+            ``"output"``.
         probes: see `liederiv.analysis.probes.choose_probes`.
         tolerance: share of the norm that probes may leave out before random ones are added.
         modules: measure these only, beside the whole model: paths, or a function of path and
@@ -126,8 +132,10 @@ def attribute(
         >>> np.nansum(a.shares(), axis=0).round(4).tolist()
         [1.0, 1.0]
     """
+    check_type(output_type)
+    x = as_one(batches)
     domain = domain_of(x)
-    action = domain.action(generators, x, scheme)
+    action = domain.action(transforms, x, scheme)
     if not isinstance(model, nn.Module):
         raise ModelError(f"model must be an nn.Module, not {type(model).__name__}.")
     if not 0 < tolerance < 1:
@@ -137,15 +145,15 @@ def attribute(
         raise LieDerivError(f"step_tolerance={step_tolerance} must lie between 0 and 1.")
     x = x.detach()
     expected = preflight(model, x)
-    if output is None:
-        output = "probs" if is_classifier(domain, expected, model) else "output"
+    if output_type == "auto":
+        output_type = "probs" if is_classifier(domain, expected, model) else "output"
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal
     with kept_randomness(x), forward_mode(), _followed():
         plan = scout(twin, x[:1])
         check_same(expected, plan.output)
-        reader = OutputReader(model, plan.output, output, x[:1])
+        reader = OutputReader(model, plan.output, output_type, output, x[:1])
         measured = separable(twin, reader, plan, _choose(plan, modules), x[:1])
         setting = Setting(twin, plan, measured, reader, probes, tolerance, chunk_size, engine)
         turns = _turns(action, x, sum(plan.sizes[s] for s in setting.slots))
@@ -156,7 +164,8 @@ def attribute(
             images.append(_measure(setting, turns, one, seeds[b], witness=check))
             steps.append(_measure_steps(setting, action, one, sizes, step_tolerance))
     witness = summary(plan, measured, images[0].statements) if verify else None
-    found = _assemble(setting, images, action, output, seed, witness)
+    label = OutputReader.label(output_type, output)
+    found = _assemble(setting, images, action, label, seed, witness)
     return over_steps(found, sizes, steps) if sizes else found
 
 
@@ -306,7 +315,7 @@ def _assemble(
         covered=np.stack([v.covered.numpy() for v in images], -1),
         num_probes=tuple(v.num_probes for v in images),
         profile=_profile(setting, images),
-        output=output if isinstance(output, str) else str(output),
+        output=output,
         scheme=action.scheme_name,
         seed=seed,
         engine=", ".join(dict.fromkeys(v.engine for v in images)),

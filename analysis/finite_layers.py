@@ -30,6 +30,7 @@ from liederiv.analysis.finite_results import FINITE_METRICS, FiniteLayers, Finit
 from liederiv.analysis.kinds import kind_of
 from liederiv.analysis.layouts import Layout
 from liederiv.analysis.sites import simple_calls
+from liederiv.batches import as_one
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
@@ -40,14 +41,16 @@ from liederiv.generators import resolve_generators
 from liederiv.metrics.eq import EqMetric
 from liederiv.metrics.finite import act_finite, valid
 from liederiv.metrics.registry import METRICS
+from liederiv.renamed import renamed
 from liederiv.transforms import FiniteTransform
 
 __all__ = ["measure_finite"]
 
 
+@renamed(x="batches")
 def measure_finite(
     model: nn.Module,
-    x: Tensor,
+    batches: Any,
     metrics: str | Iterable[str] = FINITE_METRICS,
     *,
     scheme: str | Scheme = "bspline",
@@ -64,7 +67,7 @@ def measure_finite(
 
     Args:
         model: in eval mode; not touched.
-        x: images [B, C, H, W]; measured one after another.
+        batches: images [B, C, H, W]; measured one after another.
         metrics: of `FINITE_METRICS`. ``eq_t_relative`` shifts by whole pixels of the coarser of a
             module's grids, never by nothing.
         scheme: how maps are continued between pixels and beyond their border.
@@ -89,7 +92,8 @@ def measure_finite(
         >>> found.get("0", "eq_t_relative").value > 120  # dB: exact to rounding
         True
     """
-    check_images(x)
+    x = as_one(batches)
+    check_images(x, "batches")
     names = _check(metrics, num_samples, max_fraction)
     x = x.detach()
     expected = preflight(model, x)

@@ -26,9 +26,9 @@ class OutputReader:
     Args:
         model: whose output it is; may declare how that transforms.
         example: output of the model for one image or cloud.
-        output: ``"probs"``, ``"logits"``, ``"features"``, ``"output"``, or how the group acts on
-            the output as it is; see `liederiv.representations.OutputSpec`. What is declared None is
-            left out.
+        output_type: ``"probs"``, or another for the output as it is.
+        output: how the group acts on that, see `liederiv.representations.OutputSpec`. What is
+            declared None is left out.
         x: the input, one image or cloud.
 
     Raises:
@@ -37,12 +37,12 @@ class OutputReader:
         NotDifferentiableError: if something that is to be measured is no floating tensor.
     """
 
-    def __init__(self, model: nn.Module, example: Any, output: OutputSpec, x: Any) -> None:
-        self.softmax = isinstance(output, str) and output == "probs"
+    def __init__(
+        self, model: nn.Module, example: Any, output_type: str, output: OutputSpec, x: Any
+    ) -> None:
+        self.softmax = output_type == "probs"
         if self.softmax and not isinstance(example, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(example).__name__))
-        if isinstance(output, str) and output in ("probs", "logits", "features", "output"):
-            output = "auto"
         self._output = declared(model, output)
         parts = match_outputs(self._output, example)
         self._shapes = [tuple(v.shape) for v in parts.tensors]
@@ -52,7 +52,7 @@ class OutputReader:
             alone = model if isinstance(example, Tensor) else Part(model, self._output, i)
             self._resolved.append(resolve_output(alone, x, spec, y, bound))
         if self.softmax:
-            self._axis = class_axis(example, self._resolved[0].representation, "output")
+            self._axis = class_axis(example, self._resolved[0].representation)
         self._low_rank = self.softmax and example.ndim == 2 and len(example) == 1
 
     def __call__(self, out: Any) -> Tensor:
@@ -80,6 +80,12 @@ class OutputReader:
             for r, v, s in zip(self._resolved, parts, self._shapes, strict=True)
         ]
         return torch.cat(moved)
+
+    @staticmethod
+    def label(output_type: str, output: OutputSpec) -> str:
+        """What is measured, for results: the type, or how the group acts where that was said."""
+        said = output_type == "output" and not (isinstance(output, str) and output == "auto")
+        return str(output) if said else output_type
 
     def probabilities(self, y: Tensor) -> Tensor | None:
         """The class probabilities in float64, if y is the softmax of one row of logits."""

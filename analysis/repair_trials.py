@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,12 +22,17 @@ from torch import Tensor, nn
 from liederiv.actions import check_images
 from liederiv.analysis.attribution import attribute
 from liederiv.analysis.interventions import intervene, repairable
+from liederiv.analysis.readout import OutputReader
 from liederiv.analysis.repairs import RepairSpec, resolve_repairs
 from liederiv.analysis.results import Attribution
+from liederiv.batches import as_one
+from liederiv.checks import check_type
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator, resolve_generators
 from liederiv.measurement import measure
+from liederiv.renamed import renamed
+from liederiv.representations import OutputSpec
 
 __all__ = ["RankBy", "Trial", "WhatIf", "rank_modules", "what_if"]
 
@@ -117,10 +122,11 @@ class WhatIf:
         return pd.DataFrame(records)
 
 
+@renamed(images="batches", generators="transforms", output="output_type")
 def what_if(
     model: nn.Module,
-    images: Tensor,
-    generators: str | Generator | Iterable[str | Generator] = "translation",
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator] = "translation",
     *,
     k: int = 4,
     repair: RepairSpec = "auto",
@@ -128,7 +134,8 @@ def what_if(
     draws: int = 3,
     labels: Tensor | None = None,
     scheme: str | Scheme = "bspline",
-    output: Literal["logits", "probs", "output"] = "logits",
+    output: OutputSpec = "auto",
+    output_type: str = "logits",
     attribution: Attribution | None = None,
     seed: int = 0,
 ) -> WhatIf:
@@ -136,15 +143,16 @@ def what_if(
 
     Args:
         model: in eval mode, with one tensor as output; not touched.
-        images: [B, C, H, W], as the model takes them.
-        generators: see `liederiv.lie_derivative`; K in all.
+        batches: images [B, C, H, W], as the model takes them.
+        transforms: see `liederiv.lie_derivative`; K in all.
         k: how many modules are repaired.
         repair: see `liederiv.analysis.intervene`; modules to which none applies do not take part.
         rank_by: see `rank_modules`.
         draws: number of random choices of k modules.
         labels: class of each image, [B].
         scheme: of the derivatives.
-        output: on which the error is attributed and measured. A repair changes how confident a
+        output: representation of the output, see `liederiv.lie_derivative`.
+        output_type: on which the error is attributed and measured. A repair changes how confident a
             classifier is, and the derivatives of its probabilities with it; those of its logits
             less. ``output`` for models that are no classifiers.
         attribution: of this model for these arguments; computed if not given.
@@ -153,16 +161,21 @@ def what_if(
     Raises:
         LieDerivError: if fewer than k modules can be repaired, or an argument does not fit.
     """
-    check_images(images, "images")
-    found, scheme = resolve_generators(generators), get_scheme(scheme)
+    check_type(output_type)
+    images = as_one(batches)
+    check_images(images, "batches")
+    found, scheme = resolve_generators(transforms), get_scheme(scheme)
     names = tuple(g.name for g in found)
+    label = OutputReader.label(output_type, output)
     if attribution is None:
-        attribution = attribute(model, images, found, scheme=scheme, output=output)
+        attribution = attribute(
+            model, images, found, scheme=scheme, output=output, output_type=output_type
+        )
     given = (attribution.generators, attribution.scheme, attribution.output)
-    if given != (names, scheme.name, output):
+    if given != (names, scheme.name, label):
         raise LieDerivError(
-            f"attribution is for {given}, not for {(names, scheme.name, output)}; attribute again "
-            "with the same generators, scheme and output."
+            f"attribution is for {given}, not for {(names, scheme.name, label)}; attribute again "
+            "with the same transforms, scheme, output and output_type."
         )
     scores = rank_modules(attribution, rank_by)
     sites = repairable(model, [path for path in scores if path], repair, images)
@@ -170,7 +183,7 @@ def what_if(
     if not 0 < k <= len(ranking):
         raise LieDerivError(f"k={k} must lie between 1 and {len(ranking)}, the repairable modules.")
     sizes = {path: sum(z.numel() for z, _ in sites[path].inputs) for path, _ in ranking}
-    run = _Run(model, images, found, scheme, output, repair, labels)
+    run = _Run(model, images, found, scheme, output, output_type, repair, labels)
     chosen = _choices([path for path, _ in ranking], sizes, k, draws, seed)
     return WhatIf(
         before=run.trial("none", ()),
@@ -181,7 +194,7 @@ def what_if(
         rank_by=rank_by,
         repairs=tuple(r.name for r in resolve_repairs(repair)),
         scheme=scheme.name,
-        output=output,
+        output=label,
         num_images=len(images),
         seed=seed,
     )
@@ -238,7 +251,8 @@ class _Run:
     images: Tensor
     generators: tuple[Generator, ...]
     scheme: Scheme
-    output: str
+    output: OutputSpec
+    output_type: str
     repair: RepairSpec
     labels: Tensor | None
 
@@ -253,7 +267,8 @@ class _Run:
             self.generators,
             "lee,relative_spectrum",
             scheme=self.scheme,
-            output_type=self.output,
+            output=self.output,
+            output_type=self.output_type,
             verify=not modules,  # what is repaired is ours
             resamples=1,
         )

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from liederiv.domains import DOMAINS, domain_of, is_input
+from liederiv.domains import domain_of, is_input, known_domains
 from liederiv.errors import ImageError, LieDerivError
 from liederiv.foreign import described, one_line, shortened
 from liederiv.foreign_code import what_was_raised
 
-__all__ = ["Batch", "check_layout", "deliver", "unpack"]
+__all__ = ["Batch", "as_one", "check_layout", "deliver", "unpack"]
 
 IMAGE_KEYS = ("pixel_values", "images", "image", "img", "inputs", "input", "x", "data")
 LABEL_KEYS = ("labels", "label", "targets", "target", "class", "y")
@@ -71,6 +71,28 @@ def deliver(batches: Any) -> Iterator[Batch]:
         number += 1
 
 
+def as_one(batches: Any) -> Any:
+    """All that `deliver` reads as one input, checked: for what is computed on one batch.
+
+    Raises:
+        LieDerivError: If there is nothing, or several batches that do not make one tensor.
+    """
+    found = [batches] if is_input(batches) else [batch.x for batch in deliver(batches)]
+    if not found:
+        raise ImageError("`batches` delivers nothing; pass at least one image.")
+    for x in found:
+        domain_of(x).check(x, "batches")
+        check_layout(x)
+    if len(found) == 1:
+        return found[0]
+    if not all(isinstance(x, Tensor) for x in found) or len({x.shape[1:] for x in found}) > 1:
+        raise LieDerivError(
+            f"`batches` delivers {len(found)} batches that do not make one tensor; pass one at a "
+            "time."
+        )
+    return torch.cat(found)
+
+
 _END = object()
 
 
@@ -103,7 +125,7 @@ def _has_images(item: Any, deep: bool = True) -> bool:
     """Whether something may be a batch: images, or (`deep`) a container that begins with them."""
     if isinstance(item, np.ndarray):
         return item.ndim == 4
-    if any(domain.accepts(item) for domain in DOMAINS):
+    if any(domain.accepts(item) for domain in known_domains()):
         return True
     if isinstance(item, Mapping):
         return deep and _under(item, IMAGE_KEYS) is not None

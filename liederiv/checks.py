@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten
 
 from liederiv.actions import Action
 from liederiv.domains import domain_of
-from liederiv.errors import ModelError
+from liederiv.errors import LieDerivError, ModelError
 from liederiv.forward_mode import ForwardModeWarning, verified_pushforward
 from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.engines import RECOVERABLE
@@ -24,13 +24,27 @@ from liederiv.forward_mode.models import (
     plain_model,
     watched,
 )
+from liederiv.names import OUTPUT_TYPES
 
 __all__ = [
     "DerivativeCheck",
     "check_derivative",
     "check_placement",
+    "check_type",
     "preflight",
 ]
+
+
+def check_type(output_type: str) -> None:
+    """Refuse what is no output type.
+
+    Raises:
+        LieDerivError: with those that there are.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise LieDerivError(
+            f"output_type={output_type!r} is unknown; choose from {', '.join(OUTPUT_TYPES)}."
+        )
 
 
 def preflight(

@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from liederiv.base_representation import lie_value
+from liederiv.batches import as_one
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
 from liederiv.generators import Generator
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.structures import Measured, Part, is_structured, match_outputs
@@ -52,10 +54,11 @@ class LieDerivative:
         return self.verification.engine
 
 
+@renamed(f="model", x="batches", generators="transforms")
 def lie_derivative(
-    f: Callable[[Any], Any],
-    x: Any,
-    generators: str | Generator | Iterable[str | Generator],
+    model: Callable[[Any], Any],
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
     output: OutputSpec = "auto",
@@ -65,11 +68,12 @@ def lie_derivative(
     """L_X f(x) for each generator X.
 
     Args:
-        f: model or function of the input; called on copies of x, never written to. Put an
+        model: f, a model or function of the input; called on copies of x, never written to. Put an
             `nn.Module` in eval mode first.
-        x: images [B, C, H, W], float32 or float64, normalised as f expects, which need not be
-            square; or a `PointCloud`.
-        generators: names, groups (``"translation"``) or `Generator` objects, K in all.
+        batches: x, images [B, C, H, W], float32 or float64, normalised as f expects, which need
+            not be square; or a `PointCloud`; several batches, as `liederiv.measure` takes them,
+            are one.
+        transforms: names, groups (``"translation"``) or `Generator` objects, K in all.
         scheme: how images are continued between pixels, see `liederiv.derivatives`.
         output: representation ρ on the output: ``"auto"`` is what f declares by an attribute
             ``output_representation``, or what is unambiguous (nothing is, for point clouds);
@@ -100,14 +104,21 @@ def lie_derivative(
         tensor(True)
     """
     return lie_derivative_with_output(
-        f, x, generators, scheme=scheme, output=output, chunk_size=chunk_size, verify=verify
+        model,
+        batches,
+        transforms,
+        scheme=scheme,
+        output=output,
+        chunk_size=chunk_size,
+        verify=verify,
     ).value
 
 
+@renamed(f="model", x="batches", generators="transforms")
 def lie_derivative_with_output(
-    f: Callable[[Any], Any],
-    x: Any,
-    generators: str | Generator | Iterable[str | Generator],
+    model: Callable[[Any], Any],
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator],
     *,
     scheme: str | Scheme = "bspline",
     output: OutputSpec = "auto",
@@ -118,17 +129,17 @@ def lie_derivative_with_output(
     """`lie_derivative`, with the output, the pushforward and how they were obtained.
 
     Args:
-        f: see `lie_derivative`.
-        x: see `lie_derivative`.
-        generators: see `lie_derivative`.
+        model: see `lie_derivative`.
+        batches: see `lie_derivative`.
+        transforms: see `lie_derivative`.
         scheme: see `lie_derivative`.
         output: see `lie_derivative`.
         chunk_size: see `lie_derivative`.
         engine: insist on one engine of `liederiv.forward_mode.ENGINES`.
         verify: see `lie_derivative`.
     """
-    domain = domain_of(x)
-    action = domain.action(generators, x, scheme)
+    f, x = model, as_one(batches)
+    action = domain_of(x).action(transforms, x, scheme)
     x = x.detach()
     output = declared(f, output)
     g = Measured(f, output) if is_structured(output) else f

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from liederiv.base_representation import class_axis, lie_value
 from liederiv.batches import Batch, check_layout, deliver
-from liederiv.checks import preflight
+from liederiv.checks import check_type, preflight
 from liederiv.contents import ContentHash, definitions_of
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, is_input, pieces
@@ -43,7 +43,7 @@ from liederiv.metrics.local import (
 from liederiv.metrics.reference import Reference
 from liederiv.metrics.registry import METRICS, resolve_metrics
 from liederiv.metrics.sampled import check_sampling
-from liederiv.names import DEFAULT_METRICS, DEFAULT_TRANSFORMS, OUTPUT_TYPES
+from liederiv.names import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
@@ -459,10 +459,7 @@ class _Probabilities:
 def _requested_types(output_type: str | Sequence[str]) -> tuple[str, ...]:
     names = output_type.split(",") if isinstance(output_type, str) else list(output_type)
     for name in names:
-        if name not in OUTPUT_TYPES:
-            raise LieDerivError(
-                f"output_type={name!r} is unknown; choose from {', '.join(OUTPUT_TYPES)}."
-            )
+        check_type(name)
     return tuple(names)
 
 

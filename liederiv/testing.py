@@ -24,6 +24,7 @@ from torch import Tensor
 
 from liederiv.actions import Action
 from liederiv.base_representation import lie_value
+from liederiv.batches import as_one
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
@@ -34,6 +35,7 @@ from liederiv.forward_mode.models import kept_randomness, watched
 from liederiv.generators import Generator
 from liederiv.locations import in_words
 from liederiv.metrics.local import NOT_ONE_TENSOR, Linearised, linearise
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 
 __all__ = ["RTOL", "GeneratorError", "assert_equivariant", "equivariance_errors"]
@@ -63,10 +65,11 @@ class GeneratorError:
     value: float
 
 
+@renamed(f="model", x="batches", generators="transforms")
 def assert_equivariant(
-    f: Callable[[Any], Tensor],
-    x: Any,
-    generators: str | Generator | Iterable[str | Generator],
+    model: Callable[[Any], Tensor],
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator],
     *,
     output: OutputSpec = "auto",
     scheme: str | Scheme = "fourier",
@@ -78,9 +81,10 @@ def assert_equivariant(
     """Assert that f is equivariant at x.
 
     Args:
-        f: function or model in eval mode; one output tensor, batch (or points) first.
-        x: images [B, C, H, W], float32 or float64; or a `PointCloud`.
-        generators: names, groups (``"translation"``) or `Generator` objects.
+        model: f, a function or model in eval mode; one output tensor, batch (or points) first.
+        batches: x, images [B, C, H, W], float32 or float64; or a `PointCloud`; several batches, as
+            `liederiv.measure` takes them, are one.
+        transforms: names, groups (``"translation"``) or `Generator` objects.
         output: representation of the output, see `liederiv.lie_derivative`.
         scheme: how images are continued between pixels. ``fourier``, periodic, is the one under
             which exact equivariance is possible (circular convolutions have it for translation);
@@ -110,8 +114,9 @@ def assert_equivariant(
         raise LieDerivError(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
+    x = as_one(batches)
     with users_code("the model"), kept_randomness(x):
-        _assert(_measure(f, x, generators, output, scheme, directions, seed, verify), rtol)
+        _assert(_measure(model, x, transforms, output, scheme, directions, seed, verify), rtol)
 
 
 def _assert(measured: _Measured, rtol: float | None) -> None:
@@ -124,10 +129,11 @@ def _assert(measured: _Measured, rtol: float | None) -> None:
         raise AssertionError(_message(measured, errors, broken, tolerance))
 
 
+@renamed(f="model", x="batches", generators="transforms")
 def equivariance_errors(
-    f: Callable[[Any], Tensor],
-    x: Any,
-    generators: str | Generator | Iterable[str | Generator],
+    model: Callable[[Any], Tensor],
+    batches: Any,
+    transforms: str | Generator | Iterable[str | Generator],
     *,
     output: OutputSpec = "auto",
     scheme: str | Scheme = "fourier",
@@ -136,8 +142,9 @@ def equivariance_errors(
     verify: bool = True,
 ) -> tuple[GeneratorError, ...]:
     """The errors that `assert_equivariant` judges, one for each generator; arguments as there."""
+    x = as_one(batches)
     with users_code("the model"), kept_randomness(x):
-        return _measure(f, x, generators, output, scheme, directions, seed, verify).errors()
+        return _measure(model, x, transforms, output, scheme, directions, seed, verify).errors()
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ def _flag(name: str, parameter: inspect.Parameter | None) -> str:
     for info in () if parameter is None else get_args(parameter.annotation)[1:]:
         if type(info).__name__ == "ArgumentInfo":
             return str(info.metavar or name.upper())
-        long = [d for d in getattr(info, "param_decls", None) or () if d.startswith("--")]
+        given = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))
+        long = [d for d in given if isinstance(d, str) and d.startswith("--")]
         if long:
             return str(long[0])
     return "--" + name.strip("_").replace("_", "-")

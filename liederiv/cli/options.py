@@ -158,6 +158,8 @@ OPTIONS: dict[str, Any] = {
     "representation": Annotated[
         str,
         typer.Option(
+            "--output",
+            "--representation",
             metavar="auto|" + "|".join(REPRESENTATIONS),
             help="How the output transforms, where the model does not declare it "
             "(output_representation): not at all, or as a map over the whole image.",

@@ -29,7 +29,10 @@ def report(
     title: Annotated[str, typer.Option(help="Of the page.")] = "Equivariance of models",
     metric: Annotated[str, typer.Option(help="Which metric the leaderboard lists.")] = "lee",
     output: Annotated[
-        str | None, typer.Option(metavar="probs|logits|…", help="Measured on what.")
+        str | None,
+        typer.Option(
+            "--output-type", "--output", metavar="probs|logits|…", help="Measured on what."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     quiet: o.Quiet = False,

@@ -39,7 +39,10 @@ def results(
     ] = None,
     metric: Annotated[str, typer.Option(help="Which metric to list.")] = "lee",
     output: Annotated[
-        str | None, typer.Option(metavar="probs|logits|…", help="Measured on what.")
+        str | None,
+        typer.Option(
+            "--output-type", "--output", metavar="probs|logits|…", help="Measured on what."
+        ),
     ] = None,
     style: Annotated[
         str, typer.Option("--format", metavar="|".join(_FORMATS), help="How to write it.")

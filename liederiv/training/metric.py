@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from torchmetrics import Metric
 
 from liederiv.batches import check_layout, unpack
-from liederiv.checks import check_placement
+from liederiv.checks import check_placement, check_type
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import LieDerivError
@@ -19,7 +19,8 @@ from liederiv.forward_mode.calls import PlainFunction
 from liederiv.forward_mode.models import plain_model, watched
 from liederiv.generators import Generator
 from liederiv.metrics.local import LocalBatch, is_classifier, linearise
-from liederiv.names import DEFAULT_TRANSFORMS, OUTPUT_TYPES
+from liederiv.names import DEFAULT_TRANSFORMS
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 from liederiv.row_names import row_names
 from liederiv.scoring import targets
@@ -92,10 +93,7 @@ class LocalEquivarianceError(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if output_type not in OUTPUT_TYPES:
-            raise LieDerivError(
-                f"output_type={output_type!r} is unknown; choose one of {', '.join(OUTPUT_TYPES)}."
-            )
+        check_type(output_type)
         for name, value in (("images_per_update", images_per_update), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise LieDerivError(f"{name}={value} must be at least 1, or None.")
@@ -112,13 +110,15 @@ class LocalEquivarianceError(Metric):
                 zero = torch.zeros((), dtype=torch.float64)
                 self.add_state(f"{prefix}_{name}", zero, dist_reduce_fx="sum")
 
-    def update(self, model: Callable[[Any], Tensor], images: Any) -> None:
+    @renamed(images="batches")
+    def update(self, model: Callable[[Any], Tensor], batches: Any) -> None:
         """Measure the model on some images.
 
         Args:
             model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch first.
-            images: as the model takes them, normalised; a `PointCloud` likewise. Also what a data
-                loader delivers: ``(images, labels, …)`` or a dictionary with ``pixel_values``.
+            batches: images as the model takes them, normalised; a `PointCloud` likewise. Also what
+                a data loader delivers: ``(images, labels, …)`` or a dictionary with
+                ``pixel_values``.
 
         Raises:
             ImageError: for unusable images (PointCloudError for clouds).
@@ -127,9 +127,9 @@ class LocalEquivarianceError(Metric):
             UnknownLayoutError: if it is not known how the group acts on the output.
             NotDifferentiableError: if no engine has the derivative of what the model computes.
         """
-        images = unpack(images).x
+        images = unpack(batches).x
         domain = domain_of(images)
-        domain.check(images, "images")
+        domain.check(images, "batches")
         check_layout(images)
         model = plain_model(model)
         if isinstance(model, nn.Module):

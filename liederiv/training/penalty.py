@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from liederiv.base_representation import class_axis, lie_value, softmax_pushforward
+from liederiv.batches import as_one
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
@@ -40,6 +41,7 @@ from liederiv.forward_mode.models import as_it_was, kept_randomness
 from liederiv.generators import Generator, by_generator
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import is_classifier
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 
@@ -49,10 +51,11 @@ Names = str | Generator | Iterable[str | Generator]
 Amplitudes = float | Mapping[str, float]
 
 
+@renamed(images="batches", generators="transforms")
 def equivariance_penalty(
     model: nn.Module,
-    images: Any,
-    generators: Names = "translation,rotation",
+    batches: Any,
+    transforms: Names = "translation,rotation",
     *,
     method: Literal["lie", "finite"] = "lie",
     amplitudes: Amplitudes = 1.0,
@@ -68,8 +71,9 @@ def equivariance_penalty(
 
     Args:
         model: whose parameters are to be trained; its mode and buffers are left as they are.
-        images: [B, C, H, W], or point clouds.
-        generators: see `liederiv.lie_derivative`; K in all.
+        batches: images [B, C, H, W], or point clouds; several batches, as `liederiv.measure` takes
+            them, are one.
+        transforms: see `liederiv.lie_derivative`; K in all.
         method: ``lie``, or ``finite`` for models with an operator that cannot be differentiated
             twice (see the module's docstring).
         amplitudes: t_k, one number or by name of generator or group (missing ones are 1), in the
@@ -110,8 +114,9 @@ def equivariance_penalty(
         raise LieDerivError(
             f"output_type={output_type!r} is unknown; use auto, probs, logits or output."
         )
+    images = as_one(batches)
     domain = _check(model, images)
-    known = domain.action(generators, images, scheme).generators
+    known = domain.action(transforms, images, scheme).generators
     chosen = _draw(len(known), num_generators, "num_generators", rng)
     x = images.detach()
     if isinstance(num_images, float):
@@ -136,12 +141,13 @@ def equivariance_penalty(
     return torch.stack(parts).mean()
 
 
+@renamed(images="batches", generators="transforms")
 def multitask_loss(
     model: nn.Module,
-    images: Any,
+    batches: Any,
     targets: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor],
-    generators: Names = "translation,rotation",
+    transforms: Names = "translation,rotation",
     *,
     amplitudes: Amplitudes = 1.0,
     output: OutputSpec = "auto",
@@ -154,11 +160,12 @@ def multitask_loss(
 
     Args:
         model: in the mode in which it is trained; batch statistics are those of the moved images.
-        images: [B, C, H, W], or point clouds.
+        batches: images [B, C, H, W], or point clouds; several batches, as `liederiv.measure` takes
+            them, are one.
         targets: of the task, batch first; moved along by the representation of the output (class
             indices and other targets of invariant outputs stay as they are).
         loss: of predictions and targets, a scalar.
-        generators: see `liederiv.lie_derivative`; g = exp(Σ_k t_k X_k).
+        transforms: see `liederiv.lie_derivative`; g = exp(Σ_k t_k X_k).
         amplitudes: t_k is uniform in ± these, see `equivariance_penalty`.
         output: representation of the output and of the targets.
         scheme: how images are continued between pixels.
@@ -170,8 +177,9 @@ def multitask_loss(
     Raises:
         LieDerivError: see `equivariance_penalty`.
     """
+    images = as_one(batches)
     domain = _check(model, images)
-    action = domain.action(generators, images, scheme)
+    action = domain.action(transforms, images, scheme)
     limits = _amplitudes(amplitudes, action.generators)
     (t,) = draw_coordinates(len(images), limits, num_samples=1, rng=rng)
     element = domain.transform(action, t)

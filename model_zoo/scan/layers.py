@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -69,13 +69,14 @@ class LayersRun:
 
     def attribution(self) -> Attribution:
         """Shares of all modules in the Lie derivative."""
-        model, output = self._target
+        model, kind, output = self._target
         return attribute(
             model,
             self.x,
             self.generators,
             scheme=self.scheme,
             output=output,
+            output_type=kind,
             seed=self.seed,
             chunk_size=self.chunk_size,
             progress=self.progress,
@@ -84,14 +85,16 @@ class LayersRun:
     def aliasing(self) -> AliasingReport:
         """Under translations where they are asked for: there, theory says what to expect."""
         self._of_images("--aliasing")
-        model, output = self._target
+        model, kind, output = self._target
         moves = tuple(g for g in self.generators if g.group == "translation") or self.generators
-        return measure_aliasing(model, self.x, moves, output=output, seed=self.seed)
+        return measure_aliasing(
+            model, self.x, moves, output=output, output_type=kind, seed=self.seed
+        )
 
     def finite(self) -> FiniteLayers:
         """EQ-T and EQ-R of single modules."""
         self._of_images("--finite")
-        model, _ = self._target
+        model, _, _ = self._target
         return measure_finite(
             model, self.x, scheme=self.scheme, seed=self.seed, progress=self.progress
         )
@@ -106,15 +109,15 @@ class LayersRun:
         if attribution.output not in ("probs", "logits"):
             raise LieDerivError("--what-if needs a classifier; leave it out for this output.")
         # Repairs change how confident a classifier is: unless asked otherwise, compare its logits.
-        output: Literal["probs", "logits"] = "probs" if self.output_type == "probs" else "logits"
+        kind = "probs" if self.output_type == "probs" else "logits"
         return what_if(
             self.loaded.model,
             self.x,
             self.generators,
             k=k,
             scheme=self.scheme,
-            output=output,
-            attribution=attribution if attribution.output == output else None,
+            output_type=kind,
+            attribution=attribution if attribution.output == kind else None,
             seed=self.seed,
         )
 
@@ -135,8 +138,8 @@ class LayersRun:
         needs_images(self.loaded, option)
 
     @cached_property
-    def _target(self) -> tuple[torch.nn.Module, OutputSpec]:
-        """The module to measure and what is measured on it."""
+    def _target(self) -> tuple[torch.nn.Module, str, OutputSpec]:
+        """The module to measure, what of its output is measured, and how that transforms."""
         if self.output_type not in ("auto", "probs", "logits", "features", "output"):
             raise LieDerivError(
                 f"--output-type={self.output_type!r} must be one of auto, probs, logits, features "
@@ -144,13 +147,13 @@ class LayersRun:
             )
         if isinstance(self.loaded, LoadedPointModel):
             shown = "output" if self.output_type in ("auto", "features") else self.output_type
-            return self.loaded.model, shown
+            return self.loaded.model, shown, "auto"
         model, declared = output_of(self.loaded, self.output_type)
         y = try_model(model, self.x[:1])
-        if self.output_type in ("probs", "logits"):
-            return model, self.output_type
-        named = self.representation != "auto"
-        free = self.output_type == "auto" and not named
-        if free and self.loaded.layout.is_classifier is not False:
-            declared = "probs" if is_classifier(domain_of(self.x), y, model) else declared
-        return model, self.representation if named else declared
+        output = declared if self.representation == "auto" else self.representation
+        kind = self.output_type
+        if kind == "auto":
+            may_be = self.representation == "auto" and self.loaded.layout.is_classifier is not False
+            classes = may_be and is_classifier(domain_of(self.x), y, model)
+            kind = "probs" if classes else "output"
+        return model, kind, output

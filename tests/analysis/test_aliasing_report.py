@@ -205,6 +205,6 @@ class ToldTwice(nn.Module):
 
 def test_modules_with_further_arguments_are_skipped():
     torch.manual_seed(0)
-    report = measure_aliasing(ToldTwice().eval(), torch.randn(1, 3, 12, 12), output="logits")
+    report = measure_aliasing(ToldTwice().eval(), torch.randn(1, 3, 12, 12), output_type="logits")
     assert [r.path for r in report.rows] == ["conv"]
     assert ("act", "it takes further arguments") in report.skipped

@@ -161,7 +161,7 @@ def test_known_violation_of_a_positional_weight():
     x = torch.stack([column.cos(), column.sin()]).reshape(1, 2, 1, n).expand(1, 2, m, n)
     net = nn.Sequential(Window(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     a = attribute(
-        net, x.contiguous(), "translation_x", scheme="fourier", output="logits", probes="exact"
+        net, x.contiguous(), "translation_x", scheme="fourier", output_type="logits", probes="exact"
     )
     # z = (cos, sin), w = cos: mean(w z') = (2π/n) (−mean cos sin, mean cos²) = (0, π/n), and the
     # translation of the mean is zero; so the window contributes (0, π/n) and nothing else does.
@@ -362,7 +362,7 @@ def test_what_float32_cannot_close_is_measured_in_float64():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Cancels()).eval()
     x = torch.randn(1, 3, 16, 16)
-    a = attribute(net, x, "rotation", output="logits")
+    a = attribute(net, x, "rotation", output_type="logits")
     assert a.closure_error < 1e-4
     assert "float64" in a.engine
     assert next(net.parameters()).dtype == torch.float32

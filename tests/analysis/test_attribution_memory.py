@@ -137,11 +137,13 @@ def inclusive(a, path):
 @pytest.mark.parametrize("network", VIEWS, ids=lambda n: n.__name__)
 def test_asked_for_alone_every_module_contributes_the_same(network):
     model, x = build(network), images()
-    whole = attribute(model, x, GENERATORS, output="logits", probes="exact")
+    whole = attribute(model, x, GENERATORS, output_type="logits", probes="exact")
     paths = [e.path for e in whole.entries[1:] if e.status == "measured"]
     assert len(paths) >= 3
     for path in dict.fromkeys(paths):
-        alone = attribute(model, x, GENERATORS, output="logits", probes="exact", modules=[path])
+        alone = attribute(
+            model, x, GENERATORS, output_type="logits", probes="exact", modules=[path]
+        )
         np.testing.assert_allclose(inclusive(alone, path), inclusive(whole, path), rtol=1e-8)
     assert whole.witness is not None
     assert whole.witness.checked == len(paths)
@@ -151,7 +153,7 @@ def test_asked_for_alone_every_module_contributes_the_same(network):
 @pytest.mark.parametrize("network", VIEWS, ids=lambda n: n.__name__)
 def test_the_profile_is_the_lie_derivative_of_the_network_up_to_there(network):
     model, x = build(network), images()
-    a = attribute(model, x, GENERATORS, output="logits")
+    a = attribute(model, x, GENERATORS, output_type="logits")
     stem = lie_derivative(model.stem, x, GENERATORS, output="NCHW")
     rows = [r for r in a.profile if (a.entries[r.entry].path, r.role) == ("stem", "output")]
     np.testing.assert_allclose(rows[0].lie_norm[:, 0], stem.flatten(1).norm(dim=1), rtol=1e-10)
@@ -195,7 +197,7 @@ class LeftInAnAttribute(Net):
 
 def test_modules_with_paths_besides_their_arguments_are_absorbed():
     model, x = build(LeftInAnAttribute), images()
-    a = attribute(model, x, GENERATORS, output="logits", probes="exact")
+    a = attribute(model, x, GENERATORS, output_type="logits", probes="exact")
     status = {e.path: (e.status, e.reason) for e in a.entries}
     assert status["writer"][0] == status["reader"][0] == "not measured"
     assert "used elsewhere" in status["writer"][1]
@@ -219,7 +221,7 @@ class WritesToItsInput(Net):
 def test_a_module_that_writes_to_what_others_read_is_absorbed():
     model, x = build(WritesToItsInput), images()
     lie = lie_derivative(model, x, GENERATORS)
-    a = attribute(model, x, GENERATORS, output="logits", probes="exact")
+    a = attribute(model, x, GENERATORS, output_type="logits", probes="exact")
     block = next(e for e in a.entries if e.path == "block")
     assert (block.status, "in place" in block.reason) == ("not measured", True)
     np.testing.assert_allclose(a.lie_norm_squared[:, 0], lie.square().sum((1, 2)), rtol=1e-10)
@@ -238,7 +240,7 @@ class FirstInPlace(Net):
 def test_a_first_operation_in_place():
     model, x = build(FirstInPlace), images()
     before = x.clone()
-    a = attribute(model, x, GENERATORS, output="logits", probes="exact")
+    a = attribute(model, x, GENERATORS, output_type="logits", probes="exact")
     assert torch.equal(x, before)
     assert a.closure_error < 1e-9
 
@@ -265,12 +267,12 @@ def test_a_model_that_keeps_activations_can_be_copied_before_and_after():
     model(x.clone().requires_grad_())  # attributes with a graph, which deepcopy refuses
     with pytest.raises(RuntimeError, match="deepcopy"):
         copy.deepcopy(model)
-    a = attribute(model, x, GENERATORS, output="logits")
+    a = attribute(model, x, GENERATORS, output_type="logits")
     assert a.closure_error < 1e-9
     with torch.no_grad():
         model(x)
     calls = model.calls.clone()
-    attribute(model, x, GENERATORS, output="logits")
+    attribute(model, x, GENERATORS, output_type="logits")
     copy.deepcopy(model)
     torch.save(model.state_dict(), io.BytesIO())
     assert not any(v.requires_grad for v in (model.map, *model.features))
@@ -293,7 +295,7 @@ def test_checkpointing_without_reentrance():
     found = []
     for saves in (True, False):
         model.saves = saves
-        found.append(attribute(model, x, GENERATORS, output="logits", probes="exact"))
+        found.append(attribute(model, x, GENERATORS, output_type="logits", probes="exact"))
     assert [e.path for e in found[0].entries] == [e.path for e in found[1].entries]
     np.testing.assert_allclose(found[0].inclusive, found[1].inclusive, rtol=1e-10)
     calls = []
@@ -324,4 +326,4 @@ class SharedBehindTheCopy(Net):
 
 def test_what_copies_change_and_nothing_explains_is_refused():
     with pytest.raises(ModelError, match="writes in place to tensors that several modules share"):
-        attribute(build(SharedBehindTheCopy), images(), GENERATORS, output="logits")
+        attribute(build(SharedBehindTheCopy), images(), GENERATORS, output_type="logits")

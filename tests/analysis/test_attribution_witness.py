@@ -21,7 +21,7 @@ GENERATORS = "translation,rotation"
 
 def measured(network, **kwargs):
     x = kwargs.pop("x", images(2))
-    return attribute(network, x, GENERATORS, output="logits", probes="exact", **kwargs)
+    return attribute(network, x, GENERATORS, output_type="logits", probes="exact", **kwargs)
 
 
 def assert_only_the_witness_sees_it(network, **kwargs):

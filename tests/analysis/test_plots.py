@@ -45,12 +45,12 @@ def images():
 @pytest.fixture(scope="module")
 def deep(images):
     """An attribution with more than 150 modules that break the symmetry."""
-    return attribute(network(90), images, ["translation_x", "rotation"], output="logits")
+    return attribute(network(90), images, ["translation_x", "rotation"], output_type="logits")
 
 
 @pytest.fixture(scope="module")
 def report(images):
-    return measure_aliasing(network(3), images, "translation", output="logits")
+    return measure_aliasing(network(3), images, "translation", output_type="logits")
 
 
 def text_boxes(figure):

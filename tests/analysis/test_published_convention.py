@@ -103,7 +103,7 @@ def test_every_layer(kind, size):
         x,
         [generator(name, unit="grid") for name in FIELDS],
         scheme="bilinear",
-        output="logits",
+        output_type="logits",
         probes="exact",
     )
     for k, name in enumerate(FIELDS):

@@ -43,7 +43,7 @@ def change(net, x, name, size, scheme="bspline"):
 @pytest.mark.parametrize(("act", "tolerance"), [(nn.GELU, 0.01), (nn.ReLU, 0.05)])
 def test_shares_add_up_to_the_change_of_the_output(name, size, act, tolerance):
     net, x = network(act), photographs()
-    a = attribute(net, x, name, output="logits", step=size, step_tolerance=tolerance)
+    a = attribute(net, x, name, output_type="logits", step=size, step_tolerance=tolerance)
     want = change(net, x, name, size).square().sum(1)
     assert a.lie_norm_squared[0] == pytest.approx(want.numpy(), rel=1e-6)
     assert np.nansum(a.exclusive_projection[:, 0], 0) == pytest.approx(want.numpy(), rel=tolerance)
@@ -54,8 +54,8 @@ def test_shares_add_up_to_the_change_of_the_output(name, size, act, tolerance):
 
 def test_small_steps_are_the_derivative():
     net, x = network(), photographs()
-    step = attribute(net, x, "translation", output="logits", step=1e-3)
-    point = attribute(net, x, "translation", output="logits")
+    step = attribute(net, x, "translation", output_type="logits", step=1e-3)
+    point = attribute(net, x, "translation", output_type="logits")
     # A module's share along the step's own direction, which here is L f itself.
     assert step.shares() == pytest.approx(point.shares(), abs=2e-3, nan_ok=True)
 
@@ -72,7 +72,7 @@ def test_what_each_of_two_branches_changes_is_its_share():
             return self.a(x) + self.b(x)
 
     net, x = Both().eval(), photographs()
-    a = attribute(net, x, "rotation", output="logits", step=0.2, step_tolerance=0.01)
+    a = attribute(net, x, "rotation", output_type="logits", step=0.2, step_tolerance=0.01)
     whole = change(net, x, "rotation", 0.2)
     found = dict(zip([e.path for e in a.entries], a.shares(exclusive=False)[:, 0], strict=True))
     for name in ("a", "b"):
@@ -89,8 +89,8 @@ def test_maps_are_moved_back():
 
 def test_a_small_reach_takes_more_points():
     net, x = network(), photographs(1)
-    slow = attribute(net, x, "translation_x", output="logits", step=0.01)
-    fast = attribute(net, x, "translation_x", output="logits", step=8.0)
+    slow = attribute(net, x, "translation_x", output_type="logits", step=0.01)
+    fast = attribute(net, x, "translation_x", output_type="logits", step=8.0)
     assert slow.num_probes[0] < fast.num_probes[0]
 
 

@@ -51,7 +51,7 @@ def test_repairing_everything_removes_the_error():
 
 def test_the_ranking_follows_the_attribution():
     net, x = network(), images()
-    a = attribute(net, x, "translation", scheme="fourier", output="logits")
+    a = attribute(net, x, "translation", scheme="fourier", output_type="logits")
     frame = a.to_dataframe()
     scores = rank_modules(a, "error")
     assert list(scores.values()) == sorted(scores.values(), reverse=True)
@@ -68,7 +68,7 @@ def test_the_ranking_follows_the_attribution():
 
 def test_the_same_seed_draws_the_same_modules():
     net, x = network(), images(1)
-    a = attribute(net, x, "translation_x", scheme="fourier", output="logits")
+    a = attribute(net, x, "translation_x", scheme="fourier", output_type="logits")
     kept = {k: v.clone() for k, v in net.state_dict().items()}
     runs = [
         what_if(
@@ -84,7 +84,7 @@ def test_the_same_seed_draws_the_same_modules():
 
 def test_arguments_that_do_not_fit_are_refused():
     net, x = network(), images(1)
-    a = attribute(net, x, "translation_x", scheme="fourier", output="logits")
+    a = attribute(net, x, "translation_x", scheme="fourier", output_type="logits")
     with pytest.raises(LieDerivError, match=r"attribution is for .* attribute again"):
         what_if(net, x, "rotation", attribution=a, scheme="fourier")
     with pytest.raises(LieDerivError, match="k=9 must lie between 1 and 5"):

@@ -70,7 +70,7 @@ def test_one_logit_has_no_softmax(f):
     if isinstance(f, nn.Module):
         for call in (attribute, measure_aliasing):
             with pytest.raises(ModelError, match="the softmax of one logit is 1"):
-                call(f, X[:1], "rotation", output="probs")
+                call(f, X[:1], "rotation", output_type="probs")
             assert call(f, X[:1], "rotation").output == "output"
         for method in ("lie", "finite"):
             with pytest.raises(ModelError, match="the softmax of one logit is 1"):

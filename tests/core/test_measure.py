@@ -472,5 +472,5 @@ def test_images_that_are_not_finite_are_refused():
     x[2, 0, 3, 4] = math.nan
     with pytest.raises(ImageError, match=r"infinite pixels in 1 of 4 images \(first: number 2"):
         measure(formula_network(), x)
-    with pytest.raises(ImageError, match="x has NaN or infinite pixels in 4 of 4"):
+    with pytest.raises(ImageError, match="batches has NaN or infinite pixels in 4 of 4"):
         lie_derivative(formula_network(), x / 0, "rotation")

@@ -157,7 +157,7 @@ def test_dataclasses_of_images_are_measured_by_field():
 def test_attribution_reads_by_the_same_keys():
     x = band_limited((1, 3, 8, 8))
     model = Several().eval()
-    reader = OutputReader(model, model(x), {"map": "NCHW", "mean": None}, x)
+    reader = OutputReader(model, model(x), "output", {"map": "NCHW", "mean": None}, x)
     assert reader(model(x)).shape == (3 * 64,)
     with pytest.raises(UnknownLayoutError, match="it returns 'mean', 'map', 'loss'"):
-        OutputReader(model, model(x), {"map": "NCHW", "men": None}, x)
+        OutputReader(model, model(x), "output", {"map": "NCHW", "men": None}, x)

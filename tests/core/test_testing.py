@@ -272,11 +272,11 @@ def cut(x):
         (lambda x: x, {"rtol": 0.0}, LieDerivError, "rtol=0.0 must be a positive number"),
         (lambda x: x, {"rtol": math.nan}, LieDerivError, "rtol=nan must be"),
         (lambda x: x, {"directions": 0}, LieDerivError, "directions=0 must be at least 1"),
-        (lambda x: x, {"generators": "tilt"}, LieDerivError, "'tilt' is unknown"),
+        (lambda x: x, {"transforms": "tilt"}, LieDerivError, "'tilt' is unknown"),
     ],
 )
 def test_unfit_functions_are_refused(f, named, error, message):
-    arguments = {"generators": "rotation"} | named
+    arguments = {"transforms": "rotation"} | named
     with pytest.raises(error, match=message):
         assert_equivariant(f, X, **arguments)
 

@@ -175,11 +175,9 @@ def _judge_gradient(net: Awkward, grads: dict[str, Tensor], total: float, floor:
 
 
 def _attribute(net: Awkward, f: Any, x: Any) -> None:
-    output = net.output
-    if output == "auto":
-        output = "logits"
+    how = {"output": net.output, "output_type": "output"}
     with net.ambient():
-        found = attribute(f, x, net.generators, scheme="fourier", output=output)
+        found = attribute(f, x, net.generators, scheme="fourier", **how)
     got = found.totals
     if not all(math.isfinite(v) for v in got.values()):
         raise NoNumberError("not finite")

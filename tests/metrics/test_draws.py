@@ -48,7 +48,7 @@ def test_layers_and_assertions_do_not_depend_on_the_order_either():
     one, other = (measure_finite(net, v, num_samples=2) for v in (x, x[ORDER]))
     for a, b in zip(one.rows, other.rows, strict=True):
         np.testing.assert_allclose(b.error, a.error[ORDER], rtol=1e-9)
-    options = {"output": "logits", "probes": 2}
+    options = {"output_type": "logits", "probes": 2}
     one, other = (attribute(net, v, "rotation", **options) for v in (x, x[ORDER]))
     np.testing.assert_allclose(other.inclusive, one.inclusive[..., ORDER], rtol=1e-6, atol=1e-15)
     assert np.nanmax(one.inclusive_error) > 0, "random probes were drawn"

@@ -207,10 +207,10 @@ def test_channels_of_several_kinds():
 
 def test_probabilities_of_a_classifier_on_clouds():
     model, cloud = RelativePositions().double().eval(), clouds((4,))
-    a = attribute(model, cloud, "rotation", output="probs")
+    a = attribute(model, cloud, "rotation", output_type="probs")
     assert a.closure_error < 1e-9
-    with pytest.raises(ModelError, match="output='probs' needs scores of classes"):
-        attribute(Pairs("forces").double().eval(), cloud, "rotation", output="probs")
+    with pytest.raises(ModelError, match="output_type='probs' needs scores of classes"):
+        attribute(Pairs("forces").double().eval(), cloud, "rotation", output_type="probs")
 
 
 def test_wrong_declarations_are_refused():
