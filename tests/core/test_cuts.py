@@ -210,7 +210,7 @@ def test_layers_use_the_engine_that_has_the_later_images_derivative():
 
     net = Batched().eval()
     x = photographs(3, bright=[1])  # the first and the last image are those that are verified
-    found = attribute(net, x, "rotation", output="logits")
+    found = attribute(net, x, "rotation", output_type="logits")
     want = truth(net, x).square().sum(1)
     assert found.lie_norm_squared[0] == pytest.approx(want.detach().numpy(), rel=1e-3)
 
@@ -223,7 +223,7 @@ def test_layers_of_a_later_image_are_as_torch_records_them_where_nobody_verifies
 
     net, x = Partly().eval(), photographs(2, bright=[1])
     (v,) = ImageAction(resolve_generators("rotation"), *x.shape[-2:]).tangents(x)
-    found = attribute(net, x, "rotation", output="logits", verify=False)
+    found = attribute(net, x, "rotation", output_type="logits", verify=False)
     for b in range(2):
         recorded = jvp(net, (x[b : b + 1],), (v[b : b + 1],))[1].detach()
         assert found.lie_norm_squared[0, b] == pytest.approx(float(recorded.square().sum()))
