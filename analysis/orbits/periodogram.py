@@ -1,0 +1,241 @@
+r"""The period of a series, and how sure one can be of it: lines of a periodogram against its ground.
+
+A response with period Q has all its power at the frequencies j/Q. Over whole cycles of Q these are
+single lines of the periodogram, with nothing between them but what does not repeat. So for every Q:
+the power of its lines beside that of their nearest neighbours that are none. Without a period that
+ratio is of two estimates of the same spectrum, and follows Fisher's F; its degrees of freedom are
+counted as if all outputs were one (2 per line and image), and fewer where powers differ much, so
+the test errs on the side of finding nothing. A spectrum that falls off (slow drifts: padding) is
+convex, so neighbours on both sides overrate the ground beneath a line: the same side again.
+
+Which Q? Where Q repeats, so does every multiple, and lines of a divisor are lines of Q: of the
+candidates that explain (nearly) most, the one after which the series is most alike, and then the
+smallest: a prime factor of Q stays only if lines that are Q's alone stand out by themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ALPHA", "Finding", "f_tail", "find_period", "gram", "rounding_floor"]
+
+ALPHA = 1e-3
+"""Largest probability of a line that is none, over all candidates together."""
+
+_CYCLES = 3  # at least, of a period that is looked for
+_NEIGHBOURS = 3  # on each side of a line, that show the ground
+_NEARLY = 0.85  # of the largest explained power: candidates that alikeness decides between
+_ENOUGH = 0.05  # of the variance: less is no period of the response, however sure
+_TINY = 1e-300
+_EPS_FLOOR = 16.0  # × the precision: what rounding may do to a response
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a series says.
+
+    Attributes:
+        period: in samples; None without.
+        p_value: of the least certain of the tests that it rests on; without a period, of the best
+            candidate, times the number of candidates.
+        share: of the variance that the period's lines explain.
+        still: whether the series does not change beyond rounding.
+        longest: longest candidate, in samples.
+    """
+
+    period: int | None
+    p_value: float
+    share: float
+    still: bool
+    longest: int
+
+
+def gram(series: Array) -> Array:
+    """Inner products of the steps of a series [T + 1, D]: all that their spectrum needs, [T, T].
+
+    Steps repeat as the series does, and drifts, whose spectrum falls off steeply, are levelled.
+    """
+    steps = np.diff(series, axis=0)
+    found: Array = steps @ steps.T
+    return found
+
+
+def find_period(
+    grams: Sequence[Array],
+    floors: Sequence[float],
+    candidates: Sequence[int] | None = None,
+) -> Finding:
+    """The period of several series over the same samples, pooled.
+
+    Args:
+        grams: of each series, see `gram`, [T, T].
+        floors: mean square per step that rounding accounts for, of each series.
+        candidates: periods in samples; None takes all from 2 to a third of the length.
+
+    Example:
+        >>> t = np.arange(97.0)
+        >>> series = np.stack([np.sin(2 * np.pi * t / 8), np.cos(2 * np.pi * t / 4)], 1)
+        >>> find_period([gram(series)], [1e-12]).period
+        8
+    """
+    T = len(grams[0])
+    tested = list(range(2, T // _CYCLES + 1) if candidates is None else candidates)
+    longest = max(tested, default=0)
+    kept = [(g, f) for g, f in zip(grams, floors, strict=True) if np.trace(g) / T > f]
+    if not kept or not tested:
+        return Finding(None, 1.0, 0.0, not kept, longest)
+    scaled = [g / np.trace(g) * T for g, _ in kept]
+    ground = [f / np.trace(g) * T for g, f in kept]
+    combs = {Q: _Comb(Q, scaled, ground) for Q in tested}
+    best = min(c.p_value() for c in combs.values()) * len(tested)
+    sure = {
+        Q: c for Q, c in combs.items() if c.p_value() * len(tested) < ALPHA and c.share > _ENOUGH
+    }
+    if not sure:
+        return Finding(None, min(1.0, best), 0.0, False, longest)
+    most = max(c.share for c in sure.values())
+    near = [Q for Q, c in sure.items() if c.share >= _NEARLY * most]
+    period, p_value = _smallest(min(near, key=lambda Q: _unlike(Q, scaled)), scaled, ground)
+    if period == 1:  # its lines are none by themselves
+        return Finding(None, min(1.0, best), 0.0, False, longest)
+    comb = _Comb(period, scaled, ground)
+    return Finding(period, max(p_value, comb.p_value()), comb.share, False, longest)
+
+
+def _unlike(Q: int, grams: Sequence[Array]) -> float:
+    """Mean squared difference of samples Q apart."""
+    n = len(grams[0]) - Q
+    parts = [np.diag(g)[:n] + np.diag(g)[Q:] - 2 * np.diag(g, Q) for g in grams]
+    return float(np.mean(parts))
+
+
+def _smallest(Q: int, grams: Sequence[Array], ground: Sequence[float]) -> tuple[int, float]:
+    """Q without the factors that no line speaks for, and the largest p of those that stay."""
+    worst = 0.0
+    for factor in _primes(Q):
+        comb = _Comb(Q, grams, ground)
+        p = comb.p_value(comb.own(factor))
+        if p < ALPHA:
+            worst = max(worst, p)
+        else:
+            Q //= factor
+    return Q, worst
+
+
+def _primes(n: int) -> list[int]:
+    found, p = [], 2
+    while n > 1:
+        while n % p == 0:
+            found.append(p)
+            n //= p
+        p += 1
+    return found
+
+
+class _Comb:
+    """The lines of one candidate, over as many whole cycles as there are."""
+
+    def __init__(self, Q: int, grams: Sequence[Array], floors: Sequence[float]) -> None:
+        T = len(grams[0])
+        self.Q, self.cycles = Q, T // Q
+        n = self.cycles * Q
+        self.half = n // 2
+        self.even = n % 2 == 0
+        # |Σ_t r(t) e^{−2πi kt/n}|²/n² for k = 0 … n/2, from the inner products of r alone.
+        spectra = [np.fft.fft(np.fft.ifft(g[:n, :n], axis=1), axis=0).diagonal() for g in grams]
+        self.power = np.stack([np.real(s)[: self.half + 1].clip(0) / n for s in spectra])
+        self.floor = np.array(floors) / n
+        self.lines = self.cycles * np.arange(1, Q // 2 + 1)
+
+    def own(self, factor: int) -> NDArray[np.int64]:
+        """Lines that are not those of Q / factor."""
+        found: NDArray[np.int64] = self.lines[self.lines // self.cycles % factor != 0]
+        return found
+
+    def _ground(self, line: int) -> Array:
+        """Mean power of the nearest bins that belong to no line, [images]."""
+        below = [k for k in range(line - 1, 0, -1) if k % self.cycles][:_NEIGHBOURS]
+        above = [k for k in range(line + 1, self.half + 1) if k % self.cycles][:_NEIGHBOURS]
+        sides = [self.power[:, side].mean(1) for side in (below, above) if side]
+        found: Array = np.maximum(np.mean(sides, 0), self.floor)
+        return found
+
+    @property
+    def share(self) -> float:
+        """Variance that the lines explain, beyond their ground, mean over images."""
+        twice = np.where(self.even & (self.lines == self.half), 1, 2)
+        ground = np.stack([self._ground(k) for k in self.lines], 1)
+        excess = ((self.power[:, self.lines] - ground) * twice).sum(1)
+        return float(np.clip(excess, 0, None).mean())
+
+    def p_value(self, lines: NDArray[np.int64] | None = None) -> float:
+        """Probability of such lines over such a ground, if they were none."""
+        lines = self.lines if lines is None else lines
+        if not len(lines):
+            return 1.0
+        ground = np.stack([self._ground(k) for k in lines], 1)
+        twice = np.where(self.even & (lines == self.half), 1.0, 2.0)
+        ratio = self.power[:, lines].sum() / ground.sum()
+        freedom = 2 * ground.sum() ** 2 / (ground**2 * 2 / twice).sum()
+        even = ground.sum() ** 2 / (ground.size * (ground**2).sum())
+        bins = {k for line in lines for k in self._near(int(line))}
+        return f_tail(float(ratio), float(freedom), float(2 * len(bins) * len(ground) * even))
+
+    def _near(self, line: int) -> list[int]:
+        below = [k for k in range(line - 1, 0, -1) if k % self.cycles][:_NEIGHBOURS]
+        above = [k for k in range(line + 1, self.half + 1) if k % self.cycles][:_NEIGHBOURS]
+        return [*below, *above]
+
+
+def rounding_floor(size: float, eps: float) -> float:
+    """Mean square that rounding may make of the steps of a response of that root mean square."""
+    return 2 * (_EPS_FLOOR * eps * size) ** 2
+
+
+def f_tail(value: float, above: float, below: float) -> float:
+    """P(F > value) of Fisher's F with these degrees of freedom, whole or not.
+
+    Example:
+        >>> round(f_tail(4.0, 2, 10), 6)  # (1 + 2·4/10)^−5 for two degrees above
+        0.052922
+    """
+    if not value > 0:
+        return 1.0
+    if math.isinf(value):
+        return 0.0
+    return _incomplete_beta(below / (below + above * value), below / 2, above / 2)
+
+
+def _incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised I_x(a, b), by its continued fraction (DLMF 8.17.22), modified by Lentz."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _incomplete_beta(1 - x, b, a)
+    log_front = a * math.log(x) + b * math.log1p(-x) - math.log(a)
+    log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    c, d = 1.0, 1.0
+    out = 1.0
+    for n in range(1, 2000):
+        term = _beta_term(n, x, a, b)
+        d = 1 / ((1 + term * d) or _TINY)
+        c = (1 + term / c) or _TINY
+        out *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return math.exp(log_front) / out
+
+
+def _beta_term(n: int, x: float, a: float, b: float) -> float:
+    """The n-th numerator of the continued fraction 1 + d₁/(1 + d₂/(1 + …)) of 1 / I."""
+    m = n // 2
+    if n % 2:
+        return -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+    return m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
