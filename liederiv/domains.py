@@ -250,7 +250,7 @@ class Domain(ABC):
         raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")
 
     def orbit_range(self, g: Generator, x: Any) -> float | None:
-        """How far the orbit of x is followed where nobody says, in g's unit; None: as its unit has."""
+        """How far an orbit is followed where nobody says, in g's unit; None: as is usual."""
         return None
 
     def discrete(

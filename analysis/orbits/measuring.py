@@ -125,7 +125,9 @@ def orbit(
         batches = tuple(
             Response(model, x, resolved.representation, kind, scales) for x in pieces(images)
         )
-        run = _Run(batches, action.generators, scheme, limits, seed, _classes(labels, images, first))
+        run = _Run(
+            batches, action.generators, scheme, limits, seed, _classes(labels, images, first)
+        )
         budget = run.budget(worst, starts) if worst else None
         total = run.passes(points, shifts, budget)
         bar = tqdm(total=total, desc="orbits", unit="pass", disable=None if progress else True)
@@ -189,8 +191,8 @@ def _classes(labels: Any, images: Any, y: Tensor) -> Tensor | None:
         ) from error
     if found.is_floating_point() or found.is_complex() or found.shape != (len(images),):
         raise LieDerivError(
-            f"labels of shape {list(found.shape)} and dtype {found.dtype} must be whole numbers, one "
-            f"for each of {len(images)} inputs."
+            f"labels of shape {list(found.shape)} and dtype {found.dtype} must be whole numbers, "
+            f"one for each of {len(images)} inputs."
         )
     found = found.long()
     if y.ndim != 2:
@@ -280,7 +282,9 @@ class _Run:
         chosen = [self.generators[k] for k in together]
         limits = [self.limits[k] for k in together]
         pairs = [
-            search(r, self._bound(r, chosen), limits, budget, self.seed, self.labels_of(b), self.step)
+            search(
+                r, self._bound(r, chosen), limits, budget, self.seed, self.labels_of(b), self.step
+            )
             for b, r in enumerate(self.batches)
         ]
         shown = [readable(g) for g in chosen]

@@ -1,16 +1,18 @@
-r"""The period of a series, and how sure one can be of it: lines of a periodogram against its ground.
+r"""The period of a series, and how sure one can be of it: lines against their ground.
 
 A response with period Q has all its power at the frequencies j/Q. Over whole cycles of Q these are
 single lines of the periodogram, with nothing between them but what does not repeat. So for every Q:
 the power of its lines beside that of their nearest neighbours that are none. Without a period that
-ratio is of two estimates of the same spectrum, and follows Fisher's F; its degrees of freedom are
-counted as if all outputs were one (2 per line and image), and fewer where powers differ much, so
-the test errs on the side of finding nothing. A spectrum that falls off (slow drifts: padding) is
-convex, so neighbours on both sides overrate the ground beneath a line: the same side again.
+ratio is of two estimates of the same spectrum, and follows Fisher's F. Its degrees of freedom are 2
+per line, image and independent output; how many outputs are independent is seen in how alike they
+are at two frequencies without lines (all of one shape: one), and half of that is believed. What is
+looked at are steps from sample to sample: they repeat as the series does, while drifts (padding)
+would bury lines under their slopes.
 
 Which Q? Where Q repeats, so does every multiple, and lines of a divisor are lines of Q: of the
 candidates that explain (nearly) most, the one after which the series is most alike, and then the
-smallest: a prime factor of Q stays only if lines that are Q's alone stand out by themselves.
+smallest: a prime factor of Q stays only if lines that are Q's alone stand out by themselves. Where
+another candidate does as well, the period is not known; where a multiple might, that is said.
 """
 
 from __future__ import annotations
@@ -24,13 +26,14 @@ from numpy.typing import NDArray
 
 __all__ = ["ALPHA", "Finding", "f_tail", "find_period", "gram", "rounding_floor"]
 
-ALPHA = 1e-3
+ALPHA = 1e-4
 """Largest probability of a line that is none, over all candidates together."""
 
-_CYCLES = 3  # at least, of a period that is looked for
+_CYCLES = 2  # at least, of a period that is looked for
 _NEIGHBOURS = 3  # on each side of a line, that show the ground
 _NEARLY = 0.85  # of the largest explained power: candidates that alikeness decides between
 _ENOUGH = 0.05  # of the variance: less is no period of the response, however sure
+_SURE = 2.0  # standard errors, for what is not there
 _TINY = 1e-300
 _EPS_FLOOR = 16.0  # × the precision: what rounding may do to a response
 
@@ -46,6 +49,7 @@ class Finding:
         p_value: of the least certain of the tests that it rests on; without a period, of the best
             candidate, times the number of candidates.
         share: of the variance that the period's lines explain.
+        doubt: whether a multiple of it, within `longest`, may be the period.
         still: whether the series does not change beyond rounding.
         longest: longest candidate, in samples.
     """
@@ -55,6 +59,7 @@ class Finding:
     share: float
     still: bool
     longest: int
+    doubt: bool = False
 
 
 def gram(series: Array) -> Array:
@@ -77,7 +82,7 @@ def find_period(
     Args:
         grams: of each series, see `gram`, [T, T].
         floors: mean square per step that rounding accounts for, of each series.
-        candidates: periods in samples; None takes all from 2 to a third of the length.
+        candidates: periods in samples; None takes all from 2 to half the length.
 
     Example:
         >>> t = np.arange(97.0)
@@ -106,7 +111,10 @@ def find_period(
     if period == 1:  # its lines are none by themselves
         return Finding(None, min(1.0, best), 0.0, False, longest)
     comb = _Comb(period, scaled, ground)
-    return Finding(period, max(p_value, comb.p_value()), comb.share, False, longest)
+    doubt = any(
+        _Comb(k * period, scaled, ground).could_explain(k) for k in range(2, longest // period + 1)
+    )
+    return Finding(period, max(p_value, comb.p_value()), comb.share, False, longest, doubt)
 
 
 def _unlike(Q: int, grams: Sequence[Array]) -> float:
@@ -149,10 +157,23 @@ class _Comb:
         self.half = n // 2
         self.even = n % 2 == 0
         # |Σ_t r(t) e^{−2πi kt/n}|²/n² for k = 0 … n/2, from the inner products of r alone.
-        spectra = [np.fft.fft(np.fft.ifft(g[:n, :n], axis=1), axis=0).diagonal() for g in grams]
-        self.power = np.stack([np.real(s)[: self.half + 1].clip(0) / n for s in spectra])
+        cross = [np.fft.fft(np.fft.ifft(g[:n, :n], axis=1), axis=0) / n for g in grams]
+        cross = [c[: self.half + 1, : self.half + 1] for c in cross]
+        self.power = np.stack([np.real(np.diag(c)).clip(0) for c in cross])
         self.floor = np.array(floors) / n
         self.lines = self.cycles * np.arange(1, Q // 2 + 1)
+        self.outputs = np.array([self._independent(c) for c in cross])
+
+    def _independent(self, cross: NDArray[np.complex128]) -> float:
+        """How many outputs are independent of each other, by half, 1 at least.
+
+        Coefficients of D independent outputs at two frequencies have a mean squared cosine of 1/D.
+        """
+        between = [k for k in range(1, self.half + (not self.even)) if k % self.cycles]
+        inner = np.abs(cross[np.ix_(between, between)]) ** 2
+        power = np.real(np.diag(cross))[between].clip(1e-300)
+        alike = (inner / np.outer(power, power))[~np.eye(len(between), dtype=bool)]
+        return max(1.0, 0.5 / max(float(alike.mean()), 1e-9)) if len(alike) else 1.0
 
     def own(self, factor: int) -> NDArray[np.int64]:
         """Lines that are not those of Q / factor."""
@@ -173,7 +194,16 @@ class _Comb:
         twice = np.where(self.even & (self.lines == self.half), 1, 2)
         ground = np.stack([self._ground(k) for k in self.lines], 1)
         excess = ((self.power[:, self.lines] - ground) * twice).sum(1)
-        return float(np.clip(excess, 0, None).mean())
+        return float(np.clip(excess, 0, 1).mean())
+
+    def could_explain(self, factor: int) -> bool:
+        """Whether lines that are not those of Q / factor may hold enough for Q to be the period."""
+        own = self.own(factor)
+        twice = np.where(self.even & (own == self.half), 1, 2)
+        ground = np.stack([self._ground(k) for k in own], 1)
+        excess = ((self.power[:, own] - ground) * twice).sum(1).mean()
+        error = np.sqrt((twice * ground**2 / self.outputs[:, None]).sum()) / len(ground)
+        return bool(excess + _SURE * error > _ENOUGH)
 
     def p_value(self, lines: NDArray[np.int64] | None = None) -> float:
         """Probability of such lines over such a ground, if they were none."""
@@ -183,10 +213,11 @@ class _Comb:
         ground = np.stack([self._ground(k) for k in lines], 1)
         twice = np.where(self.even & (lines == self.half), 1.0, 2.0)
         ratio = self.power[:, lines].sum() / ground.sum()
-        freedom = 2 * ground.sum() ** 2 / (ground**2 * 2 / twice).sum()
-        even = ground.sum() ** 2 / (ground.size * (ground**2).sum())
+        spread = ground**2 / self.outputs[:, None]
+        freedom = 2 * ground.sum() ** 2 / (spread * 2 / twice).sum()
         bins = {k for line in lines for k in self._near(int(line))}
-        return f_tail(float(ratio), float(freedom), float(2 * len(bins) * len(ground) * even))
+        below = 2 * len(bins) / len(lines) * ground.sum() ** 2 / spread.sum()
+        return f_tail(float(ratio), float(freedom), float(below))
 
     def _near(self, line: int) -> list[int]:
         below = [k for k in range(line - 1, 0, -1) if k % self.cycles][:_NEIGHBOURS]
@@ -221,7 +252,7 @@ def _incomplete_beta(x: float, a: float, b: float) -> float:
         return 1 - _incomplete_beta(1 - x, b, a)
     log_front = a * math.log(x) + b * math.log1p(-x) - math.log(a)
     log_front += math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    c, d = 1.0, 1.0
+    c, d = 1.0, 0.0
     out = 1.0
     for n in range(1, 2000):
         term = _beta_term(n, x, a, b)

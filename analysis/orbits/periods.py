@@ -1,9 +1,9 @@
 """The period of a model's answer to shifts: a stride shows, and so does its absence.
 
-The image is rolled by whole pixels (what leaves on one side enters on the other, so that nothing new
-comes in), one pixel after another, and the answers' steps are searched for a period. A network of
-total stride s answers alike every s pixels. Without strides it answers alike after every pixel: then
-nothing happens at whole pixels, and quarters of a pixel show a period of one.
+The image is rolled by whole pixels (what leaves on one side enters on the other, so that nothing
+new comes in), one pixel after another, and the answers' steps are searched for a period. A network
+of total stride s answers alike every s pixels. Without strides it answers alike after every pixel:
+then nothing happens at whole pixels, and quarters of a pixel show a period of one.
 """
 
 from __future__ import annotations
@@ -63,7 +63,13 @@ def period_of(
     whole = _find(responses, g, [float(n) for n in range(shifts + 1)], None, step)
     known = {"generator": g.name, "shifts": shifts, "images": images, "longest": whole.longest}
     if whole.period is not None:
-        return Period(pixels=whole.period, p_value=whole.p_value, share=whole.share, **known)
+        return Period(
+            pixels=whole.period,
+            p_value=whole.p_value,
+            share=whole.share,
+            doubt=whole.doubt,
+            **known,
+        )
     parts = [n / _PARTS for n in range(min(_SPAN, size) * _PARTS + 1)]
     within = _find(responses, g, parts, [_PARTS], step)
     if within.period is not None:

@@ -43,7 +43,7 @@ class Linear:
     Attributes:
         u: ρ_t⁻¹ f(T_t x), float64, like the output.
         du: ∂_k u, float64 [K, *u.shape], per unit of t_k.
-        errors: root mean square error per entry of du where J was a difference, float64 [K]; else 0.
+        errors: root mean square error per entry of du where J was a difference, float64 [K].
         verification: of J.
     """
 
@@ -98,11 +98,11 @@ class Response:
     def floor(self, mask: Tensor | None = None) -> Tensor:
         """What rounding alone changes in f(x): root mean square per item, float64 [B]."""
         moved = self.read(evaluate(self.f, within_rounding(self.x, 0)))
-        eps = torch.finfo(torch.float32 if self.domain_dtype == torch.float32 else torch.float64).eps
+        eps = torch.finfo(torch.float32 if self.dtype == torch.float32 else torch.float64).eps
         return self.size(moved - self.origin, mask) + 2 * eps * self.size(self.origin, mask)
 
     @property
-    def domain_dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
         """Precision of the input."""
         found: torch.dtype = self.x.dtype
         return found
@@ -127,7 +127,7 @@ class Response:
         steps = self._steps(action)
         du = [
             self._back(action, t, jv[k]) - zero
-            + self._slope(lambda s: self._back(action, s, y), t, k, steps[k])  # noqa: B023
+            + self._slope(lambda s: self._back(action, s, y), t, k, steps[k])
             for k in range(K)
         ]  # fmt: skip
         errors = torch.zeros(K, dtype=torch.float64)
@@ -194,9 +194,7 @@ class Response:
         wide = self.x.double()
         steps = self._steps(action)
         parts = [
-            self._slope(
-                lambda s: self.domain.transform(action, s).on_input(wide), t, k, steps[k]
-            )
+            self._slope(lambda s: self.domain.transform(action, s).on_input(wide), t, k, steps[k])
             for k in range(len(action))
         ]
         return tree_map(lambda *v: torch.stack(v), *parts)
@@ -215,7 +213,7 @@ class Response:
         if not y.isfinite().all():
             at: Sequence[float] = [round(v, 6) for v in t[0].tolist()]
             raise ModelError(
-                f"the model's output is not finite (NaN or infinite) at t = {at} of the orbit; check "
-                "its weights and the normalisation of its input, or give a smaller range."
+                f"the model's output is not finite (NaN or infinite) at t = {at} of the orbit; "
+                "check its weights and the normalisation of its input, or give a smaller range."
             )
         return y

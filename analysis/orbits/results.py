@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from liederiv.bootstrap import bootstrap_mean, bootstrap_ratio
 from liederiv.errors import LieDerivError
 
-__all__ = ["Estimate", "OrbitCurve", "Orbits", "Period", "Worst"]
+__all__ = ["Array", "Estimate", "OrbitCurve", "Orbits", "Period", "Worst"]
 
 Array = NDArray[np.float64]
 
@@ -55,8 +55,8 @@ class OrbitCurve:
         asymmetry: E_t ‖u(t) − ū‖²/dim, t uniform over the range, [B]: what a squared loss loses,
             whatever the target.
         asymmetry_loss: E_t ℓ(u(t), y) − ℓ(ū, y) for the cross-entropy, [B]; None without labels.
-        compared: share of the output's entries that are compared: those of maps that stay inside the
-            image all along, [B].
+        compared: share of the output's entries that are compared: of maps, those that stay inside
+            the image all along, [B].
     """
 
     generator: str
@@ -86,7 +86,8 @@ class OrbitCurve:
         """By how much the polygon is longer than path length, its error and rounding allow, [B]."""
         corners = np.abs(np.arange(len(self.t)) - int(np.flatnonzero(self.t == 0)[0]))
         rounding = 2 * self.floor[:, None] * (1 + corners)
-        found: Array = (self.chords - self.path - self.path_error - rounding).max(1)
+        # Three standard errors: many points are looked at.
+        found: Array = (self.chords - self.path - 1.5 * self.path_error - rounding).max(1)
         return found
 
     @property
@@ -106,9 +107,9 @@ class OrbitCurve:
             return ""
         broken = int((self.excess > 0).sum())
         return (
-            f"on {broken} of {len(self.excess)} curves of {self.generator} the output moved further "
-            "than the integral of its derivative says: it changes faster than the points follow; "
-            "take more points, or a smaller range"
+            f"on {broken} of {len(self.excess)} curves of {self.generator} the output moved "
+            "further than the integral of its derivative says: it changes faster than the points "
+            "follow; take more points, or a smaller range"
         )
 
 
@@ -125,6 +126,8 @@ class Period:
         longest: longest period that was looked for, in pixels.
         shifts: whole-pixel shifts that were measured.
         images: over which the tests are pooled.
+        doubt: whether a multiple, within `longest`, may be the period: what it would add can be told
+            neither from chance nor from nothing.
         reason: why none was found; else empty.
     """
 
@@ -135,6 +138,7 @@ class Period:
     longest: int
     shifts: int
     images: int
+    doubt: bool = False
     reason: str = ""
 
     def __str__(self) -> str:
@@ -142,8 +146,8 @@ class Period:
             return f"none ({self.reason})"
         p = f"p = {self.p_value:.0e}" if self.p_value >= 1e-12 else "p < 1e-12"
         return (
-            f"{self.pixels} px ({p}; it explains {self.share:.0%} of the variation; periods up to "
-            f"{self.longest} px were looked for)"
+            f"{self.pixels} px{' or a multiple of it' if self.doubt else ''} ({p}; it explains {self.share:.0%} of the variation; longer than "
+            f"{self.longest} px was not looked for)"
         )
 
 

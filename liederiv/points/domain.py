@@ -204,7 +204,7 @@ class PointDomain(Domain):
         return (PointTransform.exp(action, t) for t in drawn), label
 
     def orbit_range(self, g: Generator, x: PointCloud) -> float | None:
-        """See `Domain.orbit_range`: the mean rms radius, half a turn either way, a factor of 1.5."""
+        """See `Domain.orbit_range`: mean rms radius, half a turn, a factor of 1.5."""
         usual = {
             "translation": float(rms_radius(x).mean()),
             "rotation": math.pi,
