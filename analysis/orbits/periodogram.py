@@ -33,6 +33,7 @@ _CYCLES = 2  # at least, of a period that is looked for
 _NEIGHBOURS = 3  # on each side of a line, that show the ground
 _NEARLY = 0.85  # of the largest explained power: candidates that alikeness decides between
 _ENOUGH = 0.05  # of the variance: less is no period of the response, however sure
+_ALIKE = 1.2  # × the smallest mean squared difference: candidates as good as the best
 _SURE = 2.0  # standard errors, for what is not there
 _TINY = 1e-300
 _EPS_FLOOR = 16.0  # × the precision: what rounding may do to a response
@@ -52,6 +53,7 @@ class Finding:
         doubt: whether a multiple of it, within `longest`, may be the period.
         still: whether the series does not change beyond rounding.
         longest: longest candidate, in samples.
+        rivals: candidates between which nothing decides; there is no period then.
     """
 
     period: int | None
@@ -60,6 +62,7 @@ class Finding:
     still: bool
     longest: int
     doubt: bool = False
+    rivals: tuple[int, ...] = ()
 
 
 def gram(series: Array) -> Array:
@@ -107,9 +110,13 @@ def find_period(
         return Finding(None, min(1.0, best), 0.0, False, longest)
     most = max(c.share for c in sure.values())
     near = [Q for Q, c in sure.items() if c.share >= _NEARLY * most]
-    period, p_value = _smallest(min(near, key=lambda Q: _unlike(Q, scaled)), scaled, ground)
-    if period == 1:  # its lines are none by themselves
-        return Finding(None, min(1.0, best), 0.0, False, longest)
+    unlike = {Q: _unlike(Q, scaled) for Q in near}
+    first = min(near, key=lambda Q: unlike[Q])
+    period, p_value = _smallest(first, scaled, ground)
+    rivals = [Q for Q in near if Q % period and period % Q and unlike[Q] <= _ALIKE * unlike[first]]
+    if period == 1 or rivals:  # its lines are none by themselves, or as good as others
+        both = tuple(sorted([period, *rivals])) if rivals else ()
+        return Finding(None, min(1.0, best), 0.0, False, longest, rivals=both)
     comb = _Comb(period, scaled, ground)
     doubt = any(
         _Comb(k * period, scaled, ground).could_explain(k) for k in range(2, longest // period + 1)
@@ -162,16 +169,18 @@ class _Comb:
         self.power = np.stack([np.real(np.diag(c)).clip(0) for c in cross])
         self.floor = np.array(floors) / n
         self.lines = self.cycles * np.arange(1, Q // 2 + 1)
-        self.outputs = np.array([self._independent(c) for c in cross])
+        self.outputs = np.array(
+            [self._independent(c, f) for c, f in zip(cross, self.floor.tolist(), strict=True)]
+        )
 
-    def _independent(self, cross: NDArray[np.complex128]) -> float:
+    def _independent(self, cross: NDArray[np.complex128], floor: float) -> float:
         """How many outputs are independent of each other, by half, 1 at least.
 
         Coefficients of D independent outputs at two frequencies have a mean squared cosine of 1/D.
         """
         between = [k for k in range(1, self.half + (not self.even)) if k % self.cycles]
         inner = np.abs(cross[np.ix_(between, between)]) ** 2
-        power = np.real(np.diag(cross))[between].clip(1e-300)
+        power = np.real(np.diag(cross))[between].clip(max(floor, 1e-150))
         alike = (inner / np.outer(power, power))[~np.eye(len(between), dtype=bool)]
         return max(1.0, 0.5 / max(float(alike.mean()), 1e-9)) if len(alike) else 1.0
 

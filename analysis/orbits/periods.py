@@ -70,6 +70,10 @@ def period_of(
             doubt=whole.doubt,
             **known,
         )
+    if whole.rivals:
+        about = ", ".join(str(n) for n in whole.rivals)
+        reason = f"there is one, but nothing decides between {about} px; take more shifts"
+        return Period(pixels=None, p_value=whole.p_value, share=0.0, reason=reason, **known)
     parts = [n / _PARTS for n in range(min(_SPAN, size) * _PARTS + 1)]
     within = _find(responses, g, parts, [_PARTS], step)
     if within.period is not None:

@@ -126,8 +126,8 @@ class Period:
         longest: longest period that was looked for, in pixels.
         shifts: whole-pixel shifts that were measured.
         images: over which the tests are pooled.
-        doubt: whether a multiple, within `longest`, may be the period: what it would add can be told
-            neither from chance nor from nothing.
+        doubt: whether a multiple, within `longest`, may be the period: what it would add can be
+            told neither from chance nor from nothing.
         reason: why none was found; else empty.
     """
 
@@ -145,9 +145,10 @@ class Period:
         if self.pixels is None:
             return f"none ({self.reason})"
         p = f"p = {self.p_value:.0e}" if self.p_value >= 1e-12 else "p < 1e-12"
+        doubt = " or a multiple of it" if self.doubt else ""
         return (
-            f"{self.pixels} px{' or a multiple of it' if self.doubt else ''} ({p}; it explains {self.share:.0%} of the variation; longer than "
-            f"{self.longest} px was not looked for)"
+            f"{self.pixels} px{doubt} ({p}; it explains {self.share:.0%} of the variation; longer "
+            f"than {self.longest} px was not looked for)"
         )
 
 

@@ -88,11 +88,11 @@ def orbit(
     A score says how fast the output starts to change; this says what then becomes of it. Per
     motion: how far the output has moved (rms over its entries, beyond what the symmetry allows),
     how many images keep their class, accuracy and loss where labels are known, and the LEE at every
-    point. The path length is the integral of that speed: it bounds the change, and where the change stays
-    far below, the output jitters and comes back. Then: after how many pixels of shift the answer
-    repeats (the total stride of the network, or none), the worst motion in the box of all ranges,
-    and what part of the loss is due to asymmetry (averaging the predictions over the orbit gains as
-    much).
+    point. The path length is the integral of that speed: it bounds the change, and where the change
+    stays far below, the output jitters and comes back. Then: after how many pixels of shift the
+    answer repeats (the total stride of the network, or none), the worst motion in the box of all
+    ranges, and what part of the loss is due to asymmetry (averaging the predictions over the orbit
+    gains as much).
 
     Examples:  liederiv orbit tf_efficientnet_lite0 --transforms translation --figure orbit.png
 
