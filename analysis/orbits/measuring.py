@@ -55,7 +55,7 @@ def orbit(
     output_type: str = "auto",
     scheme: str | Scheme = "bspline",
     unit: Literal["pixel", "grid"] = "pixel",
-    shifts: int = 128,
+    shifts: int = 256,
     worst: int = 100,
     starts: int = 3,
     seed: int = 0,
@@ -85,7 +85,8 @@ def orbit(
             probabilities of a classifier of images, else the output as it is.
         scheme: how images are continued between pixels and beyond the border.
         unit: of translations, ``pixel`` or ``grid`` (half-widths).
-        shifts: whole-pixel shifts to search for a period; 0 leaves it out.
+        shifts: whole-pixel shifts to search for a period, at most the image's size, where they
+            close the circle and tell most; 0 leaves it out.
         worst: forward passes per image for the worst transform, each for ascent and grid; 0 leaves
             it out.
         starts: of the ascent.
@@ -245,6 +246,8 @@ class _Run:
         """Passes of single batches or images, for the progress bar."""
         along = len(self.generators) * (2 * points + 1) * len(self.batches)
         moved = shifted(self.generators, self.is_images) if shifts else []
+        x = self.batches[0].x
+        shifts = min(shifts, max(x.shape[-2:])) if moved else 0
         rolled = len(moved) * self.images * (shifts + SUBPIXEL_PASSES)
         sought = 0 if budget is None else budget.starts * budget.steps + budget.grid_passes()
         return along + rolled + sought * len(self.batches)

@@ -5,13 +5,15 @@ single lines of the periodogram, with nothing between them but what does not rep
 the power of its lines beside that of their nearest neighbours that are none. Without a period that
 ratio is of two estimates of the same spectrum, and follows Fisher's F. Its degrees of freedom are 2
 per line, image and independent output; how many outputs are independent is seen in how alike they
-are at two frequencies without lines (all of one shape: one), and half of that is believed. What is
-looked at are steps from sample to sample: they repeat as the series does, while drifts (padding)
-would bury lines under their slopes.
+are at two frequencies without lines (all of one shape: one), and half of that is believed; and
+lines that stand out by less than a fifth are none, since spectra are bent. What is looked at are
+steps from sample to sample: they repeat as the series does, while drifts (padding) would bury lines
+under their slopes.
 
 Which Q? Where Q repeats, so does every multiple, and lines of a divisor are lines of Q: of the
 candidates that explain (nearly) most, the one after which the series is most alike, and then the
-smallest: a prime factor of Q stays only if lines that are Q's alone stand out by themselves. Where
+smallest: a prime factor of Q stays only if lines that are Q's alone stand out by themselves, and a
+multiple takes its place if lines that are the multiple's alone do. Where
 another candidate does as well, the period is not known; where a multiple might, that is said.
 """
 
@@ -34,6 +36,8 @@ _NEIGHBOURS = 3  # on each side of a line, that show the ground
 _NEARLY = 0.85  # of the largest explained power: candidates that alikeness decides between
 _ENOUGH = 0.05  # of the variance: less is no period of the response, however sure
 _ALIKE = 1.2  # × the smallest mean squared difference: candidates as good as the best
+_UNEVEN = 1.2  # what the ground beneath a line may be beside that around it
+_DOUBT = 0.01  # of the variance: what a multiple must be known not to hold
 _SURE = 2.0  # standard errors, for what is not there
 _TINY = 1e-300
 _EPS_FLOOR = 16.0  # × the precision: what rounding may do to a response
@@ -113,6 +117,7 @@ def find_period(
     unlike = {Q: _unlike(Q, scaled) for Q in near}
     first = min(near, key=lambda Q: unlike[Q])
     period, p_value = _smallest(first, scaled, ground)
+    period, p_value = _longest(period, p_value, longest, scaled, ground)
     rivals = [Q for Q in near if Q % period and period % Q and unlike[Q] <= _ALIKE * unlike[first]]
     if period == 1 or rivals:  # its lines are none by themselves, or as good as others
         both = tuple(sorted([period, *rivals])) if rivals else ()
@@ -142,6 +147,22 @@ def _smallest(Q: int, grams: Sequence[Array], ground: Sequence[float]) -> tuple[
         else:
             Q //= factor
     return Q, worst
+
+
+def _longest(
+    Q: int, p_value: float, longest: int, grams: Sequence[Array], ground: Sequence[float]
+) -> tuple[int, float]:
+    """A multiple of Q, if lines speak for it that are not Q's, and the largest p."""
+    k = 2
+    while Q > 1 and k * Q <= longest:
+        comb = _Comb(k * Q, grams, ground)
+        own = comb.p_value(comb.own(k))
+        if own * (longest // Q) < ALPHA:
+            Q, p = _smallest(k * Q, grams, ground)
+            p_value, k = max(p_value, p, own), 2
+        else:
+            k += 1
+    return Q, p_value
 
 
 def _primes(n: int) -> list[int]:
@@ -212,7 +233,7 @@ class _Comb:
         ground = np.stack([self._ground(k) for k in own], 1)
         excess = ((self.power[:, own] - ground) * twice).sum(1).mean()
         error = np.sqrt((twice * ground**2 / self.outputs[:, None]).sum()) / len(ground)
-        return bool(excess + _SURE * error > _ENOUGH)
+        return bool(excess + _SURE * error > _DOUBT)
 
     def p_value(self, lines: NDArray[np.int64] | None = None) -> float:
         """Probability of such lines over such a ground, if they were none."""
@@ -221,7 +242,7 @@ class _Comb:
             return 1.0
         ground = np.stack([self._ground(k) for k in lines], 1)
         twice = np.where(self.even & (lines == self.half), 1.0, 2.0)
-        ratio = self.power[:, lines].sum() / ground.sum()
+        ratio = self.power[:, lines].sum() / ground.sum() / _UNEVEN
         spread = ground**2 / self.outputs[:, None]
         freedom = 2 * ground.sum() ** 2 / (spread * 2 / twice).sum()
         bins = {k for line in lines for k in self._near(int(line))}

@@ -61,10 +61,11 @@ def orbit(
     shifts: Annotated[
         int,
         typer.Option(
-            help="Whole-pixel shifts to search for a period of up to half as many; 0: none.",
+            help="Whole-pixel shifts, at most the image's size, to search for a period of up to "
+            "half as many; 0: none.",
             rich_help_panel=_ORBIT,
         ),
-    ] = 128,
+    ] = 256,
     worst: Annotated[
         int,
         typer.Option(
