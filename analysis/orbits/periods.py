@@ -29,6 +29,7 @@ _PARTS, _SPAN = 4, 16  # of a pixel, and over how many pixels, to look within pi
 SUBPIXEL_PASSES = _SPAN * (_PARTS - 1)
 """Passes beyond those at whole pixels, at most."""
 
+_ALL = 0.95  # of the variance
 _MOST_ENTRIES = 2048  # of an output that are looked at
 
 
@@ -63,11 +64,13 @@ def period_of(
     whole = _find(responses, g, [float(n) for n in range(shifts + 1)], None, step)
     known = {"generator": g.name, "shifts": shifts, "images": images, "longest": whole.longest}
     if whole.period is not None:
+        # Where the circle is not closed, its ends blur weak lines: only what explains all is all.
+        doubt = whole.doubt or (shifts < size and whole.share < _ALL)
         return Period(
             pixels=whole.period,
             p_value=whole.p_value,
             share=whole.share,
-            doubt=whole.doubt,
+            doubt=doubt,
             **known,
         )
     if whole.rivals:
