@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.curves import Followed, Grid, follow
-from liederiv.analysis.orbits.periods import LEAST_SHIFTS, SUBPIXEL_PASSES, period_of, shifted
+from liederiv.analysis.orbits.batches import Run
+from liederiv.analysis.orbits.periods import LEAST_SHIFTS
 from liederiv.analysis.orbits.response import Response
-from liederiv.analysis.orbits.results import OrbitCurve, Orbits, Period, Worst
-from liederiv.analysis.orbits.units import ranges_of, readable
-from liederiv.analysis.orbits.worst import Budget, combining, search
+from liederiv.analysis.orbits.results import Orbits
+from liederiv.analysis.orbits.units import ranges_of, usual_range
 from liederiv.base_representation import class_axis
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
@@ -26,16 +23,16 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 from liederiv.foreign_code import users_code
 from liederiv.forward_mode.models import kept_randomness
-from liederiv.generators import Generator
 from liederiv.metrics.local import NOT_ONE_TENSOR, is_classifier
 from liederiv.representations import OutputSpec, declared
 from liederiv.resolution import resolve_output
 
-__all__ = ["KINDS", "orbit"]
+__all__ = ["KINDS", "check_numbers", "orbit"]
 
 KINDS = ("auto", "probs", "logits", "features", "output")
 """What of a model an orbit may look at."""
 
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8)
 _BORDERS = {
     "mirror": "mirrored at its border",
     "periodic": "continued periodically beyond its border",
@@ -110,7 +107,7 @@ def orbit(
         >>> bool(found.get("translation_x").change.max() < 1e-6)  # a mean does not move
         True
     """
-    _check_numbers(points, shifts, worst, starts)
+    check_numbers(points, shifts, worst, starts)
     domain = domain_of(images)
     action = domain.action(generators, images, scheme, unit)
     limits = ranges_of(action.generators, images, ranges)
@@ -120,15 +117,19 @@ def orbit(
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(first).__name__))
         resolved = resolve_output(model, images[:1], declared(model, output), first, action)
         kind = _kind(output_type, domain, first, model)
+        if labels is not None and kind not in ("probs", "logits"):
+            raise LieDerivError(
+                f"labels are given, but what is looked at ({kind}) is no score of classes; leave "
+                "them out, or choose output_type='probs' or 'logits'."
+            )
         if kind == "probs":
             class_axis(first, resolved.representation)
-        scales = dict(zip((g.name for g in action.generators), limits, strict=True))
+        pairs = zip(action.generators, limits, strict=True)
+        scales = {g.name: usual_range(g, images) or limit for g, limit in pairs}
         batches = tuple(
             Response(model, x, resolved.representation, kind, scales) for x in pieces(images)
         )
-        run = _Run(
-            batches, action.generators, scheme, limits, seed, _classes(labels, images, first)
-        )
+        run = Run(batches, action.generators, scheme, limits, seed, _classes(labels, images, first))
         budget = run.budget(worst, starts) if worst else None
         total = run.passes(points, shifts, budget)
         bar = tqdm(total=total, desc="orbits", unit="pass", disable=None if progress else True)
@@ -155,7 +156,8 @@ def orbit(
     )
 
 
-def _check_numbers(points: int, shifts: int, worst: int, starts: int) -> None:
+def check_numbers(points: int, shifts: int, worst: int, starts: int) -> None:
+    """Refuse settings of `orbit` that nothing can be done with, before any model is loaded."""
     if points < 2 or points % 2:
         raise LieDerivError(f"points={points} must be an even number of steps, 2 or more.")
     if shifts < 0 or 0 < shifts < LEAST_SHIFTS:
@@ -190,7 +192,7 @@ def _classes(labels: Any, images: Any, y: Tensor) -> Tensor | None:
         raise LieDerivError(
             f"labels={described(labels)} are no whole numbers; give the class of each image."
         ) from error
-    if found.is_floating_point() or found.is_complex() or found.shape != (len(images),):
+    if found.dtype not in _WHOLE or found.shape != (len(images),):
         raise LieDerivError(
             f"labels of shape {list(found.shape)} and dtype {found.dtype} must be whole numbers, "
             f"one for each of {len(images)} inputs."
@@ -213,125 +215,3 @@ def _classes(labels: Any, images: Any, y: Tensor) -> Tensor | None:
 def _border(action: Action) -> str:
     scheme = getattr(action, "scheme", None)
     return "" if scheme is None else _BORDERS.get(scheme.boundary, scheme.boundary)
-
-
-@dataclass
-class _Run:
-    """The batches of one call, and what is measured on each."""
-
-    batches: tuple[Response, ...]
-    generators: tuple[Generator, ...]
-    scheme: str | Scheme
-    limits: list[float]
-    seed: int
-    labels: Tensor | None
-    step: Callable[[int], object] = lambda n: None
-
-    @property
-    def images(self) -> int:
-        return sum(len(r) for r in self.batches)
-
-    @property
-    def is_images(self) -> bool:
-        return self.batches[0].domain.is_images
-
-    def labels_of(self, number: int) -> Tensor | None:
-        """Those of one batch; only where the output is scores."""
-        if self.labels is None or self.batches[0].kind not in ("probs", "logits"):
-            return None
-        start = sum(len(r) for r in self.batches[:number])
-        return self.labels[start : start + len(self.batches[number])]
-
-    def passes(self, points: int, shifts: int, budget: Budget | None) -> int:
-        """Passes of single batches or images, for the progress bar."""
-        along = len(self.generators) * (2 * points + 1) * len(self.batches)
-        moved = shifted(self.generators, self.is_images) if shifts else []
-        x = self.batches[0].x
-        shifts = min(shifts, max(x.shape[-2:])) if moved else 0
-        rolled = len(moved) * self.images * (shifts + SUBPIXEL_PASSES)
-        sought = 0 if budget is None else budget.starts * budget.steps + budget.grid_passes()
-        return along + rolled + sought * len(self.batches)
-
-    def curves(self, points: int) -> tuple[tuple[OrbitCurve, ...], str, str]:
-        """All curves, the engine and how it was verified."""
-        found: list[OrbitCurve] = []
-        engines: list[str] = []
-        verified = ""
-        for number, (g, limit) in enumerate(zip(self.generators, self.limits, strict=True)):
-            grid = Grid.of(limit, points, self.seed + number)
-            parts = [
-                follow(r, self._bound(r, [g]), grid, self.labels_of(b), self.step)
-                for b, r in enumerate(self.batches)
-            ]
-            engines += [p.verification.engine for p in parts]
-            verified = verified or str(parts[0].verification)
-            found.append(_curve(g, grid, parts))
-        return tuple(found), ", ".join(dict.fromkeys(engines)), verified
-
-    def periods(self, shifts: int) -> tuple[Period, ...]:
-        """Of the translations of images."""
-        moved = shifted(self.generators, self.is_images)
-        return tuple(period_of(self.batches, g, shifts, self.step) for g in moved)
-
-    def budget(self, passes: int, starts: int) -> Budget:
-        """What the search may cost; refused before anything runs if that is too little."""
-        together, _ = combining(self.batches[0], self._bound(self.batches[0], self.generators))
-        return Budget.of(passes, len(together), starts)
-
-    def worst(self, budget: Budget) -> Worst:
-        """The worst transform of each image."""
-        first = self.batches[0]
-        together, apart = combining(first, self._bound(first, self.generators))
-        chosen = [self.generators[k] for k in together]
-        limits = [self.limits[k] for k in together]
-        pairs = [
-            search(
-                r, self._bound(r, chosen), limits, budget, self.seed, self.labels_of(b), self.step
-            )
-            for b, r in enumerate(self.batches)
-        ]
-        shown = [readable(g) for g in chosen]
-
-        def places(t: Any) -> Any:
-            return np.array([[s.of_t(v) for s, v in zip(shown, row, strict=True)] for row in t])
-
-        by_loss = self.labels_of(0) is not None
-        floors = np.concatenate([r.floor().numpy() for r in self.batches])
-        return Worst(
-            generators=tuple(g.name for g in chosen),
-            units=tuple(s.unit for s in shown),
-            ranges=tuple(s.of_t(v) for s, v in zip(shown, limits, strict=True)),
-            objective="loss" if by_loss else "change",
-            ascent=np.concatenate([a.value for a, _ in pairs]),
-            ascent_at=places(np.concatenate([a.place for a, _ in pairs])),
-            grid=np.concatenate([b.value for _, b in pairs]),
-            grid_at=places(np.concatenate([b.place for _, b in pairs])),
-            ascent_passes=budget.ascent_passes(),
-            grid_passes=budget.grid_passes(),
-            starts=budget.starts,
-            left_out=tuple(self.generators[k].name for k in apart),
-            floor=floors,
-        )
-
-    def _bound(self, r: Response, generators: Sequence[Generator]) -> Action:
-        return r.domain.bind(generators, r.x, self.scheme)
-
-
-def _curve(g: Generator, grid: Grid, parts: Sequence[Followed]) -> OrbitCurve:
-    """One curve of all batches."""
-    shown = readable(g)
-    values: dict[str, Any] = {}
-    for f in fields(OrbitCurve):
-        if f.name in parts[0].values:
-            own = [p.values[f.name] for p in parts]
-            values[f.name] = None if own[0] is None else np.concatenate(own)  # type: ignore[arg-type]
-    return OrbitCurve(
-        generator=g.name,
-        group=g.group,
-        unit=g.unit,
-        shown_unit=shown.unit,
-        t=grid.t,
-        shown=np.array([shown.of_t(v) for v in grid.t]),
-        on_grid=grid.on_grid,
-        **values,
-    )

@@ -9,6 +9,7 @@ then nothing happens at whole pixels, and quarters of a pixel show a period of o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,7 +18,6 @@ from liederiv.actions import Action
 from liederiv.analysis.orbits.periodogram import Finding, find_period, gram, rounding_floor
 from liederiv.analysis.orbits.response import Response
 from liederiv.analysis.orbits.results import Period
-from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 
 __all__ = ["LEAST_SHIFTS", "SUBPIXEL_PASSES", "period_of", "shifted"]
@@ -29,13 +29,14 @@ _PARTS, _SPAN = 4, 16  # of a pixel, and over how many pixels, to look within pi
 SUBPIXEL_PASSES = _SPAN * (_PARTS - 1)
 """Passes beyond those at whole pixels, at most."""
 
+_ALONG = {"translation_x": -1, "translation_y": -2}  # axes of images [B, C, H, W]
 _ALL = 0.95  # of the variance
 _MOST_ENTRIES = 2048  # of an output that are looked at
 
 
 def shifted(generators: Sequence[Generator], is_images: bool) -> list[Generator]:
     """The generators along which a lattice of pixels can have a period: translations of images."""
-    return [g for g in generators if g.group == "translation" and is_images]
+    return [g for g in generators if is_images and g.name in _ALONG]
 
 
 def period_of(
@@ -53,34 +54,31 @@ def period_of(
         step: told after each pass of an image.
     """
     x = responses[0].x
-    size = x.shape[-1] if g.name.endswith("x") else x.shape[-2]
+    size = int(x.shape[_ALONG[g.name]])
     shifts = min(shifts, size)
     images = sum(len(r) for r in responses)
     if shifts < LEAST_SHIFTS:
-        raise LieDerivError(
-            f"shifts={shifts} are too few to tell a period from chance along {g.name}; give "
-            f"{LEAST_SHIFTS} or more (images of as many pixels), or 0 to leave it out."
-        )
+        why = f"{shifts} shifts are too few to tell one from chance; it takes {LEAST_SHIFTS} pixels"
+        return Period(g.name, None, 1.0, 0.0, 0, shifts, images, reason=why)
     whole = _find(responses, g, [float(n) for n in range(shifts + 1)], None, step)
-    known = {"generator": g.name, "shifts": shifts, "images": images, "longest": whole.longest}
+    made = partial(Period, g.name, shifts=shifts, images=images, longest=whole.longest)
     if whole.period is not None:
         # Where the circle is not closed, its ends blur weak lines: only what explains all is all.
         doubt = whole.doubt or (shifts < size and whole.share < _ALL)
-        return Period(
+        return made(
             pixels=whole.period,
             p_value=whole.p_value,
             share=whole.share,
             doubt=doubt,
-            **known,
         )
     if whole.rivals:
         about = ", ".join(str(n) for n in whole.rivals)
         reason = f"there is one, but nothing decides between {about} px; take more shifts"
-        return Period(pixels=None, p_value=whole.p_value, share=0.0, reason=reason, **known)
+        return made(pixels=None, p_value=whole.p_value, share=0.0, reason=reason)
     parts = [n / _PARTS for n in range(min(_SPAN, size) * _PARTS + 1)]
     within = _find(responses, g, parts, [_PARTS], step)
     if within.period is not None:
-        return Period(pixels=1, p_value=within.p_value, share=within.share, **known)
+        return made(pixels=1, p_value=within.p_value, share=within.share)
     if whole.still and within.still:
         reason = "the output does not change beyond rounding"
     else:
@@ -88,7 +86,7 @@ def period_of(
             f"no line stands out at 1 px or at whole pixels up to {whole.longest} px, "
             f"p = {min(1.0, 2 * min(whole.p_value, within.p_value)):.2g}"
         )
-    return Period(pixels=None, p_value=whole.p_value, share=0.0, reason=reason, **known)
+    return made(pixels=None, p_value=whole.p_value, share=0.0, reason=reason)
 
 
 def _find(
@@ -121,7 +119,7 @@ def _entries(
 ) -> np.ndarray:
     """What the model answers after a shift by so many pixels, [B, D]."""
     (g,) = action.generators
-    half = (r.x.shape[-1] if g.name.endswith("x") else r.x.shape[-2]) / 2
+    half = r.x.shape[_ALONG[g.name]] / 2
     t = pixels / half if g.unit == "half-width" else pixels
     u = r.at(action, torch.tensor([[t]], dtype=torch.float64)).flatten(1)
     step(len(u))

@@ -98,14 +98,8 @@ class Response:
     def floor(self, mask: Tensor | None = None) -> Tensor:
         """What rounding alone changes in f(x): root mean square per item, float64 [B]."""
         moved = self.read(evaluate(self.f, within_rounding(self.x, 0)))
-        eps = torch.finfo(torch.float32 if self.dtype == torch.float32 else torch.float64).eps
+        eps = torch.finfo(self.x.dtype).eps
         return self.size(moved - self.origin, mask) + 2 * eps * self.size(self.origin, mask)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the input."""
-        found: torch.dtype = self.x.dtype
-        return found
 
     def linear(self, action: Action, t: Tensor) -> Linear:
         """u(t) and its derivatives along all generators; arguments as for `at`."""

@@ -12,7 +12,7 @@ from liederiv.errors import LieDerivError
 from liederiv.foreign import described
 from liederiv.generators import Generator
 
-__all__ = ["Readable", "ranges_of", "readable"]
+__all__ = ["Readable", "ranges_of", "readable", "usual_range"]
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,21 @@ def ranges_of(
 
 
 def _range(g: Generator, x: Any, given: Mapping[str, float]) -> float:
-    shown = readable(g)
     for name in (g.name, g.group):
         if name in given:
-            return shown.to_t(float(given[name]))
-    usual = domain_of(x).orbit_range(g, x)
-    if usual is not None:
-        return usual
-    if shown.usual is None:
+            return readable(g).to_t(float(given[name]))
+    usual = usual_range(g, x)
+    if usual is None:
         raise LieDerivError(
             f"ranges has no entry for {g.name!r}; say how far to follow it, in {g.unit}."
         )
-    return shown.to_t(shown.usual)
+    return usual
+
+
+def usual_range(g: Generator, x: Any) -> float | None:
+    """How far an orbit is followed where the user does not say, in t; None if nobody knows."""
+    usual = domain_of(x).orbit_range(g, x)
+    shown = readable(g)
+    if usual is None and shown.usual is not None:
+        usual = shown.to_t(shown.usual)
+    return usual

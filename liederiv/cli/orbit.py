@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from torch import Tensor
 
 from liederiv.analysis.orbits import Orbits
 from liederiv.analysis.orbits import orbit as follow_orbits
+from liederiv.analysis.orbits.measuring import check_numbers
 from liederiv.analysis.orbits.report import OrbitReport, described
 from liederiv.cli import options as o
 from liederiv.cli.arguments import as_given
@@ -20,11 +22,12 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
 from liederiv.foreign import shortened
+from liederiv.generators import resolve_generators
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import as_batch, clusters, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
-from liederiv.model_zoo.point_models import LoadedPointModel
+from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
 from liederiv.model_zoo.timm_models import LoadedModel
 
 __all__ = ["orbit"]
@@ -109,18 +112,22 @@ def orbit(
             f"--figure={as_given(figure)!r} must end in {', '.join(_PLOT_ENDINGS)}."
         )
     wanted = _ranges(ranges)
+    check_numbers(points, shifts, worst, starts)
+    if not is_point_model(model or model_flag or ""):
+        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
     loaded = chosen.open(model, model_flag, checkpoint)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
     module, output, kind = _target(loaded, how)
-    try_model(module, x[:1])
+    y = try_model(module, x[:1])
+    scored = kind in ("auto", "probs", "logits")
     orbits = follow_orbits(
         module,
         x,
         how.transforms,
         ranges=wanted,
         points=points,
-        labels=_labels(found, loaded),
+        labels=_labels(found, loaded, y) if scored else None,
         output=output,
         output_type=kind,
         scheme=how.scheme,
@@ -177,11 +184,12 @@ def _target(loaded: LoadedModel | LoadedPointModel, how: MeasureOptions) -> tupl
     return module, output, "output" if headless else how.output_type
 
 
-def _labels(found: Any, loaded: LoadedModel | LoadedPointModel) -> tuple[int, ...] | None:
+def _labels(found: Any, loaded: LoadedModel | LoadedPointModel, y: object) -> Any:
     """Labels count as the model's classes only where the numbers of classes agree."""
     if not isinstance(found, ImageSet) or isinstance(loaded, LoadedPointModel):
         return None
-    return found.labels if len(found.class_names) == loaded.num_classes else None
+    scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.num_classes
+    return found.labels if scores and len(found.class_names) == loaded.num_classes else None
 
 
 def _print(report: OrbitReport, loaded: LoadedModel | LoadedPointModel, orbits: Orbits) -> None:

@@ -108,8 +108,8 @@ HELP = {
     ),
     "orbit": (
         "--checkpoint --pretrained --num-classes --model-kwargs --images --num-images --img-size "
-        "--transforms --scheme --output-type --unit --device --dtype --seed --range --points --shifts "
-        "--worst --starts --figure --json --quiet"
+        "--transforms --scheme --output-type --unit --device --dtype --seed --range --points "
+        "--shifts --worst --starts --figure --json --quiet"
     ),
     "compare": (
         "--model --pretrained --num-classes --model-kwargs --images --num-images --img-size "

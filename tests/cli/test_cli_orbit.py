@@ -49,7 +49,9 @@ def test_tables_and_json_say_the_same(orbit, tmp_path):
     assert [p["change"]["value"] for p in zero] == [0.0]
     per_image = shift["per_image"]
     for i, point in enumerate(shift["points"]):
-        assert point["change"]["value"] == pytest.approx(np.mean([v[i] for v in per_image["change"]]))
+        assert point["change"]["value"] == pytest.approx(
+            np.mean([v[i] for v in per_image["change"]])
+        )
         if shift["bound_holds"]:
             slack = 2 * point["path_error"] + 1e-6
             assert point["change"]["value"] <= point["path"]["value"] + slack
