@@ -196,6 +196,8 @@ class _Run:
     def done(self) -> Followed:
         r, grid = self.response, self.grid
         speed = np.sqrt(self.lee)
+        # An estimate from few entries may be zero by chance: that of the whole orbit counts.
+        self.error[:] = np.sqrt((self.error**2).mean(1, keepdims=True))
         path, path_error = path_length(grid, speed)
         off, _ = path_length(grid, self.error)  # of differences, which add up at worst
         asymmetry = np.clip(self.square - _array(r.mean(self.offset.square(), self.mask)), 0, None)

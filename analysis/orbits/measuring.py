@@ -115,7 +115,9 @@ def orbit(
         first = preflight(model, images)
         if not isinstance(first, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(first).__name__))
-        resolved = resolve_output(model, images[:1], declared(model, output), first, action)
+        one = images[:1]
+        spec, bound = declared(model, output), domain.rebind(action, one)
+        resolved = resolve_output(model, one, spec, first, bound)
         kind = _kind(output_type, domain, first, model)
         if labels is not None and kind not in ("probs", "logits"):
             raise LieDerivError(

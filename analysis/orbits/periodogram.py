@@ -39,6 +39,8 @@ _ALIKE = 1.2  # × the smallest mean squared difference: candidates as good as t
 _UNEVEN = 1.2  # what the ground beneath a line may be beside that around it
 _DOUBT = 0.01  # of the variance: what a multiple must be known not to hold
 _SURE = 2.0  # standard errors, for what is not there
+_LEAST = 1e-4  # of the variance: lines of a multiple that hold less are nothing
+_FFT_ROUNDING = 1e-12  # of the mean square, to which series are scaled
 _TINY = 1e-300
 _EPS_FLOOR = 16.0  # × the precision: what rounding may do to a response
 
@@ -114,11 +116,12 @@ def find_period(
         return Finding(None, min(1.0, best), 0.0, False, longest)
     most = max(c.share for c in sure.values())
     near = [Q for Q, c in sure.items() if c.share >= _NEARLY * most]
-    unlike = {Q: _unlike(Q, scaled) for Q in near}
+    unlike = {Q: _unlike(Q, scaled) for Q in sure}
     first = min(near, key=lambda Q: unlike[Q])
     period, p_value = _smallest(first, scaled, ground)
     period, p_value = _longest(period, p_value, longest, scaled, ground)
-    rivals = [Q for Q in near if Q % period and period % Q and unlike[Q] <= _ALIKE * unlike[first]]
+    as_good = [Q for Q in sure if unlike[Q] <= _ALIKE * unlike[first]]
+    rivals = [Q for Q in as_good if Q % period and period % Q]
     if period == 1 or rivals:  # its lines are none by themselves, or as good as others
         both = tuple(sorted([period, *rivals])) if rivals else ()
         return Finding(None, min(1.0, best), 0.0, False, longest, rivals=both)
@@ -157,7 +160,7 @@ def _longest(
     while Q > 1 and k * Q <= longest:
         comb = _Comb(k * Q, grams, ground)
         own = comb.p_value(comb.own(k))
-        if own * (longest // Q) < ALPHA:
+        if own * (longest // Q) < ALPHA and comb.holds(k) > _LEAST:
             Q, p = _smallest(k * Q, grams, ground)
             p_value, k = max(p_value, p, own), 2
         else:
@@ -188,7 +191,8 @@ class _Comb:
         cross = [np.fft.fft(np.fft.ifft(g[:n, :n], axis=1), axis=0) / n for g in grams]
         cross = [c[: self.half + 1, : self.half + 1] for c in cross]
         self.power = np.stack([np.real(np.diag(c)).clip(0) for c in cross])
-        self.floor = np.array(floors) / n
+        # No smaller than the rounding of the transform itself.
+        self.floor = np.maximum(np.array(floors), _FFT_ROUNDING) / n
         self.lines = self.cycles * np.arange(1, Q // 2 + 1)
         self.outputs = np.array(
             [self._independent(c, f) for c, f in zip(cross, self.floor.tolist(), strict=True)]
@@ -221,19 +225,24 @@ class _Comb:
     @property
     def share(self) -> float:
         """Variance that the lines explain, beyond their ground, mean over images."""
-        twice = np.where(self.even & (self.lines == self.half), 1, 2)
-        ground = np.stack([self._ground(k) for k in self.lines], 1)
-        excess = ((self.power[:, self.lines] - ground) * twice).sum(1)
-        return float(np.clip(excess, 0, 1).mean())
+        return min(1.0, max(0.0, self._excess(self.lines)))
+
+    def holds(self, factor: int) -> float:
+        """Variance that lines which are not those of Q / factor explain, beyond their ground."""
+        return self._excess(self.own(factor))
+
+    def _excess(self, lines: NDArray[np.int64]) -> float:
+        twice = np.where(self.even & (lines == self.half), 1, 2)
+        ground = np.stack([self._ground(k) for k in lines], 1)
+        return float(((self.power[:, lines] - ground) * twice).sum(1).mean())
 
     def could_explain(self, factor: int) -> bool:
         """Whether lines that are not those of Q / factor may hold enough for Q to be the period."""
         own = self.own(factor)
         twice = np.where(self.even & (own == self.half), 1, 2)
         ground = np.stack([self._ground(k) for k in own], 1)
-        excess = ((self.power[:, own] - ground) * twice).sum(1).mean()
         error = np.sqrt((twice * ground**2 / self.outputs[:, None]).sum()) / len(ground)
-        return bool(excess + _SURE * error > _DOUBT)
+        return bool(self.holds(factor) + _SURE * error > _DOUBT)
 
     def p_value(self, lines: NDArray[np.int64] | None = None) -> float:
         """Probability of such lines over such a ground, if they were none."""

@@ -120,7 +120,7 @@ class Rigid(nn.Module):
 
 def test_a_map_that_moves_along_does_not_change():
     x = smooth(1, 32)
-    c = orbit(Rigid(), x, "translation_x", output="NCHW", scheme="fourier", points=4, **BARE)
+    c = orbit(Rigid().eval(), x, "translation_x", output="NCHW", scheme="fourier", points=4, **BARE)
     found = c.get("translation_x")
     assert found.change.max() < 1e-10
     assert found.path.max() < 1e-6 * found.size.max()
@@ -134,7 +134,7 @@ def test_a_representation_of_the_wrong_sign_is_seen(monkeypatch):
         response.Response, "_back", lambda self, action, t, y: right(self, action, -t, y)
     )
     x = smooth(1, 32)
-    c = orbit(Rigid(), x, "translation_x", output="NCHW", scheme="fourier", points=4, **BARE)
+    c = orbit(Rigid().eval(), x, "translation_x", output="NCHW", scheme="fourier", points=4, **BARE)
     assert c.get("translation_x").change.max() > 0.1 * c.get("translation_x").size.max()
 
 
@@ -370,9 +370,9 @@ def test_differences_carry_their_error():
     with pytest.warns(ForwardModeWarning):
         found = orbit(black, x, "brightness", output_type="output", points=2, **BARE)
     c = found.get("brightness")
-    assert found.engine == "differences"
-    assert (np.abs(c.lee - 0.5) <= c.lee_error + 1e-9).all()
-    assert 0 < c.lee_error.max() < 1e-3
+    assert found.engine == "finite-differences"
+    assert (np.abs(c.lee - 0.5) <= 3 * c.lee_error).all()
+    assert 0 < c.lee_error.max() < 1e-6
 
 
 @pytest.mark.parametrize(
