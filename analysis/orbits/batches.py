@@ -63,11 +63,10 @@ class Run:
         sought = 0 if budget is None else budget.starts * budget.steps + budget.grid_passes()
         return along + rolled + sought * len(self.batches)
 
-    def curves(self, points: int) -> tuple[tuple[OrbitCurve, ...], str, str]:
-        """All curves, the engine and how it was verified."""
+    def curves(self, points: int) -> tuple[tuple[OrbitCurve, ...], str]:
+        """All curves, and the engines."""
         found: list[OrbitCurve] = []
         engines: list[str] = []
-        verified = ""
         for number, (g, limit) in enumerate(zip(self.generators, self.limits, strict=True)):
             grid = Grid.of(limit, points, self.seed + number)
             parts = [
@@ -75,9 +74,8 @@ class Run:
                 for b, r in enumerate(self.batches)
             ]
             engines += [p.verification.engine for p in parts]
-            verified = verified or str(parts[0].verification)
             found.append(_curve(g, grid, parts))
-        return tuple(found), ", ".join(dict.fromkeys(engines)), verified
+        return tuple(found), ", ".join(dict.fromkeys(engines))
 
     def periods(self, shifts: int) -> tuple[Period, ...]:
         """Of the translations of images."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from liederiv.analysis.orbits.results import OrbitCurve, Orbits
+from liederiv.analysis.orbits.results import OrbitCurve, Orbits, Period
 from liederiv.analysis.plot_labels import new_axes
 from liederiv.analysis.plot_style import BLACK, BLUE, GREEN, GREY, RED
 from liederiv.foreign import figure_label
@@ -15,7 +17,7 @@ from liederiv.foreign import figure_label
 __all__ = ["orbits_figure", "plot_change", "plot_decisions", "plot_lee"]
 
 Array = NDArray[np.float64]
-_FAINT = {"color": GREY, "linewidth": 0.5, "alpha": 0.6}
+_FAINT: dict[str, Any] = {"color": GREY, "linewidth": 0.5, "alpha": 0.6}
 _MOST_SINGLE = 32  # curves of single images that are drawn
 
 
@@ -92,7 +94,7 @@ def orbits_figure(orbits: Orbits, *, title: str = "") -> Figure:
         if columns == 3:
             plot_decisions(orbits, c.generator, row[2])
         period = next((p for p in orbits.periods if p.generator == c.generator), None)
-        words = "" if period is None else f", period {_period(period.pixels)}"
+        words = "" if period is None else f", period {_period(period)}"
         row[0].set_title(f"{c.generator.replace('_', ' ')}{words}", loc="left", fontsize="medium")
     heading = "Along orbits"
     figure.suptitle(f"{heading}: {figure_label(title)}" if title else heading, fontsize="medium")
@@ -104,8 +106,9 @@ def orbits_floor(c: OrbitCurve) -> float:
     return max(float(c.floor.max()), 1e-30)
 
 
-def _period(pixels: int | None) -> str:
-    return "none" if pixels is None else f"{pixels} px"
+def _period(period: Period) -> str:
+    doubt = " or a multiple" if period.doubt else ""
+    return "none" if period.pixels is None else f"{period.pixels} px{doubt}"
 
 
 def _band(ax: Axes, orbits: Orbits, c: OrbitCurve, values: Array) -> None:

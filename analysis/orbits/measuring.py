@@ -137,7 +137,8 @@ def orbit(
         bar = tqdm(total=total, desc="orbits", unit="pass", disable=None if progress else True)
         with bar:
             run.step = bar.update
-            curves, engine, verification = run.curves(points)
+            verification = batches[0].verify(action.generators, scheme)
+            curves, engine = run.curves(points)
             periods = run.periods(shifts) if shifts else ()
             found = run.worst(budget) if budget else None
     return Orbits(
@@ -149,7 +150,7 @@ def orbit(
         scheme=action.scheme_name,
         border=_border(action),
         engine=engine,
-        verification=verification,
+        verification=str(verification),
         seed=seed,
         item=domain.item,
         image_names=tuple(image_names)[: len(images)],

@@ -121,7 +121,7 @@ def _point(o: Orbits, c: OrbitCurve, i: int) -> dict[str, Any]:
         "path_error": None if path is None else float(c.path_error[:, i].mean()),
         "chords": asdict(o.mean(c.chords[:, i])),
         "kept": _estimate(o, None if c.kept is None else c.kept[:, i]),
-        "accuracy": _estimate(o, None if c.correct is None else c.correct[:, i]),
+        "correct": _estimate(o, None if c.correct is None else c.correct[:, i]),
         "loss": _estimate(o, None if c.loss is None else c.loss[:, i]),
     }
 

@@ -23,10 +23,17 @@ from torch.utils._pytree import tree_map
 
 from liederiv.actions import Action
 from liederiv.base_representation import class_axis
+from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of
-from liederiv.errors import ModelError
-from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
+from liederiv.errors import ModelError, NotDifferentiableError
+from liederiv.forward_mode import (
+    Pushforward,
+    Verification,
+    sound_numerics,
+    verified_pushforward,
+)
 from liederiv.forward_mode.calls import within_rounding
+from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite, evaluate, valid
 from liederiv.metrics.local import as_output
 from liederiv.representations import Representation
@@ -101,21 +108,33 @@ class Response:
         eps = torch.finfo(self.x.dtype).eps
         return self.size(moved - self.origin, mask) + 2 * eps * self.size(self.origin, mask)
 
+    def verify(self, generators: Sequence[Generator], scheme: str | Scheme) -> Verification:
+        """Let the witness judge the derivative here, along more than what will be followed.
+
+        Along a symmetry that the network has, nothing moves and nothing is seen; so all generators
+        of the kind of input take part. What is found is remembered for the points of the orbits.
+
+        Args:
+            generators: to be followed.
+            scheme: interpolation scheme.
+        """
+        return self._pushed(self.x, self._every(generators, self.x, scheme)).verification
+
     def linear(self, action: Action, t: Tensor) -> Linear:
         """u(t) and its derivatives along all generators; arguments as for `at`."""
         K = len(action)
         moved = self.domain.transform(action, t).on_input(self.x)
-        bound = self.domain.rebind(action, moved)
         with sound_numerics():
             own = self._tangents(action, t)
-            # The witness compares along the action's own tangents, which come first.
-            both = tree_map(lambda a, b: torch.cat([a, b.to(a)]), bound.tangents(moved), own)
-            pushed = verified_pushforward(
-                self.f, moved, both, bound, chunk_size=self.domain.chunk_size(moved)
-            )
+        try:
+            pushed = self._pushed(moved, self.domain.rebind(action, moved), own)
+        except NotDifferentiableError:
+            # Along a symmetry that the network has, rounding alone is seen, and looks like jumps.
+            scheme = getattr(action, "scheme", "bspline")
+            pushed = self._pushed(moved, self._every(action.generators, moved, scheme), own)
         if not isinstance(pushed.y, Tensor):
             raise ModelError(f"the model returns a {type(pushed.y).__name__}, not one tensor.")
-        y, jv = as_output(self.kind, self.rho, pushed.y.double(), pushed.jv[K:].double())
+        y, jv = as_output(self.kind, self.rho, pushed.y.double(), pushed.jv[-K:].double())
         u = self._back(action, t, self._checked(y, t))
         zero = self._back(action, t, torch.zeros_like(y))
         steps = self._steps(action)
@@ -126,8 +145,26 @@ class Response:
         ]  # fmt: skip
         errors = torch.zeros(K, dtype=torch.float64)
         if pushed.errors is not None:
-            errors = pushed.errors[K:].double().cpu()
+            errors = pushed.errors[-K:].double().cpu()
         return Linear(u, torch.stack(du), errors, pushed.verification)
+
+    def _every(self, generators: Sequence[Generator], x: Any, scheme: str | Scheme) -> Action:
+        """These and all other generators of the kind of input, bound to x."""
+        every = {g.name: g for g in generators}
+        for name, g in self.domain.catalogue(x).generators.items():
+            every.setdefault(name, g)
+        return self.domain.bind(tuple(every.values()), x, scheme)
+
+    def _pushed(self, x: Any, action: Action, own: Any = None) -> Pushforward:
+        """J_f(x) along the generators and behind them along tangents of ours, verified."""
+        with sound_numerics():
+            # The witness compares along the action's own tangents, which come first.
+            tangents = action.tangents(x)
+            if own is not None:
+                tangents = tree_map(lambda a, b: torch.cat([a, b.to(a)]), tangents, own)
+            return verified_pushforward(
+                self.f, x, tangents, action, chunk_size=self.domain.chunk_size(x)
+            )
 
     def read(self, y: Tensor) -> Tensor:
         """The output in float64; probabilities after the softmax."""

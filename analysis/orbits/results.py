@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,6 +256,6 @@ class Orbits:
         return Estimate(*bootstrap_ratio(values, sizes, **self._draws))
 
     @property
-    def _draws(self) -> dict[str, object]:
+    def _draws(self) -> dict[str, Any]:
         clusters = None if self.clusters is None else list(self.clusters)
         return {"resamples": self.resamples, "seed": self.seed, "clusters": clusters}
