@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -22,6 +24,7 @@ from liederiv.domains import Names, domain_of, pieces
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 from liederiv.foreign_code import users_code
+from liederiv.forward_mode import ForwardModeWarning
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.metrics.local import NOT_ONE_TENSOR, is_classifier
 from liederiv.representations import OutputSpec, declared
@@ -111,7 +114,8 @@ def orbit(
     domain = domain_of(images)
     action = domain.action(generators, images, scheme, unit)
     limits = ranges_of(action.generators, images, ranges)
-    with users_code("the model", library=True), kept_randomness(images):
+    notes: list[str] = []
+    with users_code("the model", library=True), kept_randomness(images), _noted(notes):
         first = preflight(model, images)
         if not isinstance(first, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(first).__name__))
@@ -151,12 +155,27 @@ def orbit(
         border=_border(action),
         engine=engine,
         verification=str(verification),
+        warnings=tuple(notes),
         seed=seed,
         item=domain.item,
         image_names=tuple(image_names)[: len(images)],
         clusters=None if clusters is None else tuple(str(c) for c in clusters)[: len(images)],
         resamples=resamples,
     )
+
+
+@contextmanager
+def _noted(notes: list[str]) -> Iterator[None]:
+    """Make one note of all warnings about a slower engine; they come at every point."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ForwardModeWarning)
+        yield
+    for warning in caught:
+        if not issubclass(warning.category, ForwardModeWarning):
+            known = warning.message, warning.category, warning.filename, warning.lineno
+            warnings.warn_explicit(*known)
+        elif not notes:
+            notes.append(str(warning.message))
 
 
 def check_numbers(points: int, shifts: int, worst: int, starts: int) -> None:

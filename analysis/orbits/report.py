@@ -33,6 +33,7 @@ def described(known: Provenance, orbits: Orbits, x: Any) -> Provenance:
         dtype=str(x.dtype).removeprefix("torch."),
         device=str(x.device),
         seed=orbits.seed,
+        warnings=(*known.warnings, *orbits.warnings),
     )
 
 

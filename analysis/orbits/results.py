@@ -214,6 +214,7 @@ class Orbits:
         engine: how derivatives were computed.
         verification: how they were verified.
         seed: of everything random.
+        warnings: what a reader should know, such as that a slower engine was used.
         item: what one of the inputs is called.
         image_names: of the images, in order.
         clusters: of images that are not independent; None: all are.
@@ -230,6 +231,7 @@ class Orbits:
     engine: str
     verification: str
     seed: int
+    warnings: tuple[str, ...] = ()
     item: str = "image"
     image_names: tuple[str, ...] = ()
     clusters: tuple[str, ...] | None = None

@@ -21,7 +21,7 @@ from liederiv.cli.orbit_tables import orbit_tables
 from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
-from liederiv.foreign import shortened
+from liederiv.foreign import one_line, shortened
 from liederiv.generators import resolve_generators
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measure_options import MeasureOptions
@@ -204,4 +204,4 @@ def _print(report: OrbitReport, loaded: LoadedModel | LoadedPointModel, orbits: 
     for item in orbit_tables(orbits):
         out.print(item)
     for note in p.warnings:
-        out.print(f"Note: {note}")
+        out.print(f"Note: {one_line(note)}")

@@ -93,6 +93,17 @@ def test_a_figure_is_drawn_and_quiet_is_quiet(orbit, tmp_path):
     assert path.stat().st_size > 20_000
 
 
+def test_a_derivative_that_torch_has_wrong_is_measured_by_differences(orbit, tmp_path):
+    path = tmp_path / "o.json"
+    result = orbit("--json", path, "--transforms", "rotation", model="detached")
+    assert result.exit_code == 0, result.output
+    assert "engine finite-differences" in result.stdout
+    assert "Note: the derivative that torch records differs" in result.stdout
+    (c,) = json.loads(path.read_text())["orbits"]
+    assert c["bound_holds"]
+    assert all(p["lee_error"] > 0 for p in c["points"])
+
+
 def test_clouds(run):
     result = run(
         *("orbit", "rapidash_tn_r3", "--num-images", 1, "--transforms", "translation_x,rotation_z"),
