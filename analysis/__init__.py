@@ -12,6 +12,7 @@ from liederiv.analysis.layer_statistics import kind_shares, kind_totals
 from liederiv.analysis.layouts import Layout, LayoutRecogniser
 from liederiv.analysis.leaderboard import Leaderboard, failures, leaderboard
 from liederiv.analysis.metric_agreement import metric_agreement
+from liederiv.analysis.orbits import OrbitCurve, Orbits, orbit
 from liederiv.analysis.rank_correlation import RankCorrelation, rank_correlation
 from liederiv.analysis.recipes import TrainingRecipe, recipe_of, year_of
 from liederiv.analysis.repair_trials import Trial, WhatIf, rank_modules, what_if
@@ -38,6 +39,8 @@ __all__ = [
     "LayoutRecogniser",
     "Leaderboard",
     "ModuleAliasing",
+    "OrbitCurve",
+    "Orbits",
     "ProfileRow",
     "RankCorrelation",
     "Repair",
@@ -62,6 +65,7 @@ __all__ = [
     "measure_aliasing",
     "measure_finite",
     "metric_agreement",
+    "orbit",
     "power_spectrum",
     "rank_correlation",
     "rank_modules",

@@ -252,6 +252,10 @@ class Domain(ABC):
         """
         raise LieDerivError(f"half_range is needed for {g.name}, in units of {g.unit}.")
 
+    def orbit_range(self, g: Generator, x: Any) -> float | None:
+        """How far an orbit is followed where nobody says, in g's unit; None: as is usual."""
+        return None
+
     def discrete(
         self, f: Callable[[Any], Tensor], x: Any, output: OutputSpec
     ) -> Sequence[DiscreteCheck]:

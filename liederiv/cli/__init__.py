@@ -18,6 +18,7 @@ from liederiv.cli.gate import gate
 from liederiv.cli.info import info
 from liederiv.cli.layers import layers
 from liederiv.cli.models import models
+from liederiv.cli.orbit import orbit
 from liederiv.cli.report import report
 from liederiv.cli.results import results
 from liederiv.cli.scan import scan
@@ -37,9 +38,22 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (score, layers, compare, scan, results, report, gate, track, check, models, info):
+for command in (
+    score,
+    layers,
+    orbit,
+    compare,
+    scan,
+    results,
+    report,
+    gate,
+    track,
+    check,
+    models,
+    info,
+):
     # A scan runs models in processes of their own.
-    runs_models = command in (score, layers, compare, gate, track, check)
+    runs_models = command in (score, layers, orbit, compare, gate, track, check)
     app.command()(guarded(runs_models=runs_models)(command))
 
 

@@ -203,6 +203,15 @@ class PointDomain(Domain):
         drawn = seeded_coordinates(seeds, limits, num_samples=num_samples)
         return (PointTransform.exp(action, t) for t in drawn), label
 
+    def orbit_range(self, g: Generator, x: PointCloud) -> float | None:
+        """See `Domain.orbit_range`: mean rms radius, half a turn, a factor of 1.5."""
+        usual = {
+            "translation": float(rms_radius(x).mean()),
+            "rotation": math.pi,
+            "scale": math.log(1.5),
+        }
+        return usual.get(g.group)
+
     def discrete(
         self, f: Callable[[Any], Tensor], x: PointCloud, output: OutputSpec
     ) -> Sequence[DiscreteCheck]:

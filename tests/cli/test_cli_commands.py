@@ -106,6 +106,11 @@ HELP = {
         "--transforms --scheme --output-type --unit --device --dtype --seed --top --by --aliasing "
         "--what-if --plot --json --parquet --quiet"
     ),
+    "orbit": (
+        "--checkpoint --pretrained --num-classes --model-kwargs --images --num-images --img-size "
+        "--transforms --scheme --output-type --unit --device --dtype --seed --range --points "
+        "--shifts --worst --starts --figure --json --quiet"
+    ),
     "compare": (
         "--model --pretrained --num-classes --model-kwargs --images --num-images --img-size "
         "--transforms --scheme --metrics --output-type --device --dtype --batch-size --seed --csv "
