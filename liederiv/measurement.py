@@ -49,8 +49,9 @@ from liederiv.metrics.scale import RelativeStep, StepMetric
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
+from liederiv.row_names import check_steps
 from liederiv.scoring import Bootstrap, targets
-from liederiv.steps import Step, Steps, parse_steps, plan_of
+from liederiv.steps import Step, Steps, plan_of
 from liederiv.structure_function import StepBatch, step_responses, why_no_steps
 
 __all__ = ["DEFAULT_METRICS", "DEFAULT_TRANSFORMS", "OUTPUT_TYPES", "measure"]
@@ -144,12 +145,13 @@ def measure(
         True
     """
     check_sampling(dynamic_range, margin)
-    parse_steps(steps)
+    wanted = resolve_metrics(metrics)
+    check_steps(steps, wanted)
     settings = _Settings(
         model=model,
         transforms=transforms if isinstance(transforms, str | Generator) else tuple(transforms),
         unit=unit,
-        metrics=resolve_metrics(metrics),
+        metrics=wanted,
         scheme=get_scheme(scheme),
         output=declared(model, output),
         output_types=_requested_types(output_type),

@@ -31,6 +31,7 @@ __all__ = [
     "parse_steps",
     "plan_of",
     "step_label",
+    "step_of",
     "unit_of",
 ]
 
@@ -150,7 +151,7 @@ def parse_steps(steps: Steps) -> dict[str, tuple[tuple[float, str], ...]]:
             pairs.append((name.strip(), [v.strip() for v in values.split(",")]))
     elif isinstance(steps, Mapping):
         single = (str, int, float)
-        pairs = [(n, [v] if isinstance(v, single) else list(v)) for n, v in steps.items()]  # type: ignore[arg-type]
+        pairs = [(n, [v] if isinstance(v, single) else list(v)) for n, v in steps.items()]
     else:
         raise LieDerivError(f"steps is a {type(steps).__name__}; {_FORM}, or a mapping like it.")
     found = {str(name): tuple(_size(name, v) for v in values) for name, values in pairs}
@@ -181,7 +182,7 @@ def _size(name: str, value: StepValue) -> tuple[float, str]:
     return size, _ALIASES.get(symbol, symbol)
 
 
-def _step(name: str, unit: StepUnit, size: float, symbol: str, *, chosen: bool) -> Step:
+def step_of(name: str, unit: StepUnit, size: float, symbol: str, *, chosen: bool) -> Step:
     """A step in the unit of steps.
 
     Raises:
@@ -231,8 +232,8 @@ def plan_of(
         unit = unit_of(g.unit)
         own = asked.get(g.name, asked.get(g.group))
         sizes = [(_CHOSEN.get(unit.symbol, 0.01), "")] if own is None else own
-        chosen = [_step(g.name, unit, *size, chosen=True) for size in sizes]
-        steps_of = {s.label: s for s in (_step(g.name, unit, v, "", chosen=False) for v in grid)}
+        chosen = [step_of(g.name, unit, *size, chosen=True) for size in sizes]
+        steps_of = {s.label: s for s in (step_of(g.name, unit, v, "", chosen=False) for v in grid)}
         steps_of |= {s.label: s for s in chosen}
         if len(steps_of) > _MOST:
             raise LieDerivError(f"steps: {len(steps_of)} of {g.name} are too many; {_MOST} do.")

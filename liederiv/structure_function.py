@@ -131,15 +131,15 @@ def step_responses(
     runner = _Runner(f, x, action, representation, tuple(kinds), cap)
     seeds = domain_of(x).seeds(x, seed, "step")
     found = [runner.along(k, steps, seeds if compare else None) for k, steps in enumerate(plan)]
-    plans = tuple(tuple(steps) for steps in plan)
     batches = {}
     for kind in kinds:
         own = [one[kind] for one in found]
-        names = [n for n in _ALL if own and all(n in o for o in own)]
         batches[kind] = StepBatch(
-            plans,
-            *(tuple(o[name] for o in own) for name in ("squared", "rounding", "moved")),
-            {n: tuple(o[n] for o in own) for n in names},
+            tuple(tuple(steps) for steps in plan),
+            squared=tuple(o["squared"] for o in own),
+            rounding=tuple(o["rounding"] for o in own),
+            moved=tuple(o["moved"] for o in own),
+            compared={n: tuple(o[n] for o in own) for n in _ALL if all(n in o for o in own)},
         )
     return batches
 

@@ -26,7 +26,7 @@ from liederiv.metrics.base import Metric, Rows
 from liederiv.reach import crossing
 from liederiv.results import Measurement, Score, Status
 from liederiv.scoring import OUTPUT_UNITS, empty_score, make_score, targets
-from liederiv.steps import Step, base_name, step_label, unit_of
+from liederiv.steps import Step, StepUnit, base_name, step_label, unit_of
 from liederiv.structure_function import StepBatch
 
 __all__ = [
@@ -161,48 +161,27 @@ class Reach(StepMetric):
         self, curve: _Curve, name: str, t_unit: str, index: list[int], to: Rows
     ) -> list[Score]:
         """See `StepMetric.along`."""
-        key, unit = (self.name, name, to.output), unit_of(t_unit).symbol
+        key, unit = (self.name, name, to.output), unit_of(t_unit)
+        reference = curve.reference
         obstacle = self._obstacle(curve, index, to)
-        if obstacle is not None:
-            return [empty_score(key, unit, *obstacle)]
-        kept, reference = curve.clear, curve.reference
-        assert not isinstance(reference, str)
-        n = curve.squared.shape[1]
-        counts = np.vstack(
-            [
-                np.ones(n),
-                resample_counts(
-                    n, to.bootstrap.resamples, to.bootstrap.seed, to.bootstrap.clusters
-                ),
-            ]
-        )
-        sizes = _reaches(curve, counts, unit_of(t_unit))
-        value, labels = (
-            float(sizes[0]),
-            [s.label for s, k in zip(curve.steps, kept, strict=True) if k],
-        )
-        ratios = [
-            float(curve.squared[j].sum() / curve.h[j] ** 2 / reference.sum())
-            for j in np.flatnonzero(kept)[[0, -1]]
-        ]
-        if ratios[0] > _JUMPS:
-            why = (
-                f"at {labels[0]} LEE(h) is {ratios[0]:.3g} times LEE: the output changes in jumps, "
-                "or otherwise than its derivative says"
-            )
-            return [empty_score(key, unit, "failed", why)]
+        if obstacle is not None or isinstance(reference, str):
+            return [empty_score(key, unit.symbol, *(obstacle or ("failed", "")))]
+        b, n = to.bootstrap, curve.squared.shape[1]
+        counts = np.vstack([np.ones(n), resample_counts(n, b.resamples, b.seed, b.clusters)])
+        value, *drawn = _reaches(curve, reference, counts, unit)
         if not math.isfinite(value) or value == 0:
-            status, at, share = (
-                (BELOW, labels[0], ratios[0]) if value == 0 else (BEYOND, labels[-1], ratios[1])
-            )
-            return [empty_score(key, unit, status, f"at {at} LEE(h) is {share:.2g} of LEE")]
-        low, high = _interval(sizes[1:], n, to.bootstrap.clusters)
-        open_ends = [f"its interval reaches {BELOW}"] * (low == 0)
-        open_ends += [f"its interval reaches {BEYOND}"] * (high == math.inf)
+            j = np.flatnonzero(curve.clear)[0 if value == 0 else -1]
+            share = _share(curve, reference, j)
+            why = f"at {curve.steps[j].label} LEE(h) is {share:.2g} of LEE"
+            return [empty_score(key, unit.symbol, BELOW if value == 0 else BEYOND, why)]
+        low, high = _interval(np.array(drawn), n, b.clusters)
+        said = [f"its interval reaches {BELOW}"] * (low == 0)
+        said += [f"its interval reaches {BEYOND}"] * (high == math.inf)
         if curve.lee is None:
-            open_ends.append(f"LEE taken at {labels[0]}")
+            said.append(f"LEE taken at {curve.steps[np.flatnonzero(curve.clear)[0]].label}")
         ends = [v if math.isfinite(v) and v > 0 else None for v in (low, high)]
-        return [Score(*key, value, *ends, unit, reason="; ".join(open_ends))]
+        score = Score(*key, float(value), ends[0], ends[1], unit.symbol, reason="; ".join(said))
+        return [score]
 
     def _obstacle(self, curve: _Curve, index: list[int], to: Rows) -> tuple[Status, str] | None:
         """Why there is no reach."""
@@ -216,8 +195,15 @@ class Reach(StepMetric):
         floor = 0.0 if to.floor is None else float(to.floor.squared[index].mean())
         if not reference.mean() > 4 * floor:
             return "not applicable", "LEE is not above what rounding contributes to it"
-        if curve.clear.sum() < 2:
+        clear = np.flatnonzero(curve.clear)
+        if len(clear) < 2:
             return "not applicable", "rounding hides the response at all steps, or all but one"
+        share = _share(curve, reference, clear[0])
+        if share > _JUMPS:
+            return "failed", (
+                f"at {curve.steps[clear[0]].label} LEE(h) is {share:.3g} times LEE: the output "
+                "changes in jumps, or otherwise than its derivative says"
+            )
         return None
 
     def resampled(
@@ -257,18 +243,24 @@ def _size_in(score: Score, unit: str) -> float:
         return math.nan
 
 
-def _reaches(curve: _Curve, counts: NDArray[np.float64], unit: object) -> NDArray[np.float64]:
+def _share(curve: _Curve, reference: NDArray[np.float64], j: int) -> float:
+    """LEE(h)/LEE at one step."""
+    return float(curve.squared[j].sum() / curve.h[j] ** 2 / reference.sum())
+
+
+def _reaches(
+    curve: _Curve, reference: NDArray[np.float64], counts: NDArray[np.float64], unit: StepUnit
+) -> NDArray[np.float64]:
     """The reach for each weighting of the items, in the unit of steps; 0 below, ∞ beyond."""
-    kept, reference = curve.clear, curve.reference
+    kept = curve.clear
     with np.errstate(divide="ignore", invalid="ignore"):
         top = counts @ (curve.squared[kept] / curve.h[kept, None] ** 2).T
         ratios = top / (counts @ reference)[:, None]
     return _sizes(crossing(np.log(curve.h[kept]), ratios), unit)
 
 
-def _sizes(log_h: NDArray[np.float64], unit: object) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):
-        return np.array([unit.size_of(v) if math.isfinite(v) else v for v in np.exp(log_h)])  # type: ignore[attr-defined]
+def _sizes(log_h: NDArray[np.float64], unit: StepUnit) -> NDArray[np.float64]:
+    return np.array([unit.size_of(v) if math.isfinite(v) else v for v in np.exp(log_h)])
 
 
 def _interval(

@@ -18,13 +18,13 @@ from liederiv.model_zoo.images import load_images
 from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.store_schema import MEASUREMENTS
-from liederiv.row_names import row_names
+from liederiv.row_names import check_steps, row_names, step_rows
 
 __all__ = ["ScanSettings"]
 
 # What does not change the numbers: how much at once, and where files lie (their content counts).
 _NEUTRAL = ("measurements", "images", "data_dir", "batch_size", "layers_images")
-_ONLY_SCORE = ("metrics", "dynamic_range", "margin")
+_ONLY_SCORE = ("metrics", "dynamic_range", "margin", "steps")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class ScanSettings(MeasureRequest):
         unit: of translations.
         dynamic_range: of the output, see `liederiv.measure`; so the next.
         margin: pixels of output maps that are left out along the border.
+        steps: sizes of motions, see `liederiv.steps`.
         device: resolved: ``cpu``, ``cuda``, ….
         dtype: of the computation.
         batch_size: ``auto`` or a number.
@@ -95,6 +96,9 @@ class ScanSettings(MeasureRequest):
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
         check_sampling(self.dynamic_range, self.margin)
+        if self.steps is not None:
+            check_steps(self.steps, resolve_metrics(self.metrics))
+            step_rows(self.transforms, self.steps, self.unit)  # type: ignore[arg-type]
         _ = self.images_per_pass
         options = self.model_options()
         options.check()
