@@ -66,7 +66,7 @@ def step_row(transform: str, step: str) -> str:
             continue
     wrong = f"{symbol} is not a unit of its steps" if symbol else "its unit is missing"
     raise LieDerivError(
-        f"{transform}@{step}: {wrong}; a step of {transform} is measured in {known}, "
+        f"{transform}@{step}: {wrong}; a step of {transform} is in {known}, "
         f"e.g. {transform}@1{next(iter(units)).symbol}."
     )
 

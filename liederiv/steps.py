@@ -150,8 +150,10 @@ def parse_steps(steps: Steps) -> dict[str, tuple[tuple[float, str], ...]]:
                 raise LieDerivError(f"steps: {part!r} is no step; {_FORM}.")
             pairs.append((name.strip(), [v.strip() for v in values.split(",")]))
     elif isinstance(steps, Mapping):
-        single = (str, int, float)
-        pairs = [(n, [v] if isinstance(v, single) else list(v)) for n, v in steps.items()]
+        pairs = [
+            (n, list(v) if isinstance(v, Iterable) and not isinstance(v, str) else [v])
+            for n, v in steps.items()
+        ]
     else:
         raise LieDerivError(f"steps is a {type(steps).__name__}; {_FORM}, or a mapping like it.")
     found = {str(name): tuple(_size(name, v) for v in values) for name, values in pairs}

@@ -11,16 +11,18 @@ The finite transforms are those of `Domain.transform`: images are interpolated, 
 their border, by the same scheme whose slopes the tangents are. ρ⁻¹ acts on the whole output, as in
 L f, so what the continuation puts in at the border is part of the error.
 
-What rounding adds to S(h) does not shrink with h. It is estimated from one more pass, on inputs
-moved by their own rounding; steps of which it makes up more than a thousandth are measured again in
-float64 where the model runs in it.
+What rounding adds to S(h) does not shrink with h. It is estimated from what inputs do that are
+moved by their own rounding (by more where that shows nothing: a small response on a large constant
+is rounded to the steps of the constant), and from the precision of the output. Steps of which it
+makes up more than a millionth, so that squares are right to a thousandth, are measured again in
+float64 where the model runs in it, which shows in the response being proportional to 1e-7 and 1e-10 of x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -31,14 +33,16 @@ from liederiv.actions import Action
 from liederiv.base_representation import Representation, class_axis
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, UnknownLayoutError
-from liederiv.forward_mode.calls import PlainFunction, add, within_rounding
+from liederiv.forward_mode.calls import PlainFunction, add, noise_like, norm, within_rounding
 from liederiv.forward_mode.models import watched
 from liederiv.metrics.finite import act_finite, evaluate
 from liederiv.steps import Step
 
 __all__ = ["StepBatch", "step_responses", "why_no_steps"]
 
-_SHARE_OF_ROUNDING = 1e-3
+_SHARE_OF_ROUNDING = 1e-6  # of an item's square, or of a hundredth of the mean one
+_GROWTH, _TRIALS = 3.0, 12  # of moved inputs until the output changes at all
+_LINEAR = (3e-4, 3e-3)  # ratio of the responses to 1e-10 and 1e-7 of x in a model that is wide
 _ALL = ("noise", "spectrum")
 
 
@@ -175,23 +179,33 @@ class _Runner:
             count = max(1, self.cap // (2 * len(self.x))) if isinstance(self.x, Tensor) else 1
             group = descending[len(rows) : len(rows) + count]
             found = self._group(action, group, seeds)
-            if not self.wide and self._drowned(found) and self._runs_wide():
+            if not self.wide and self._drowned(found) and self._runs_wide:
                 self.wide = True  # and for all that are smaller
                 found = self._group(action, group, seeds)
             rows += found
         rows.reverse()
         return {kind: _stacked([row[kind] for row in rows]) for kind in self.kinds}
 
+    @cached_property
     def _runs_wide(self) -> bool:
-        return self.x.dtype != torch.float64 and self.plain.runs_wide(self.x)
+        """Whether float64 makes the model more precise: some fix float32 inside."""
+        if self.x.dtype == torch.float64 or not self.plain.runs_wide(self.x):
+            return False
+        x = self.x.double()
+        here, *moved = (
+            self.plain.wide_leaves(add(x, noise_like(x, 0), size * norm(x) / _entries(x)))[0]
+            for size in (0.0, 1e-10, 1e-7)
+        )
+        small, large = (float((y.double() - here).norm()) for y in moved)
+        return large > 0 and _LINEAR[0] <= small / large <= _LINEAR[1]
 
     def _drowned(self, rows: Sequence[dict[str, dict[str, Tensor]]]) -> bool:
         """Whether rounding makes up too much of some step."""
-        return any(
-            bool(one["rounding"].sum() > _SHARE_OF_ROUNDING * one["squared"].sum())
-            for row in rows
-            for one in row.values()
-        )
+        for one in (one for row in rows for one in row.values()):
+            size = one["squared"].clamp_min(one["squared"].mean() / 100)
+            if (one["rounding"] > _SHARE_OF_ROUNDING * size).any():
+                return True
+        return False
 
     def _group(
         self, action: Action, steps: Sequence[Step], seeds: Any
@@ -251,18 +265,32 @@ class _Runner:
 
     def _change(self, x: Any, v: Any) -> dict[str, Tensor]:
         """How much the output changes from x − v/2 to x + v/2."""
-        plus, minus = self._outputs([add(x, v, 0.5), add(x, v, -0.5)])
-        return {k: self._squares(self._of(k, plus) - self._of(k, minus)) for k in self.kinds}
+        return self._changes(*self._outputs([add(x, v, 0.5), add(x, v, -0.5)]))
 
     def _noise(self) -> dict[str, Tensor]:
         """What rounding adds to a squared change, from inputs that it cannot tell apart."""
         if self.wide not in self._rounding:
             x = self.x.double() if self.wide else self.x
-            a, b = self._outputs([x, within_rounding(x, 0)])
+            here, moved = self._outputs([x, within_rounding(x, 0)])
+            found = self._changes(here, moved)
+            size = torch.finfo(x.dtype).eps * norm(x) / _entries(x)
+            for _ in range(_TRIALS):
+                if all((v > 0).all() for v in found.values()):
+                    break
+                size *= _GROWTH
+                more = self._changes(here, self._call(add(x, noise_like(x, 1), size)))
+                found = {k: torch.where(v > 0, v, more[k]) for k, v in found.items()}
+            # Two outputs, each rounded to a grid of eps |y|: a variance of a twelfth of its square.
+            grid = torch.finfo(here.dtype).eps * here.double()
+            own = {k: self._squares(grid) / 6 for k in self.kinds if k != "probs"}
             self._rounding[self.wide] = {
-                k: self._squares(self._of(k, a) - self._of(k, b)) for k in self.kinds
+                k: torch.maximum(v, own[k]) if k in own else v for k, v in found.items()
             }
         return self._rounding[self.wide]
+
+    def _changes(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """Squared difference of two outputs for the same input, by output type."""
+        return {k: self._squares(self._of(k, a) - self._of(k, b)) for k in self.kinds}
 
     def _of(self, kind: str, y: Tensor) -> Tensor:
         """The output as it is measured, in float64."""
@@ -283,6 +311,11 @@ class _Runner:
                 for b in range(items)
             ]
         )
+
+
+def _entries(x: Any) -> float:
+    """Root of the number of entries, by which a norm becomes a root mean square."""
+    return float(max(1, sum(v.numel() for v in tree_flatten(x)[0]))) ** 0.5
 
 
 def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

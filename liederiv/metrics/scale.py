@@ -96,7 +96,7 @@ class _Curve:
             return self.lee
         clear = np.flatnonzero(self.clear & (self.squared.sum(1) > 0))
         if len(clear) < 2:
-            return "rounding hides the response at all steps but one, or there is none"
+            return "rounding, or jumps of the output, hide the response at all steps but one"
         i, j = clear[:2]
         first, second = (self.squared[k].sum() / self.h[k] ** 2 for k in (i, j))
         if not abs(first / second - 1) <= _SETTLED:
@@ -197,7 +197,10 @@ class Reach(StepMetric):
             return "not applicable", "LEE is not above what rounding contributes to it"
         clear = np.flatnonzero(curve.clear)
         if len(clear) < 2:
-            return "not applicable", "rounding hides the response at all steps, or all but one"
+            return (
+                "not applicable",
+                "rounding, or jumps of the output, hide the response at all steps but one",
+            )
         share = _share(curve, reference, clear[0])
         if share > _JUMPS:
             return "failed", (
@@ -380,6 +383,8 @@ class LeeShare(_AtSteps):
         if isinstance(reference, str):
             return empty_score(key, "1", "not applicable", reference)
         if not curve.clear[j] and not to.failure:
-            return empty_score(key, "1", "not applicable", "rounding hides the response")
+            return empty_score(
+                key, "1", "not applicable", "rounding, or jumps of the output, hide the response"
+            )
         values = curve.squared[j] / curve.h[j] ** 2
         return make_score(*key, "1", values, reference, to.bootstrap, failure=to.failure)
