@@ -15,7 +15,8 @@ What rounding adds to S(h) does not shrink with h. It is estimated from what inp
 moved by their own rounding (by more where that shows nothing: a small response on a large constant
 is rounded to the steps of the constant), and from the precision of the output. Steps of which it
 makes up more than a millionth, so that squares are right to a thousandth, are measured again in
-float64 where the model runs in it, which shows in the response being proportional to 1e-7 and 1e-10 of x.
+float64 where the model runs in it, which shows in the response being proportional to what moves x
+between 1e-10 and 1e-7 of its size.
 """
 
 from __future__ import annotations
