@@ -212,7 +212,7 @@ def plan_of(
     Args:
         generators: K generators.
         grids: sizes for each, in the unit of steps; empty for none but the chosen.
-        steps: those chosen, by generator or group; None (and transforms that it does not name)
+        steps: those chosen, by generator and by group, both of which count; None (and transforms that it does not name)
             stands for 1 px, 1 degree, 1 %, and a small step of whatever has another unit.
         catalogue: of the generators, to tell a name that is not measured from a wrong one.
 
@@ -232,8 +232,8 @@ def plan_of(
     plan = []
     for g, grid in zip(generators, grids, strict=True):
         unit = unit_of(g.unit)
-        own = asked.get(g.name, asked.get(g.group))
-        sizes = [(_CHOSEN.get(unit.symbol, 0.01), "")] if own is None else own
+        own = [size for name in dict.fromkeys((g.group, g.name)) for size in asked.get(name, ())]
+        sizes = own or [(_CHOSEN.get(unit.symbol, 0.01), "")]
         chosen = [step_of(g.name, unit, *size, chosen=True) for size in sizes]
         steps_of = {s.label: s for s in (step_of(g.name, unit, v, "", chosen=False) for v in grid)}
         steps_of |= {s.label: s for s in chosen}

@@ -407,6 +407,9 @@ def test_units_of_steps():
     assert parse_steps("rotation=1°, 2 deg") == {"rotation": ((1.0, "deg"), (2.0, "deg"))}
     (plan,) = plan_of([GENERATORS["scale"]], [()], "scale=1,100%")
     assert [s.t for s in plan] == pytest.approx([math.log(1.01), math.log(2)])
+    both = [GENERATORS[f"translation_{axis}"] for axis in "xy"]
+    plan = plan_of(both, [(), ()], "translation=1;translation_x=2px")
+    assert [[s.label for s in steps] for steps in plan] == [["1px", "2px"], ["1px"]]
     (plan,) = plan_of([GENERATORS["rotation"]], [(0.5,)], {"rotation": f"{math.pi}rad"})
     assert plan == (Step(0.5, math.radians(0.5), "deg", False), Step(180.0, math.pi, "deg", True))
 
