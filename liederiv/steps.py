@@ -213,7 +213,8 @@ def plan_of(
         generators: K generators.
         grids: sizes for each, in the unit of steps; empty for none but the chosen.
         steps: those chosen, by generator and by group, both of which count; None (and
-            transforms that it does not name) stands for 1 px, 1 degree, 1 %, and a small step of whatever has another unit.
+            transforms that it does not name) stands for 1 px, 1 degree, 1 %, and a small step of
+            whatever has another unit.
         catalogue: of the generators, to tell a name that is not measured from a wrong one.
 
     Raises:
