@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -53,9 +54,8 @@ class Leaderboard:
     @property
     def whole_transforms(self) -> tuple[str, ...]:
         """The same without single axes of a transform that is there as a whole."""
-        return tuple(
-            t for t in self.units if t[-2:] not in ("_x", "_y") or t[:-2] not in self.units
-        )
+        groups = {t: re.sub(r"_[xy](?=@|$)", "", t) for t in self.units}
+        return tuple(t for t, group in groups.items() if group == t or group not in self.units)
 
     def sorted(self, by: str | None = None) -> Leaderboard:
         """The same rows in order.

@@ -9,7 +9,7 @@ import pandas as pd
 
 from liederiv.analysis.leaderboard import latest
 from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.metrics.registry import metric_names
+from liederiv.metrics.registry import METRICS, metric_names
 
 __all__ = ["metric_agreement", "metric_columns"]
 
@@ -26,6 +26,7 @@ def metric_columns(rows: pd.DataFrame) -> pd.DataFrame:
     newest = latest(rows)
     good = newest[(newest["outcome"] == "measured") & (newest["status"] == "measured")].copy()
     negated = good["metric"].isin(metric_names("larger_is_better"))
+    good = good[~good["metric"].isin(set(METRICS) - set(metric_names("listed")))]
     good["value"] = good["value"].where(~negated, -good["value"])
     index = ["metric", "transform", "output"]
     return good.pivot_table("value", "requested_model", index, aggfunc="first", sort=False)
@@ -95,5 +96,5 @@ def subject_of(transform: str) -> str:
 
 def _whole(transform: str, table: pd.DataFrame) -> bool:
     """False for one axis of a transform that is there as a whole."""
-    group = re.sub(r"_[xy]$", "", transform)
+    group = re.sub(r"_[xy](?=@|$)", "", transform)
     return group == transform or group not in set(table.columns.get_level_values(1))

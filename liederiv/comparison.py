@@ -102,15 +102,15 @@ def compare(
     rows = []
     for first in a.scores:
         second = others.get((first.metric, first.transform, first.output))
-        if second is not None and _of_model(first.metric):
-            rows.append(_difference(first, second, resamples, seed, clusters))
+        if second is not None and _compared(first.metric):
+            rows.append(_difference((a, first), (b, second), resamples, seed, clusters))
     return tuple(rows)
 
 
 def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) -> Contrast:
     """How the two differ in what they are of, as far as it concerns the rows that they share."""
     keys = [{(s.metric, s.transform, s.output) for s in m.scores} for m in (a, b)]
-    shared = {key for key in keys[0] & keys[1] if _of_model(key[0])}
+    shared = {key for key in keys[0] & keys[1] if _compared(key[0])}
     return contrast(
         a.provenance,
         b.provenance,
@@ -120,15 +120,20 @@ def contrast_of(a: Measurement, b: Measurement, *, between_models: bool = True) 
     )
 
 
-def _of_model(metric: str) -> bool:
-    """Whether a row says something about the model."""
-    return metric not in METRICS or METRICS[metric].of_model
+def _compared(metric: str) -> bool:
+    """Whether a row says something about the model, and for itself."""
+    return metric not in METRICS or (METRICS[metric].of_model and METRICS[metric].listed)
 
 
 def _difference(
-    a: Score, b: Score, resamples: int, seed: int, clusters: Sequence[Any] | None
+    first: tuple[Measurement, Score],
+    second: tuple[Measurement, Score],
+    resamples: int,
+    seed: int,
+    clusters: Sequence[Any] | None,
 ) -> Difference:
     nan = float("nan")
+    (_, a), (_, b) = first, second
     key = (a.metric, a.transform, a.output)
     up = METRICS[a.metric].larger_is_better if a.metric in METRICS else None
     why = next((w for w in map(_unusable, (a, b)) if w), "")
@@ -138,10 +143,32 @@ def _difference(
         return Difference(*key, nan, nan, nan, nan, nan, a.unit, why, up)
     assert a.value is not None
     assert b.value is not None
-    low, high = _interval(a, b, resamples, seed, clusters)
+    found = _resampled(first, second, resamples, seed, clusters)
+    low, high = _interval(a, b, resamples, seed, clusters) if found is None else found
     return Difference(
         *key, a.value, b.value, b.value - a.value, low, high, a.unit, larger_is_better=up
     )
+
+
+def _resampled(
+    first: tuple[Measurement, Score],
+    second: tuple[Measurement, Score],
+    resamples: int,
+    seed: int,
+    clusters: Sequence[Any] | None,
+) -> tuple[float, float] | None:
+    """The interval of metrics that are no means; None where the metric leaves it to `_interval`."""
+    metric, count = METRICS.get(first[1].metric), first[0].provenance.num_images
+    labels = np.arange(count) if clusters is None else np.asarray(clusters)[:count]
+    if metric is None or len(np.unique(labels)) < 2:
+        return None
+    counts = resample_counts(count, resamples, seed, labels)
+    a, b = (metric.resampled(score, m, counts) for m, score in (first, second))
+    if a is None or b is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        ends = percentiles(b - a)
+    return ends if all(map(math.isfinite, ends)) else (math.nan, math.nan)
 
 
 def _unusable(score: Score) -> str:

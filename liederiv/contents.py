@@ -11,6 +11,7 @@ from torch import Tensor
 from liederiv.domains import domain_of
 from liederiv.generators import Generator
 from liederiv.scoring import targets
+from liederiv.steps import Step, step_label
 
 __all__ = ["ContentHash", "definitions_of"]
 
@@ -43,12 +44,22 @@ class ContentHash:
         return self._known or self._digest.hexdigest()[:16]
 
 
-def definitions_of(generators: Sequence[Generator]) -> dict[str, tuple[str, ...]]:
-    """For each row of the results, the generators that it sums over, with all their numbers."""
-    return {
-        name: tuple(_definition(generators[i]) for i in indices)
-        for name, _, indices in targets(generators)
-    }
+def definitions_of(
+    generators: Sequence[Generator], plan: Sequence[Sequence[Step]] = ()
+) -> dict[str, tuple[str, ...]]:
+    """For each row of the results, the generators that it sums over, with all their numbers.
+
+    Args:
+        generators: K generators.
+        plan: steps of each, whose rows are listed too.
+    """
+    found = {}
+    for name, _, indices in targets(generators):
+        words = tuple(_definition(generators[i]) for i in indices)
+        found[name] = words
+        steps = plan[indices[0]] if plan else ()
+        found |= {step_label(name, step): words for step in steps if step.chosen}
+    return found
 
 
 def _definition(generator: Generator) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from liederiv.actions import Action
 from liederiv.derivatives import Scheme
@@ -32,6 +32,7 @@ from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.generators import Catalogue, Generator, resolve_generators
 from liederiv.metrics.values import DiscreteCheck
 from liederiv.representations import Invariant, OutputSpec, Representation, Resolved
+from liederiv.steps import default_grid, unit_of
 
 __all__ = [
     "DOMAINS",
@@ -208,6 +209,30 @@ class Domain(ABC):
             return {"moves": norms > 0, "noise": responses.mean(0) * norms}
 
         return Comparisons(tree_unflatten(drawn, tree), read)
+
+    def step_grid(self, g: Generator, x: Any) -> Sequence[float]:
+        """Sizes of steps over which the error of g is followed, ascending; see `liederiv.steps`."""
+        return default_grid(unit_of(g.unit))
+
+    def step_noise(self, x: Any, moved: Any, action: Any, seeds: Sequence[int]) -> dict[str, Any]:
+        """Displacements to compare a finite one with, by the names of `Comparisons`.
+
+        By default Gaussian noise of its norm, item by item.
+
+        Args:
+            x: the input.
+            moved: T_{h/2} x − T_{−h/2} x, like x.
+            action: the one generator that has moved it.
+            seeds: one per item.
+        """
+        drawn = self.comparisons(x, tree_map(lambda v: v[None], moved), action, 1, seeds)
+        squares = [v.flatten(1).double().square().sum(1) for v in tree_flatten(moved)[0]]
+        norms = torch.stack(squares).sum(0).sqrt()
+
+        def sized(v: Tensor) -> Tensor:
+            return v[0] * norms.to(v).reshape(-1, *[1] * (v.ndim - 2))
+
+        return {"noise": tree_map(sized, drawn.tangents)}
 
     def transform(self, action: Any, t: Tensor) -> Any:
         """The finite transforms exp(Σ_k t_k X_k) for t [B, K], or [1, K] for all items alike.

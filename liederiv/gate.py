@@ -12,8 +12,10 @@ from dataclasses import dataclass
 
 from liederiv.baselines import judge_increase, read_baseline
 from liederiv.errors import LieDerivError
+from liederiv.metrics.registry import METRICS
+from liederiv.metrics.scale import LeeStep
 from liederiv.results import Measurement
-from liederiv.row_names import row_names
+from liederiv.row_names import row_names, step_row, unit_of_steps
 from liederiv.verdicts import GATED, Verdict, first, judge
 
 __all__ = [
@@ -27,7 +29,10 @@ __all__ = [
     "read_baseline",
 ]
 
-_FORM = "write TRANSFORM=NUMBER, METRIC/TRANSFORM=NUMBER or METRIC/TRANSFORM/OUTPUT=NUMBER"
+_FORM = (
+    "write TRANSFORM=NUMBER, TRANSFORM@STEP=NUMBER, METRIC/TRANSFORM=NUMBER or "
+    "METRIC/TRANSFORM/OUTPUT=NUMBER"
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Limit:
 
     Attributes:
         metric: one of `GATED`.
-        transform: generator or group.
+        transform: generator or group; of a metric of finite steps with the step, rotation@1deg.
         output: output type, or None for the one that is measured first.
         value: in the unit of the score.
 
@@ -66,6 +71,8 @@ def parse_limits(text: str) -> tuple[Limit, ...]:
     Example:
         >>> parse_limits("rotation=0.1")
         (Limit(metric='lee', transform='rotation', output=None, value=0.1),)
+        >>> parse_limits("rotation@1°=0.1")
+        (Limit(metric='lee_step', transform='rotation@1deg', output=None, value=0.1),)
     """
     limits = [_limit(part.strip()) for part in text.split(",") if part.strip()]
     if not limits:
@@ -83,16 +90,41 @@ def _limit(part: str) -> Limit:
     named = all(names) and 1 <= len(names) <= 3
     if not sign or not (math.isfinite(value) and value >= 0) or not named:
         raise LieDerivError(f"--max: {part!r} is no limit; {_FORM}, with a number from 0.")
-    metric, transform = (names[0], names[1]) if len(names) > 1 else ("lee", names[0])
+    usual = LeeStep.name if "@" in names[0] else "lee"
+    metric, transform = (names[0], names[1]) if len(names) > 1 else (usual, names[0])
     if metric not in GATED:
         raise LieDerivError(f"--max: {metric!r} cannot be limited; choose from {', '.join(GATED)}.")
-    rows = row_names(transform)
-    if transform not in rows:
+    row = _row(metric, transform)
+    return Limit(metric, row, names[2] if len(names) == 3 else None, value)
+
+
+def _row(metric: str, transform: str) -> str:
+    """The name of the row that is limited.
+
+    Raises:
+        LieDerivError: for a name of several, or a step where none is due, missing, or wrong.
+    """
+    base, at, step = transform.partition("@")
+    rows = row_names(base)
+    if base not in rows:
         raise LieDerivError(
-            f"--max: {transform!r} stands for several scores; limit them one by one: "
-            f"{', '.join(rows)}."
+            f"--max: {base!r} stands for several scores; limit them one by one: {', '.join(rows)}."
         )
-    return Limit(metric, transform, names[2] if len(names) == 3 else None, value)
+    kind = METRICS.get(metric)
+    if kind is None or kind.at_steps is not bool(at):
+        example = f"{base}@1{unit_of_steps(base)}"
+        raise LieDerivError(
+            f"--max: {metric} has no steps; write {metric}/{base}, or {LeeStep.name}/{transform}."
+            if at
+            else f"--max: {metric} is measured at a step; write it behind the transform, e.g. "
+            f"{metric}/{example}."
+        )
+    if not at:
+        return transform
+    try:
+        return step_row(base, step)
+    except LieDerivError as error:
+        raise LieDerivError(f"--max: {error}") from error
 
 
 def parse_increase(text: str) -> float:

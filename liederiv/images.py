@@ -13,13 +13,14 @@ from liederiv.actions import ImageAction, check_images
 from liederiv.derivatives import Scheme
 from liederiv.domains import Comparisons, Domain, register_domain
 from liederiv.errors import ImageError
-from liederiv.generators import IMAGES, Generator
+from liederiv.generators import IMAGES, Generator, SpatialGenerator
 from liederiv.metrics.agreement import quarter_turns
 from liederiv.metrics.directions import blur, same_norm, same_spectrum, seeded_noise
 from liederiv.metrics.discrete import discrete_checks
 from liederiv.metrics.sampled import random_transforms
 from liederiv.metrics.values import DiscreteCheck
 from liederiv.representations import OutputSpec, Resolved, resolve
+from liederiv.steps import halvings, unit_of
 from liederiv.transforms import FiniteTransform
 
 __all__ = ["ImageDomain", "reference_network"]
@@ -89,6 +90,25 @@ class ImageDomain(Domain):
             }
 
         return Comparisons(torch.cat(blocks), read)
+
+    def step_grid(self, g: Generator, x: Tensor) -> Sequence[float]:
+        """See `Domain.step_grid`: up to what moves the border of the image by some 4 pixels."""
+        half, unit = max(x.shape[-2:]) / 2, unit_of(g.unit)
+        if not isinstance(g, SpatialGenerator) or unit.symbol == "px":
+            return super().step_grid(g, x)
+        pixels = {"deg": math.radians(half), "%": half / 100}.get(unit.symbol, half)
+        return halvings(2.0 ** round(math.log2(4 / pixels)))
+
+    def step_noise(
+        self, x: Tensor, moved: Tensor, action: ImageAction, seeds: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """See `Domain.step_noise`."""
+        scrambled, plain = seeded_noise(x, seeds, 2)
+        norms = moved.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+        return {
+            "noise": same_norm(plain) * norms,
+            "spectrum": same_spectrum(moved[None], scrambled)[0],
+        }
 
     def transform(self, action: ImageAction, t: Tensor) -> FiniteTransform:
         """See `Domain.transform`."""

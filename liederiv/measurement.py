@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
+from liederiv.actions import Action
 from liederiv.base_representation import class_axis, lie_value
 from liederiv.batches import Batch, check_layout, deliver
 from liederiv.checks import check_type, preflight
@@ -27,7 +28,7 @@ from liederiv.errors import (
 )
 from liederiv.floors import Floor, rounding_floor
 from liederiv.foreign_code import users_code
-from liederiv.forward_mode import ForwardModeWarning, Verification
+from liederiv.forward_mode import ENGINES, ForwardModeWarning, Verification
 from liederiv.forward_mode.engines import RECOVERABLE, auto_chunk
 from liederiv.forward_mode.models import kept_randomness
 from liederiv.generators import Generator
@@ -43,11 +44,15 @@ from liederiv.metrics.local import (
 from liederiv.metrics.reference import Reference
 from liederiv.metrics.registry import METRICS, resolve_metrics
 from liederiv.metrics.sampled import check_sampling
+from liederiv.metrics.scale import RelativeStep, StepMetric
 from liederiv.names import DEFAULT_METRICS, DEFAULT_TRANSFORMS
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
 from liederiv.results import Measurement, Provenance, Score
+from liederiv.row_names import check_steps
 from liederiv.scoring import Bootstrap, targets
+from liederiv.steps import Step, Steps, plan_of
+from liederiv.structure_function import StepBatch, step_responses, why_no_steps
 
 __all__ = ["measure"]
 
@@ -68,6 +73,7 @@ def measure(
     seed: int = 0,
     dynamic_range: float | None = None,
     margin: float = 0.0,
+    steps: Steps = None,
     resamples: int = 2000,
     clusters: Sequence[Any] | None = None,
     image_names: Sequence[str] = (),
@@ -102,6 +108,10 @@ def measure(
             leaves these metrics out for outputs that have no range of their own.
         margin: pixels of an output map that the metrics of random transforms leave out along its
             border, beyond those that come in from outside.
+        steps: sizes of the motions at which ``lee_step`` is measured, in pixels, degrees, per cent:
+            ``"translation=0.5,1,2;rotation=1"`` or ``{"rotation": ["1deg", "0.1rad"]}``; None (and
+            transforms that it does not name) stands for 1 px, 1 degree, 1 %. They also extend the
+            grid on which ``reach`` is found. See `liederiv.steps`.
         resamples: bootstrap samples over images.
         clusters: per image or cloud, a label shared by those that are not independent (crops of
             one photograph); the bootstrap then draws whole clusters.
@@ -132,11 +142,13 @@ def measure(
         True
     """
     check_sampling(dynamic_range, margin)
+    wanted = resolve_metrics(metrics)
+    check_steps(steps, wanted)
     settings = _Settings(
         model=model,
         transforms=transforms if isinstance(transforms, str | Generator) else tuple(transforms),
         unit=unit,
-        metrics=resolve_metrics(metrics),
+        metrics=wanted,
         scheme=get_scheme(scheme),
         output=declared(model, output),
         output_types=_requested_types(output_type),
@@ -146,6 +158,7 @@ def measure(
         seed=seed,
         dynamic_range=dynamic_range,
         margin=margin,
+        steps=steps,
         verify=verify,
     )
     run: _Run | None = None
@@ -201,12 +214,18 @@ class _Settings:
     seed: int
     dynamic_range: float | None
     margin: float
+    steps: Steps
     verify: bool
 
     @property
     def local(self) -> list[LocalMetric]:
         """The metrics of the Lie derivative."""
         return [m for m in self.metrics if isinstance(m, LocalMetric)]
+
+    @property
+    def wants_curve(self) -> bool:
+        """Whether steps beside the chosen ones are needed."""
+        return any({"steps", "lie"} <= m.needs for m in self.metrics)
 
     def wants(self, need: str) -> bool:
         """Whether a metric with this need was asked for."""
@@ -243,6 +262,20 @@ class _Run:
         self.axis: int | None = None  # of the classes, where there are such
         if "probs" in self.output_types:
             self.axis = class_axis(y, self.known.representation)
+        self.plan: tuple[tuple[Step, ...], ...] = ()
+        self.no_steps = ""
+        if settings.wants("steps"):
+            self._plan_steps(x, y, one)
+        self.lee: dict[str, Tensor] = {}  # of the batch, by output type
+
+    def _plan_steps(self, x: Any, y: Tensor, one: Action) -> None:
+        """Which steps are taken, if any can be."""
+        generators, asked = self.action.generators, self.settings.steps
+        grids = [
+            self.domain.step_grid(g, x) if self.settings.wants_curve else () for g in generators
+        ]
+        self.plan = plan_of(generators, grids, asked, self.domain.catalogue(x))
+        self.no_steps = why_no_steps(x[:1], one, self.known.representation, y)
 
     def check(self, batch: Batch) -> None:
         """Refuse a batch that is not like the first one: what is bound to that would be wrong.
@@ -283,14 +316,17 @@ class _Run:
     def _add(self, x: Any, labels: Tensor | None) -> None:
         s = self.settings
         self.action = self.domain.rebind(self.action, x)
-        if s.local and not self.no_derivative:
+        self.lee = {}
+        if s.wants("lie") and not self.no_derivative:
             try:
                 self._add_local(x)
             except NotDifferentiableError as refusal:
                 # Metrics of finite transforms need no derivative; with nothing else it is an error.
-                if self.count or not s.wants("finite"):
+                if self.count or (s.local and not s.wants("finite")):
                     raise
                 self.no_derivative = str(refusal)
+        if s.wants("steps"):
+            self._add_steps(x)
         self._add_others(x, labels)
 
     def _add_local(self, x: Any) -> None:
@@ -314,11 +350,35 @@ class _Run:
         for kind in self.output_types:
             batch = LocalBatch.of(lin, x, self.action, kind)
             wrong |= ~batch.squared.isfinite().all(0)
+            if lin.verification.engine != ENGINES[-1]:  # a difference is a finite step itself
+                self.lee[kind] = batch.squared
             for m in s.local:
                 self.parts[m, kind].append(m.measure(batch))
         self.bad += (self.count + wrong.nonzero().flatten()).tolist()
         if self.count == 0 and s.verify and lin.y.isfinite().all():
             self._find_floor(x[:1])
+
+    def _add_steps(self, x: Any) -> None:
+        """What the outputs do over steps of finite size."""
+        s = self.settings
+        found: dict[str, StepBatch] = {}
+        if not self.no_steps:
+            found = step_responses(
+                s.model,
+                x,
+                self.action,
+                self.plan,
+                self.known.representation,
+                self.output_types,
+                compare=any(isinstance(m, RelativeStep) for m in s.metrics),
+                seed=s.seed,
+                cap=s.batch_size or self.domain.batch_size(x),
+            )
+        for kind in self.output_types:
+            batch = replace(found[kind], lee=self.lee.get(kind)) if found else self.no_steps
+            for m in s.metrics:
+                if isinstance(m, StepMetric):
+                    self.parts[m, kind].append(batch)
 
     def _add_others(self, x: Any, labels: Tensor | None) -> None:
         """Run the metrics that need no derivative of the model."""
@@ -398,9 +458,12 @@ class _Run:
                 failure,
             )
             rows += self._local_rows(to)
+            for m in self.settings.metrics:
+                if isinstance(m, StepMetric):
+                    rows += m.rows(self.parts[m, kind], to)
         to = replace(to, output=self.output_type)
         for (m, _), parts in self.parts.items():
-            if parts and not isinstance(m, LocalMetric):
+            if parts and not isinstance(m, LocalMetric | StepMetric):
                 rows += m.rows(parts, to)
         return tuple(rows)
 
@@ -435,7 +498,7 @@ class _Run:
             images_fingerprint=contents.hexdigest(),
             input_size=contents.input_size,
             output_size=self.output_size,
-            transforms=definitions_of(self.action.generators),
+            transforms=definitions_of(self.action.generators, self.plan),
             settings={
                 "unit": self.settings.unit,
                 "dynamic_range": self.settings.dynamic_range,

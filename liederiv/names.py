@@ -18,12 +18,12 @@ __all__ = [
 ]
 
 DEFAULT_TRANSFORMS = "translation,rotation,scale"
-DEFAULT_METRICS = "lee,relative,reference"
+DEFAULT_METRICS = "lee,relative,scale,reference"
 
 OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
 """What of an output can be measured, see `liederiv.measure`."""
 
-FAMILIES = ["lee", "relative", "reference", "sampled", "decisions", "discrete", "accuracy"]
+FAMILIES = ["lee", "relative", "scale", "reference", "sampled", "decisions", "discrete", "accuracy"]
 """Families of metrics, in order; registering a metric of another adds it."""
 
 SCHEMES = ("bspline", "fourier", "fourier_mirror", "central", "bilinear")

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from liederiv.errors import LieDerivError
 from liederiv.files import json_text, writable_text, write_atomically
 from liederiv.foreign import one_line, printable
-from liederiv.scores import Provenance, Score
+from liederiv.scores import Provenance, Score, Status
 from liederiv.spreadsheets import unquoted, write_csv
 
 __all__ = ["load", "save"]
@@ -31,7 +31,7 @@ __all__ = ["load", "save"]
 _KEY = b"liederiv"
 _NUMBERS = ("value", "ci_low", "ci_high", "floor")
 _TEXTS = ("metric", "transform", "output", "unit", "status", "reason")
-_STATUS = ("measured", "not applicable", "failed")
+_STATUS = get_args(Status)
 _LARGEST = 2**30  # bytes; no measurement comes near
 
 

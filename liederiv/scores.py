@@ -14,7 +14,9 @@ from liederiv._version import __version__
 
 __all__ = ["Provenance", "Score", "Status"]
 
-Status = Literal["measured", "not applicable", "failed"]
+Status = Literal[
+    "measured", "not applicable", "failed", "beyond the largest step", "below the smallest step"
+]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Score:
         ci_high: upper end.
         unit: of value.
         floor: what rounding alone contributes to value, in the same unit; None if unknown.
-        status: ``measured``, ``not applicable`` or ``failed``.
+        status: ``measured``, ``not applicable`` or ``failed``; of a reach also ``beyond the largest
+            step`` and ``below the smallest step``.
         reason: why it was not measured, or which images do not count; else empty.
         definition: formula and source, where the metric's name does not say all.
         per_image: value of each image; `value` is their mean, over that of the denominators. Of

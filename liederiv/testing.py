@@ -37,6 +37,8 @@ from liederiv.locations import in_words
 from liederiv.metrics.local import NOT_ONE_TENSOR, Linearised, linearise
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
+from liederiv.step_errors import StepError, step_errors
+from liederiv.steps import Steps
 
 __all__ = ["RTOL", "GeneratorError", "assert_equivariant", "equivariance_errors"]
 
@@ -77,6 +79,7 @@ def assert_equivariant(
     directions: int = 8,
     seed: int = 0,
     verify: bool = True,
+    steps: Steps = None,
 ) -> None:
     """Assert that f is equivariant at x.
 
@@ -94,10 +97,12 @@ def assert_equivariant(
         seed: of the noise.
         verify: compare with f and its differences on one item first, so that a ``detach`` inside f
             does not pass for invariance; False for who counts passes.
+        steps: sizes of motions, e.g. ``"rotation=1deg"``, see `liederiv.steps`: then f is compared
+            over these, see `liederiv.step_errors`, and needs no derivative.
 
     Raises:
         AssertionError: naming each generator that breaks the tolerance, its error, what rounding
-            contributes, and where in the output it is worst.
+            contributes, and where in the output (or at which item) it is worst.
         LieDerivError: if it cannot be measured: f in training mode, stochastic, on another device,
             an unknown representation, no derivative.
 
@@ -115,8 +120,33 @@ def assert_equivariant(
             f"rtol={rtol} must be a positive number, or None for that of the dtype."
         )
     x = as_one(batches)
+    if steps is not None:
+        with users_code("the model"), kept_randomness(x):
+            found, dtype = step_errors(
+                model, x, transforms, steps, output=output, scheme=scheme, seed=seed
+            )
+        _assert_steps(found, {x.dtype, dtype}, rtol, domain_of(x).item)
+        return
     with users_code("the model"), kept_randomness(x):
         _assert(_measure(model, x, transforms, output, scheme, directions, seed, verify), rtol)
+
+
+def _assert_steps(
+    errors: Sequence[StepError], dtypes: set[torch.dtype], rtol: float | None, item: str
+) -> None:
+    tolerance = max(RTOL.get(d, 0.0) for d in dtypes) if rtol is None else rtol
+    broken = [e for e in errors if not e.error <= tolerance]
+    if not broken:
+        return
+    lines = [f"not equivariant over {', '.join(e.name for e in broken)} (rtol {tolerance:.1e})"]
+    lines += [
+        f"  {e.name}: error {e.error:.3g} > {tolerance:.1e} (rounding floor {e.floor:.1e}); worst "
+        f"{item} {e.item}, whose output changes by {e.change:.4g} root mean square"
+        if e in broken
+        else f"  {e.name}: error {e.error:.2e}, within the tolerance"
+        for e in errors
+    ]
+    raise AssertionError("\n".join(lines))
 
 
 def _assert(measured: _Measured, rtol: float | None) -> None:

@@ -86,6 +86,7 @@ def measure_clouds(
         seed=options.seed,
         dynamic_range=options.dynamic_range,
         margin=options.margin,
+        steps=options.steps,
         image_names=found.names,
         provenance=provenance_of_clouds(loaded, found),
         progress=options.progress,

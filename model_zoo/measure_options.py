@@ -30,6 +30,7 @@ class MeasureRequest:
     unit: str = "pixel"
     dynamic_range: float | None = None
     margin: float = 0.0
+    steps: str | None = None
     batch_size: str = "auto"
     seed: int = 0
 

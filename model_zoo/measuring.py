@@ -116,6 +116,7 @@ def measure_loaded(
         seed=options.seed,
         dynamic_range=options.dynamic_range,
         margin=options.margin,
+        steps=options.steps,
         clusters=clusters(options.images, images),
         image_names=images.names,
         provenance=provenance_of(loaded, images),

@@ -172,8 +172,9 @@ def _noted(notes: list[str]) -> Iterator[None]:
         yield
     for warning in caught:
         if not issubclass(warning.category, ForwardModeWarning):
-            known = warning.message, warning.category, warning.filename, warning.lineno
-            warnings.warn_explicit(*known)
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
         elif not notes:
             notes.append(str(warning.message))
 

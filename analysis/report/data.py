@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from liederiv.analysis.layer_statistics import kind_shares, kind_totals
-from liederiv.analysis.leaderboard import Leaderboard
+from liederiv.analysis.leaderboard import Leaderboard, latest
 from liederiv.analysis.metric_agreement import metric_agreement
 from liederiv.analysis.plot_style import KIND_COLOURS
 from liederiv.metrics.registry import words_of
@@ -68,6 +69,7 @@ def chart_data(
         "layers": _layers(layers) if layers is not None else None,
         "kinds": _kinds(layers, seed) if layers is not None else None,
         "agreement": _agreement(scores, seed),
+        "curves": _curves(scores, board.output),
     }
 
 
@@ -100,6 +102,24 @@ def _kinds(rows: pd.DataFrame, seed: int) -> dict[str, Any]:
         "table": {str(g): t.to_dict("list") for g, t in totals.groupby("generator", sort=False)},
         "models": int(kind_shares(rows)["model"].nunique()),
     }
+
+
+def _curves(scores: pd.DataFrame, output: str) -> dict[str, Any] | None:
+    """LEE(h)/LEE over the step h by transform and model, where steps were measured."""
+    newest = latest(scores)
+    rows = newest[(newest["metric"] == "lee_share") & (newest["output"] == output)]
+    rows = rows[(rows["outcome"] == "measured") & (rows["status"] == "measured")]
+    found: dict[str, Any] = {}
+    for row in rows.to_dict("records"):
+        transform, _, step = str(row["transform"]).partition("@")
+        size = re.match(r"[0-9.e+-]*[0-9.]", step)
+        if size is None:
+            continue
+        of_transform = found.setdefault(transform, {"unit": step[size.end() :], "models": {}})
+        curve = of_transform["models"].setdefault(str(row["model"]), {"h": [], "share": []})
+        curve["h"].append(float(size.group()))
+        curve["share"].append(float(row["value"]))
+    return found or None
 
 
 def _agreement(scores: pd.DataFrame, seed: int) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ __all__ = ["check"]
 _TOLERANCE = 5e-3  # 0.5 %, as the witness has it
 _FIXED = (
     "num_images", "split", "data_dir", "crop_pct", "mean", "std", "interpolation", "metrics",
-    "unit", "dynamic_range", "margin", "dtype", "batch_size", "representation",
+    "unit", "dynamic_range", "margin", "steps", "dtype", "batch_size", "representation",
 )  # fmt: skip
 
 

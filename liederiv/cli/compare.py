@@ -33,7 +33,7 @@ def compare(
         str | None, typer.Option("--model", help="Architecture of checkpoint files A and B.")
     ] = None,
     chosen: ModelOptions = ModelOptions(),
-    how: MeasureOptions = MeasureOptions(metrics="lee,relative"),
+    how: MeasureOptions = MeasureOptions(metrics="lee,relative,scale"),
     amp: o.Amp = False,
     csv: Annotated[Path | None, typer.Option(help="Write one row per difference here.")] = None,
     quiet: o.Quiet = False,

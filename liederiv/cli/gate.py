@@ -29,8 +29,9 @@ def gate(
             "--max",
             metavar="TRANSFORM=NUMBER,…",
             help="Largest LEE of each transform, in the units that `liederiv score` prints, e.g. "
-            "translation=1e-5,rotation=0.1; of another metric or output: "
-            "relative_norm/rotation=0.3, lee/rotation/logits=900.",
+            "translation=1e-5,rotation=0.1; over a motion of finite size: translation@1px=1e-5, "
+            "rotation@1deg=0.01; of another metric or output: relative_norm/rotation=0.3, "
+            "lee/rotation/logits=900.",
         ),
     ] = None,
     baseline: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from liederiv.model_zoo.measuring import clusters, measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.results import Measurement
+from liederiv.steps import base_name, parse_steps
 
 __all__ = ["Request", "conclude", "judged", "keep_apart", "measured", "reported"]
 
@@ -70,7 +71,9 @@ class Request:
             raise LieDerivError("there is nothing to hold the model to; give --max or --baseline.")
         metrics = dict.fromkeys(["lee", *(limit.metric for limit in limits)])
         transforms = self.transforms or _transforms(limits, before)
-        return limits, before, replace(how, transforms=transforms, metrics=",".join(metrics))
+        steps = _steps(metrics, limits, before, how.steps)
+        wanted = ",".join(metrics)
+        return limits, before, replace(how, transforms=transforms, metrics=wanted, steps=steps)
 
 
 def measured(
@@ -146,7 +149,26 @@ def _transforms(limits: tuple[Limit, ...], baseline: Measurement | None) -> str:
     names = [limit.transform for limit in limits]
     if baseline is not None:
         names += [s.transform for s in baseline.scores if s.metric in GATED]
-    return ",".join(dict.fromkeys(names)) or DEFAULT_TRANSFORMS
+    return ",".join(dict.fromkeys(map(base_name, names))) or DEFAULT_TRANSFORMS
+
+
+def _steps(
+    metrics: Collection[str],
+    limits: tuple[Limit, ...],
+    baseline: Measurement | None,
+    given: str | None,
+) -> str | None:
+    """All steps that are limited, that the baseline has of the same metrics, or that are given."""
+    rows = [limit.transform for limit in limits]
+    if baseline is not None:
+        rows += [s.transform for s in baseline.scores if s.metric in metrics]
+    found: dict[str, dict[str, None]] = {}
+    for name, _, step in (row.partition("@") for row in rows):
+        if step:
+            found.setdefault(name, {})[step] = None
+    for name, sizes in parse_steps(given).items():
+        found.setdefault(name, {}).update({f"{size:.17g}{symbol}": None for size, symbol in sizes})
+    return ";".join(f"{name}={','.join(sizes)}" for name, sizes in found.items()) or None
 
 
 def conclude(

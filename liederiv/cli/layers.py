@@ -22,7 +22,7 @@ _LAYERS = "Layers"
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
-@grouped(omit=("metrics", "dynamic_range", "margin", "batch_size"))
+@grouped(omit=("metrics", "dynamic_range", "margin", "steps", "batch_size"))
 def layers(
     model: o.ModelName = None,
     model_flag: o.ModelFlag = None,

@@ -190,6 +190,15 @@ OPTIONS: dict[str, Any] = {
             rich_help_panel=_MEASURE,
         ),
     ],
+    "steps": Annotated[
+        str | None,
+        typer.Option(
+            metavar="TRANSFORM=SIZE,…;…",
+            help="Sizes of motions for the family scale, in px, deg or %, e.g. "
+            "'translation=0.5px,2px;rotation=1deg'. Default: 1 px, 1 degree, 1 %.",
+            rich_help_panel=_MEASURE,
+        ),
+    ],
     "device": Annotated[
         str,
         typer.Option(help="auto, cpu, cuda, cuda:1, …", rich_help_panel=_MEASURE),

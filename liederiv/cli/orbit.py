@@ -25,8 +25,9 @@ from liederiv.foreign import one_line, shortened
 from liederiv.generators import resolve_generators
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measured_output import output_of, try_model
 from liederiv.model_zoo.measuring import as_batch, clusters, open_inputs, provenance_of
-from liederiv.model_zoo.model_options import ModelOptions, output_of, try_model
+from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
 from liederiv.model_zoo.timm_models import LoadedModel
 

@@ -84,18 +84,22 @@ def score_tables(measurement: Measurement) -> Iterable[Table | str]:
     columns = metric_names("heading")
     local = [s for s in measurement.scores if s.metric in columns and s.transform != "any"]
     for output in dict.fromkeys(s.output for s in local):
-        yield _local_table(local, output)
-    others = [s for s in measurement.scores if s not in local and _of_model(s)]
+        for at_steps in (False, True):
+            some = [s for s in local if METRICS[s.metric].at_steps is at_steps]
+            if any(s.output == output for s in some):
+                yield _local_table(some, output, at_steps=at_steps)
+    others = [s for s in measurement.scores if s not in local and _of_model(s) and _listed(s)]
     if others:
         yield _plain_table(others)
     yield from _notes(measurement)
 
 
-def _local_table(scores: Sequence[Score], output: str) -> Table:
+def _local_table(scores: Sequence[Score], output: str, *, at_steps: bool) -> Table:
     """Rows: transforms. Units: that of the output per unit of the transform (squared for LEE)."""
     rows = {(s.metric, s.transform): s for s in scores if s.output == output}
     present = [m for m in METRICS.values() if any(metric == m.name for metric, _ in rows)]
-    table = new_table(f"Equivariance error of {_TITLES.get(output, output)}")
+    over = ", over steps of finite size" if at_steps else ""
+    table = new_table(f"Equivariance error of {_TITLES.get(output, output)}{over}")
     table.add_column("transform", no_wrap=True)
     for metric in present:
         table.add_column(metric.heading, justify="right", no_wrap=True)
@@ -120,11 +124,16 @@ def _local_cells(s: Score | None, shown: str) -> list[str]:
         return [value, _interval(s), s.unit, number(s.floor, 1)]
     if shown == "value" or s.status != "measured":
         return [value]
-    return [f"{number(s.value, 2)} {_interval(s)}"]
+    unit = f" {s.unit}" if shown == "unit" else ""
+    return [f"{number(s.value, 2)} {_interval(s)}{unit}"]
 
 
 def _of_model(s: Score) -> bool:
     return s.metric not in METRICS or METRICS[s.metric].of_model
+
+
+def _listed(s: Score) -> bool:
+    return s.metric not in METRICS or METRICS[s.metric].listed
 
 
 def _plain_table(scores: Sequence[Score]) -> Table:

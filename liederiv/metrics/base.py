@@ -24,7 +24,7 @@ from liederiv.generators import Generator
 from liederiv.metrics.local import LocalBatch
 from liederiv.metrics.values import NotApplicable, Piece
 from liederiv.representations import OutputSpec
-from liederiv.results import Score
+from liederiv.results import Measurement, Score
 from liederiv.scoring import (
     OUTPUT_UNITS,
     Bootstrap,
@@ -36,7 +36,7 @@ from liederiv.scoring import (
 
 __all__ = ["Context", "FiniteMetric", "LocalMetric", "Metric", "Need", "Response", "Rows"]
 
-Need = Literal["lie", "comparison", "reference", "finite", "classes", "labels"]
+Need = Literal["lie", "comparison", "reference", "finite", "steps", "classes", "labels"]
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,15 @@ class Metric(ABC):
         family: the name that stands for it and its siblings.
         summary: one line.
         needs: ``lie`` (Lie derivatives), ``comparison`` (their comparison directions), ``finite``
-            (finite transforms), ``reference`` (a reference network), ``classes`` (class scores),
-            ``labels``.
+            (finite transforms), ``steps`` (changes over finite steps, see
+            `liederiv.structure_function`), ``reference`` (a reference network), ``classes`` (class
+            scores), ``labels``.
         title: its name in words.
         heading: of its column in tables of transforms; without one it has lines of its own.
-        shown: what its column shows: the value, its interval too, or all (unit and floor).
+        shown: what its column shows: the value, its interval too, those with the unit, or all (unit
+            and floor in columns of their own).
+        listed: whether tables and comparisons list its rows, or only files hold them.
+        at_steps: whether its rows are of steps, ``rotation@1deg``.
         gated: whether it can be limited: more of it is worse, and it averages linearly.
         larger_is_better: whether more of it is better; None if neither more nor less is.
         unasked: whether it is measured without being asked for where its needs are met.
@@ -135,7 +139,9 @@ class Metric(ABC):
     needs: ClassVar[frozenset[Need]]
     title: ClassVar[str] = ""
     heading: ClassVar[str] = ""
-    shown: ClassVar[Literal["value", "interval", "all"]] = "value"
+    shown: ClassVar[Literal["value", "interval", "unit", "all"]] = "value"
+    listed: ClassVar[bool] = True
+    at_steps: ClassVar[bool] = False
     gated: ClassVar[bool] = False
     larger_is_better: ClassVar[bool | None] = False
     unasked: ClassVar[bool] = False
@@ -144,6 +150,18 @@ class Metric(ABC):
     @abstractmethod
     def rows(self, parts: Sequence[Any], to: Rows) -> list[Score]:
         """Rows of results from what was measured, batch after batch."""
+
+    def resampled(
+        self, score: Score, measurement: Measurement, counts: NDArray[np.float64]
+    ) -> NDArray[np.float64] | None:
+        """Values of a row over resampled items, where it is no mean or ratio of means.
+
+        Args:
+            score: one of its rows.
+            measurement: that holds it.
+            counts: how often each item is drawn, [resamples, items].
+        """
+        return None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from liederiv.metrics.eq import EqR, EqRRelative, EqT, EqTFrac, EqTFracRelative,
 from liederiv.metrics.lee import BlurResponse, Lee, MeanAbs, RelativeNorm, RelativeSpectrum
 from liederiv.metrics.reference import Reference
 from liederiv.metrics.sampled import SampledError
+from liederiv.metrics.scale import LeeShare, LeeStep, Reach, RelativeNormStep, RelativeSpectrumStep
 from liederiv.names import FAMILIES
 
 __all__ = [
@@ -89,8 +90,8 @@ def metric_names(attribute: str) -> Collection[str]:
     A metric that is registered later is in it, too.
 
     Example:
-        >>> list(metric_names("gated"))
-        ['lee', 'mean_abs', 'relative_norm', 'relative_spectrum']
+        >>> list(metric_names("gated"))[:3]
+        ['lee', 'mean_abs', 'relative_norm']
     """
     return _Names(attribute)
 
@@ -122,6 +123,7 @@ def resolve_metrics(names: str | Iterable[str]) -> tuple[Metric, ...]:
 
 for _kind in (
     *(Lee, MeanAbs, RelativeNorm, RelativeSpectrum, BlurResponse, Reference),
+    *(Reach, LeeStep, RelativeNormStep, RelativeSpectrumStep, LeeShare),
     *(EqT, EqTFrac, EqR, EqTRelative, EqTFracRelative, EqRRelative, SampledError),
     *(ShiftConsistency, EffectiveInvariance, Discrete, Accuracy),
 ):

@@ -157,6 +157,13 @@ class PointDomain(Domain):
 
         return Comparisons(tree_map(like, tangents, *noises), read)
 
+    def step_noise(
+        self, x: PointCloud, moved: PointCloud, action: PointAction, seeds: Sequence[int]
+    ) -> dict[str, PointCloud]:
+        """See `Domain.step_noise`: the norm cloud by cloud and field by field."""
+        drawn = self.comparisons(x, tree_map(lambda v: v[None], moved), action, 1, seeds)
+        return {"noise": tree_map(lambda v: v[0], drawn.tangents)}
+
     def transform(self, action: PointAction, t: Tensor) -> PointTransform:
         """See `Domain.transform`."""
         return PointTransform.exp(action, t)

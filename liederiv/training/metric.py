@@ -22,8 +22,10 @@ from liederiv.metrics.local import LocalBatch, is_classifier, linearise
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
-from liederiv.row_names import row_names
+from liederiv.row_names import row_names, step_rows
 from liederiv.scoring import targets
+from liederiv.steps import Steps, plan_of, step_label
+from liederiv.structure_function import step_responses, why_no_steps
 from liederiv.training.untouched import untouched
 
 __all__ = ["LocalEquivarianceError"]
@@ -57,6 +59,9 @@ class LocalEquivarianceError(Metric):
         engine: see `liederiv.forward_mode`.
         verify: compare with the model and its differences on one image first, once per model and
             size of image; False for who counts passes.
+        steps: sizes of motions, e.g. ``"rotation=1deg"``, see `liederiv.steps`: results then hold
+            the error over these too, S(h)/h², as ``rotation@1deg`` (what `liederiv.measure` calls
+            ``lee_step``); transforms that it does not name take 1 px, 1 degree, 1 %.
         kwargs: see `torchmetrics.Metric`.
 
     Raises:
@@ -90,6 +95,7 @@ class LocalEquivarianceError(Metric):
         chunk_size: int | None = None,
         engine: str | None = None,
         verify: bool = True,
+        steps: Steps = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -104,7 +110,10 @@ class LocalEquivarianceError(Metric):
         self.images_per_update, self.batch_size = images_per_update, batch_size
         self.chunk_size, self.engine, self.verify = chunk_size, engine, verify
         # All processes have the same states, also one that never sees an input.
+        self.steps = steps
         self.names = row_names(self.transforms, unit)
+        if steps is not None:
+            self.names += step_rows(self.transforms, steps, unit)
         for name in self.names:
             for prefix in _PREFIXES:
                 zero = torch.zeros((), dtype=torch.float64)
@@ -215,7 +224,23 @@ class LocalEquivarianceError(Metric):
             mode="eval",
         )
         lie = LocalBatch.of(lin, x, action, kind).squared
-        return {name: lie[index].mean(0) for name, _, index in targets(action.generators)}
+        rows = targets(action.generators)
+        found = {name: lie[index].mean(0) for name, _, index in rows}
+        if self.steps is None:
+            return found
+        grids: list[tuple[float, ...]] = [()] * len(action)
+        plan = plan_of(action.generators, grids, self.steps, domain.catalogue(x))
+        cap, rho = self.batch_size or domain.batch_size(x), lin.resolved.representation
+        why = why_no_steps(x, action, rho, lin.y)
+        if why:
+            raise LieDerivError(f"steps cannot be measured: {why}")
+        with watched(model, "eval"):
+            steps = step_responses(model, x, action, plan, rho, (kind,), compare=False, cap=cap)
+        for name, _, index in rows:
+            for j, step in enumerate(plan[index[0]]):
+                parts = [steps[kind].squared[k][j] for k in index]
+                found[step_label(name, step)] = torch.stack(parts).mean(0) / step.t**2
+        return found
 
     def _add(self, state: str, value: Tensor) -> None:
         old = getattr(self, state)

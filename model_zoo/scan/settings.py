@@ -18,7 +18,7 @@ __all__ = ["ScanSettings"]
 
 # What does not change the numbers: how much at once, and where files lie (their content counts).
 _NEUTRAL = ("measurements", "images", "data_dir", "batch_size", "layers_images")
-_ONLY_SCORE = ("metrics", "dynamic_range", "margin")
+_ONLY_SCORE = ("metrics", "dynamic_range", "margin", "steps")
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ScanSettings(MeasureRequest):
         unit: of translations.
         dynamic_range: of the output, see `liederiv.measure`; so the next.
         margin: pixels of output maps that are left out along the border.
+        steps: sizes of motions, see `liederiv.steps`.
         device: resolved: ``cpu``, ``cuda``, ….
         dtype: of the computation.
         batch_size: ``auto`` or a number.
@@ -77,7 +78,7 @@ class ScanSettings(MeasureRequest):
         from liederiv.derivatives import get_scheme
         from liederiv.metrics.registry import resolve_metrics
         from liederiv.metrics.sampled import check_sampling
-        from liederiv.row_names import row_names
+        from liederiv.row_names import check_steps, row_names, step_rows
 
         unknown = [m for m in self.measurements if m not in MEASUREMENTS]
         if unknown or not self.measurements:
@@ -94,6 +95,9 @@ class ScanSettings(MeasureRequest):
         resolve_metrics(self.metrics)
         get_scheme(self.scheme)
         check_sampling(self.dynamic_range, self.margin)
+        if self.steps is not None:
+            check_steps(self.steps, resolve_metrics(self.metrics))
+            step_rows(self.transforms, self.steps, self.unit)  # type: ignore[arg-type]
         _ = self.images_per_pass
         options = self.model_options()
         options.check()

@@ -73,6 +73,25 @@ def test_embedded_data_are_the_leaderboards(page, store):
     assert data["kinds"]["models"] == 6
 
 
+def test_curves_over_steps(store):
+    rows = store.read("score")
+    lee = rows[(rows["metric"] == "lee") & (rows["output"] == "probs")]
+    lee = lee.drop_duplicates("requested_model")
+    steps = [
+        lee.assign(metric="lee_share", transform=f"rotation@{h}deg", unit="1", value=1 / (1 + h))
+        for h in (0.5, 1e-6)
+    ]
+    text = report_html(pd.concat([rows, *steps], ignore_index=True))
+    text = text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    curves = json.loads(text)["curves"]["rotation"]
+    assert curves["unit"] == "deg"
+    assert set(curves["models"]) == set(lee["model"])
+    assert curves["models"][lee["model"].iloc[0]] == {
+        "h": [0.5, 1e-6],
+        "share": pytest.approx([1 / 1.5, 1 / (1 + 1e-6)]),
+    }
+
+
 def test_safe_json():
     nasty = {"a": "</script><!--", "b": float("nan"), "c": pd.NA, "d": [1, None, True]}
     text = safe_json(nasty)

@@ -279,3 +279,39 @@ def test_transforms_of_the_baseline_that_nobody_knows(gate, tmp_path):
     odd = Measurement((*base.scores, score(transform="tilt [x]")), base.provenance)
     result = gate("--baseline", odd.save(tmp_path / "b.json"))
     assert "unknown" in sentence(result)
+
+
+def test_limits_over_a_step(gate, tmp_path):
+    def run(*words):
+        return gate("--transforms", "translation", "--quiet", *words)
+
+    wide = "translation@1px=1e6,lee_step/translation_x@2px/logits=1e6"
+    kept = run("--max", wide, "--json", tmp_path / "r.json", "--per-image", tmp_path / "r.parquet")
+    assert kept.exit_code == 0, kept.output
+    rows = {(s.metric, s.transform) for s in Measurement.load(tmp_path / "r.json").scores}
+    assert {("lee_step", "translation@1px"), ("lee_step", "translation_x@2px")} <= rows
+    broken = run("--max", "translation@1px=1e-30")
+    assert broken.exit_code == 3
+    assert "lee_step/translation@1px/probs" in broken.output
+    # The steps of the baseline are measured again, and twice the weights are not as before.
+    again = run("--max", "translation@1px=1e6", "--baseline", tmp_path / "r.parquet")
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max", "translation@1deg=1"), "deg is not a unit of its steps"),
+        (("--max", "translation@1=1"), "its unit is missing"),
+        (("--max", "rotation@1px=1"), "px is not a unit"),
+        (("--max", "rotation=1", "--steps", "rotation=2deg"), "no metric takes them"),
+        (("--max", "rotation@1deg=1", "--steps", "rotation=2px"), "wrong unit"),
+        (("--max", "rotation@1deg=1", "--steps", "rotation"), "is no step"),
+        (("--max", "rotation@1deg=1", "--steps", "scale=1"), "not among the transforms"),
+        (("--max", "translation@1length=1"), "wrong unit"),
+    ],
+)
+def test_steps_that_are_no_input(gate, words, said):
+    result = gate(*words)
+    assert isinstance(result.exception, LieDerivError), result.output
+    assert said in str(result.exception)
