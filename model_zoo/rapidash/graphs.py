@@ -101,7 +101,7 @@ def build_edges(pos: Tensor, batch: Tensor, edge_type: EdgeType) -> Tensor:
 def _constant(pos: Tensor) -> Tensor:
     """Positions from which whole numbers are made: who is whose neighbour has no derivative.
 
-    `liederiv.forward_mode.cuts` need not know of this detach: nothing else comes of it.
+    `liederiv.differentiation.cuts` need not know of this detach: nothing else comes of it.
     """
     with torch._C.DisableTorchFunction():
         return pos.detach()

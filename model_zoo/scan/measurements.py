@@ -16,6 +16,7 @@ import torch
 
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.hub import offline_hub
 from liederiv.model_zoo.images import ImageSet
@@ -32,7 +33,6 @@ from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
 from liederiv.model_zoo.store_schema import columns_of_provenance
 from liederiv.model_zoo.timm_models import LoadedModel
-from liederiv.results import Provenance
 
 __all__ = ["LoadedTask", "peak_memory"]
 
