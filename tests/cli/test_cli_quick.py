@@ -16,8 +16,8 @@ from liederiv.model_zoo import presets, store_schema
 from liederiv.representations import NAMED
 
 HEAVY = ("torch", "timm", "pandas", "pyarrow", "matplotlib", "numpy")
-COMMANDS = ("score", "layers", "orbit", "compare", "scan", "results", "report", "gate", "track", "check",
-            "models", "info")  # fmt: skip
+COMMANDS = ("score", "layers", "orbit", "compare", "scan", "results", "report", "gate", "track",
+            "check", "models", "info")  # fmt: skip
 WATCH = f"""
 import contextlib, io, json, sys
 from liederiv.cli import app, main
