@@ -28,7 +28,7 @@ __all__ = ["ProbeSpec", "Probes", "choose_probes"]
 ProbeSpec = int | Literal["auto", "exact"]
 MAX_HEAD = 16  # eigenvectors beside the Lie derivatives
 MAX_FRAME = 16  # random directions where the head is not enough
-_LARGEST_EXACT = 4096
+_LARGEST_EXACT = 4096  # entries of an output, one backward pass each
 _CANDIDATES = 128  # classes among which eigenvectors of S are looked for
 
 

@@ -124,7 +124,7 @@ class Coordinates(Representation):
         b = b.reshape(len(b), *[1] * (place.ndim - 2), 2)
         place = (A @ place[..., None])[..., 0] + b
         if size is not None:
-            if A.abs().amin(-1).max() > 1e-12:
+            if A.abs().amin(-1).max() > 1e-12:  # a box stays one if each row has one entry
                 raise UnknownLayoutError(f"output={self}: {_NOT_UPRIGHT.format('the transform')}")
             size = (A.abs() @ size[..., None])[..., 0]
         half = self._join(place, size, y, height, width)

@@ -204,7 +204,7 @@ def _must_agree(score: Score, top: Sequence[float], bottom: Sequence[float], whe
         return
     below = math.fsum(bottom)
     found = math.fsum(top) / below if below else math.nan
-    if not math.isclose(found, score.value, rel_tol=1e-6):
+    if not math.isclose(found, score.value, rel_tol=1e-6):  # other tools may store float32
         raise _UnreadableError(f"{where} is {score.value:g}, its images say {found:g}")
 
 

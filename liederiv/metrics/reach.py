@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["crossing"]
 
 _CLOSE_TO_ONE = 0.99  # above it, −log r is what is left of the curve's own error
-_CLOSE_TO_ZERO = 1e-3
+_CLOSE_TO_ZERO = 1e-3  # below it, the logarithm of r is that of rounding
 
 
 def crossing(

@@ -24,7 +24,7 @@ from liederiv.errors import UnknownLayoutError
 
 __all__ = ["FiberGrid", "harmonics"]
 
-_MAX_DEGREE = 12
+_MAX_DEGREE = 12  # more orientations than networks use resolve no more
 _MAX_CONDITION = 3.0  # of Y: how far noise in f may be blown up in its coefficients
 
 

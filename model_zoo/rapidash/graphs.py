@@ -134,6 +134,7 @@ def coarsen(pos: Tensor, batch: Tensor, ratio: float) -> Coarsening:
     """
     cloud = _Padded.of(_constant(pos), batch)
     counts = cloud.valid.sum(1)
+    # A product that is whole but for rounding is not rounded up.
     wanted = (counts * ratio - 1e-9).ceil().long().clamp(min=1)
     steps = int(wanted.max()) if len(wanted) else 0
     rows = torch.arange(len(counts), device=pos.device)
