@@ -50,6 +50,13 @@ class Action(ABC):
     def tangents(self, x: Any) -> Any:
         """X x for each generator: like x, every tensor with a leading axis of K."""
 
+    def resampling(self, x: Any, tangents: Any) -> Tensor | None:
+        """What of tangents cannot be found in x itself, like these; None where that is nothing.
+
+        A photograph holds more than the small image that is made of it.
+        """
+        return None
+
     @abstractmethod
     def take(self, which: slice) -> Action:
         """The action of some of the generators on the same input."""
@@ -224,11 +231,19 @@ class ImageAction(Action):
                 f"x has images of {x.shape[-2]} × {x.shape[-1]} pixels, but the generators were "
                 f"bound to {self.height} × {self.width}; make a new ImageAction."
             )
-        out = self.on_map(x)
+        out = self.scheme.tangents(self, x)
         for k, g in enumerate(self.generators):
             if isinstance(g, IntensityGenerator):
                 out[k] = g.tangent(x)
         return out
+
+    def resampling(self, x: Tensor, tangents: Tensor) -> Tensor | None:
+        """See `Action.resampling`; intensities are those of x."""
+        rest = self.scheme.resampling(self, x, tangents)
+        if rest is None:
+            return None
+        spatial = [isinstance(g, SpatialGenerator) for g in self.generators]
+        return rest * torch.tensor(spatial).to(rest)[:, None, None, None, None]
 
     def _half_widths(self, h: float, w: float) -> Tensor:
         halves = [self.scheme.half_width(w), self.scheme.half_width(h)]

@@ -13,6 +13,7 @@ scheme         interpolant                                 continued beyond     
                                                            the border by
 ============== =========================================== ===================== ===============
 bspline        cubic B-spline                              mirror (edge)         half-pixel
+bspline5       B-spline of degree 5                        mirror (edge)         half-pixel
 fourier        trigonometric polynomial, Nyquist real      periodicity           half-pixel
 fourier_mirror the same of the mirrored signal             mirror (edge)         half-pixel
 central        Catmull-Rom cubic: central difference       mirror (edge)         half-pixel
@@ -33,12 +34,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from liederiv.errors import LieDerivError
+
+if TYPE_CHECKING:
+    from liederiv.actions import ImageAction
+    from liederiv.transforms import FiniteTransform
 
 __all__ = ["SCHEMES", "Scheme", "get_scheme"]
 
@@ -100,6 +106,22 @@ class Scheme(ABC):
     def extend(self, index: Tensor, n: int) -> Tensor:
         """The sample of an axis of n that stands at any integer index, beyond the border too."""
         return _CONTINUATIONS[self.boundary](index, n)
+
+    def tangents(self, action: ImageAction, x: Tensor) -> Tensor:
+        """X x of images x [B, C, H, W] for the spatial generators of an action: [K, *x.shape]."""
+        return action.on_map(x)
+
+    def resampling(self, action: ImageAction, x: Tensor, tangents: Tensor) -> Tensor | None:
+        """What of tangents of x the scheme did not find in x itself; None where that is nothing."""
+        return None
+
+    def notes(self, action: ImageAction) -> list[str]:
+        """What is to be known of how images were moved."""
+        return []
+
+    def moved(self, transform: FiniteTransform, x: Tensor) -> Tensor:
+        """T x of images x [B, C, H, W] for a spatial transform."""
+        return transform.on_map(x)
 
     @abstractmethod
     def _derivative64(self, n: int) -> Tensor: ...
@@ -186,6 +208,47 @@ def _bspline_coefficients(n: int) -> Tensor:
         index = _mirror(torch.stack([j - 1, j, j + 1], 1), n)
         weights = (torch.tensor([1.0, 4.0, 1.0], dtype=torch.float64) / 6).expand(n, 3)
         return torch.linalg.inv(_taps_to_matrix(weights, index, n))
+
+
+class QuinticBSpline(Scheme):
+    """B-spline interpolation of degree 5: nearer to a camera than degree 3, with wider support."""
+
+    name = "bspline5"
+    boundary = "mirror"
+
+    def taps(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Scheme.taps`: six."""
+        base = positions.floor()
+        offsets = torch.arange(-2, 4)
+        distance = (positions - base)[:, None] - offsets
+        return _quintic(distance.abs()), base.long()[:, None] + offsets
+
+    def coefficients(self, n: int) -> Tensor:
+        """See `Scheme.coefficients`."""
+        return _quintic_coefficients(n)
+
+    def _derivative64(self, n: int) -> Tensor:
+        j, offsets = torch.arange(n)[:, None], torch.arange(-2, 3)
+        weights = torch.tensor([-1.0, -10.0, 0.0, 10.0, 1.0], dtype=torch.float64) / 24
+        slopes = _taps_to_matrix(weights.repeat(n, 1), _mirror(j + offsets, n), n)
+        return slopes @ self.coefficients(n)
+
+
+def _quintic(x: Tensor) -> Tensor:
+    """β⁵ at distances x ≥ 0."""
+    near = 33 / 60 - x**2 / 2 + x**4 / 4 - x**5 / 12
+    middle = 17 / 40 + 5 * x / 8 - 7 * x**2 / 4 + 5 * x**3 / 4 - 3 * x**4 / 8 + x**5 / 24
+    far = (3 - x).clamp_min(0) ** 5 / 120
+    return torch.where(x < 1, near, torch.where(x < 2, middle, far))
+
+
+@lru_cache(maxsize=64)
+def _quintic_coefficients(n: int) -> Tensor:
+    with torch.inference_mode(False):  # as in _cast_derivative
+        j, offsets = torch.arange(n)[:, None], torch.arange(-2, 3)
+        weights = torch.tensor([1.0, 26.0, 66.0, 26.0, 1.0], dtype=torch.float64) / 120
+        index = _mirror(j + offsets, n)
+        return torch.linalg.inv(_taps_to_matrix(weights.repeat(n, 1), index, n))
 
 
 class Central(_Cubic):
@@ -297,7 +360,14 @@ class Bilinear(Scheme):
 
 SCHEMES: dict[str, Scheme] = {
     scheme.name: scheme
-    for scheme in (CubicBSpline(), Fourier(), FourierMirror(), Central(), Bilinear())
+    for scheme in (
+        CubicBSpline(),
+        QuinticBSpline(),
+        Fourier(),
+        FourierMirror(),
+        Central(),
+        Bilinear(),
+    )
 }
 
 
@@ -313,6 +383,11 @@ def get_scheme(scheme: str | Scheme) -> Scheme:
     """
     if isinstance(scheme, Scheme):
         return scheme
+    if scheme == "camera":
+        raise LieDerivError(
+            "scheme='camera' needs photographs, which are larger than the input; pass "
+            "load_images(…).photographs instead of tensors, or choose another scheme."
+        )
     if scheme not in SCHEMES:
         raise LieDerivError(f"scheme={scheme!r} is unknown; choose one of {', '.join(SCHEMES)}.")
     return SCHEMES[scheme]

@@ -22,6 +22,7 @@ from liederiv.derivatives import Scheme
 from liederiv.differentiation import Verification, sound_numerics, verified_pushforward
 from liederiv.domains import domain_of
 from liederiv.generators import Generator
+from liederiv.grids.developing import takes_photographs
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec, Resolved, declared
 from liederiv.resolution import resolve_output
@@ -115,6 +116,7 @@ def lie_derivative(
 
 
 @renamed(f="model", x="batches", generators="transforms")
+@takes_photographs
 def lie_derivative_with_output(
     model: Callable[[Any], Any],
     batches: Any,

@@ -26,7 +26,7 @@ OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
 FAMILIES = ["lee", "relative", "reference", "scale", "sampled", "decisions", "discrete", "accuracy"]
 """Families of metrics, in order; registering a metric of another adds it."""
 
-SCHEMES = ("bspline", "fourier", "fourier_mirror", "central", "bilinear")
+SCHEMES = ("bspline", "bspline5", "fourier", "fourier_mirror", "central", "bilinear")
 """Interpolation schemes, see `liederiv.derivatives.SCHEMES`."""
 
 REPRESENTATIONS = ("invariant", "NCHW", "NHWC", "NHW")

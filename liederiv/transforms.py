@@ -125,6 +125,13 @@ class FiniteTransform:
         return torch.linalg.matrix_exp(algebra)[:, :2]
 
     @property
+    def flow_in_pixels(self) -> Tensor:
+        """φ as [A | b] in pixels from the middle, float64 [B or 1, 2, 3]."""
+        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
+        algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, self.action.affine)
+        return torch.linalg.matrix_exp(algebra)[:, :2]
+
+    @property
     def points(self) -> Tensor:
         """Where what is at a point goes, φ⁻¹, as [A | b] in pixels from the middle: [B or 1, 2, 3].
 
@@ -142,9 +149,9 @@ class FiniteTransform:
                 f"x has images of {x.shape[-2]} × {x.shape[-1]} pixels, but the transform is "
                 f"bound to {self.action.height} × {self.action.width}; make a new one."
             )
-        if self.is_spatial:
-            return self.on_map(x)
         self._check_batch(x)
+        if self.is_spatial:
+            return self.scheme.moved(self, x)
         (g,) = self.action.generators
         assert isinstance(g, IntensityGenerator)
         values = self.t[:, 0].tolist()

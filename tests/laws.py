@@ -32,20 +32,27 @@ def distance(a: Any, b: Any) -> float:
     return (above / sum(float(v.square().sum()) for _, v in pairs)) ** 0.5
 
 
-def assert_identity(x: Any, name: str, scheme: str = "bspline") -> None:
+def assert_identity(x: Any, name: str, scheme: Any = "bspline") -> None:
     """T_0 x = x, to the bit."""
     still = tree_flatten(transform(x, name, 0.0, scheme))[0]
     assert all(torch.equal(u, v) for u, v in zip(still, tree_flatten(x)[0], strict=True))
 
 
-def assert_group(x: Any, name: str, s: float, t: float, scheme: str = "bspline") -> None:
+def assert_group(
+    x: Any,
+    name: str,
+    s: float,
+    t: float,
+    scheme: Any = "bspline",
+    within: dict[torch.dtype, Tolerance] = COMPUTED,
+) -> None:
     """T_s T_t x = T_{s+t} x, and T_{−t} undoes T_t."""
     moved = transform(x, name, t, scheme)
-    assert_alike(transform(moved, name, s, scheme), transform(x, name, s + t, scheme))
-    assert_alike(transform(moved, name, -t, scheme), x)
+    assert_alike(transform(moved, name, s, scheme), transform(x, name, s + t, scheme), within)
+    assert_alike(transform(moved, name, -t, scheme), x, within)
 
 
-def assert_generates(x: Any, name: str, scheme: str = "bspline", of: str = "") -> None:
+def assert_generates(x: Any, name: str, scheme: Any = "bspline", of: str = "") -> None:
     """(T_t x − x)/t tends to X x, and the difference shrinks with t.
 
     Args:

@@ -31,6 +31,7 @@ from liederiv.differentiation import forward_engine, forward_mode, inner_pushfor
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator, resolve_generators
+from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.local import is_classifier
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
@@ -63,6 +64,7 @@ __all__ = ["measure_aliasing"]
 
 
 @renamed(x="batches", generators="transforms", output="output_type")
+@takes_photographs
 def measure_aliasing(
     model: nn.Module,
     batches: Any,

@@ -25,6 +25,7 @@ from liederiv.checks import check_type
 from liederiv.derivatives import Scheme, get_scheme
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator, resolve_generators
+from liederiv.grids.developing import takes_photographs
 from liederiv.measurement.measuring import measure
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
@@ -124,6 +125,7 @@ class WhatIf:
 
 
 @renamed(images="batches", generators="transforms", output="output_type")
+@takes_photographs
 def what_if(
     model: nn.Module,
     batches: Any,

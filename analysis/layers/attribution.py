@@ -38,6 +38,7 @@ from liederiv.differentiation.models import kept_randomness
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.generators import Generator
+from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.local import is_classifier
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
@@ -66,6 +67,7 @@ ModuleFilter = Iterable[str] | Callable[[str, nn.Module], bool]
 
 
 @renamed(x="batches", generators="transforms", output="output_type")
+@takes_photographs
 def attribute(
     model: nn.Module,
     batches: Any,
@@ -248,7 +250,9 @@ def _turns(action: Action, x: Any, numel: int) -> list[Action]:
     return [action.take(slice(i, i + at_once)) for i in range(0, len(action), at_once)]
 
 
-def _entries(plan: Plan, measured: Sequence[int], model: nn.Module) -> tuple[Entry, ...]:
+def _entries(
+    plan: Plan, measured: Sequence[int], model: nn.Module, *, resampled: bool
+) -> tuple[Entry, ...]:
     computed = {0, *measured}
     entries = []
     for i, call in enumerate(plan.calls):
@@ -270,6 +274,9 @@ def _entries(plan: Plan, measured: Sequence[int], model: nn.Module) -> tuple[Ent
             )
         )
     modules = dict(model.named_modules())
+    if resampled:
+        row = ("(photograph)", "Camera", "resampling", 0, 1, 0, "photograph", "NCHW")
+        entries.append(Entry(*row, "measured"))
     for path in plan.never_called:
         m = modules[path]
         depth = path.count(".") + 1
@@ -291,7 +298,8 @@ def _assemble(
     witness: Witness | None,
 ) -> Attribution:
     plan, measured = setting.plan, setting.measured
-    entries = _entries(plan, measured, setting.model)
+    resampled = len(images[0].inclusive) > len(plan.calls)
+    entries = _entries(plan, measured, setting.model, resampled=resampled)
     counted = np.array([e.counted for e in entries])
 
     def table(name: str) -> NDArray[np.float64]:

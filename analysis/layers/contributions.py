@@ -202,6 +202,7 @@ class _Forward:
         lie: ẏ − X_out y, [K, D].
         acted: X_out y, [K, D].
         tangents: ẋ.
+        resampling: what of ẋ is not in x, see `Action.resampling`.
         table: ℓ(z) per slot, [K, n].
         lie_norms: ‖ℓ(z)‖ [K] per slot.
         action_norms: ‖G z‖ [K] per slot.
@@ -213,6 +214,7 @@ class _Forward:
     lie: Tensor
     acted: Tensor
     tangents: Any
+    resampling: Tensor | None
     table: dict[int, Tensor]
     lie_norms: list[Tensor]
     action_norms: list[Tensor]
@@ -235,8 +237,9 @@ class _Forward:
             engine=setting.engine,
         )
         (y, tensors), (lie, lies) = pushed.y, pushed.jv
-        acted = setting.reader.act(action, y)
+        acted, resampling = setting.reader.act(action, y), action.resampling(x, tangents)
         action_norms, residuals = [], []
+        still = told and resampling is None
         for i, slot in enumerate(setting.slots):
             layout = setting.plan.layouts[slot]
             assert layout is not None
@@ -244,7 +247,7 @@ class _Forward:
             residuals.append(fit_residual(layout, tensors[i]))
             action_norms.append(_norms(moved) if moved is not None else y.new_zeros(len(action)))
             lies[i] = (lies[i] if moved is None else beyond(lies[i], moved)).flatten(1)
-            if told and any(torch.equal(tensors[i], leaf) for leaf in tree_flatten(x)[0]):
+            if still and any(torch.equal(tensors[i], leaf) for leaf in tree_flatten(x)[0]):
                 lies[i] = torch.zeros_like(lies[i])  # the input moves as it is told to
             tensors[i] = tensors[i].new_zeros(())
         return cls(
@@ -252,6 +255,7 @@ class _Forward:
             lie=beyond(lie, acted),
             acted=acted,
             tangents=tangents,
+            resampling=resampling,
             table=dict(zip(setting.slots, lies, strict=True)),
             lie_norms=[_norms(v) for v in lies],
             action_norms=action_norms,
@@ -273,7 +277,7 @@ class _Forward:
         if not same(self.y, recorded.out):
             raise ModelError(_DIFFERS)
         inner, pulled, speeds, size = _contract(
-            recorded, leaf, self.table, self.tangents, U, len(setting.plan.calls)
+            recorded, leaf, self.table, self.tangents, self.resampling, U, len(setting.plan.calls)
         )
         reverse = pulled - (self.acted @ U.mT).double()
         return recorded, inner, reverse, speeds, size
@@ -294,6 +298,7 @@ def _contract(
     leaf: Any,
     lies: dict[int, Tensor],
     tangents: Any,
+    resampling: Tensor | None,
     U: Tensor,
     num_calls: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -304,6 +309,7 @@ def _contract(
         leaf: the image or cloud.
         lies: ℓ(z) per slot, [K, n].
         tangents: X x, like the leaf with a leading axis of K.
+        resampling: what of them is not in the leaf; a row more.
         U: probes, [P, D].
         num_calls: E.
 
@@ -314,7 +320,8 @@ def _contract(
     leaves = tree_flatten(leaf)[0]
     moving = torch.cat([v.flatten(1) for v in tree_flatten(tangents)[0]], 1)
     K, P = len(moving), len(U)
-    inner = torch.zeros(num_calls, K, P, dtype=torch.float64, device=out.device)
+    rows = num_calls + (resampling is not None)
+    inner = torch.zeros(rows, K, P, dtype=torch.float64, device=out.device)
     pulled = torch.zeros(K, P, dtype=torch.float64, device=out.device)
     size = torch.zeros((), dtype=torch.float64, device=out.device)
     per_probe = sum(lies[e.slot].shape[1] for e in edges) * out.element_size()
@@ -322,14 +329,16 @@ def _contract(
     targets: list[Any] = [*leaves, *[e.edge for e in edges]]
     for start in range(0, P, chunk):
         part = slice(start, start + chunk)
-        rows = [
+        found = [
             torch.autograd.grad(out, targets, u, retain_graph=True, allow_unused=True)
             for u in U[part]
         ]
-        columns = list(zip(*rows, strict=True))
+        columns = list(zip(*found, strict=True))
         starts = zip(columns, leaves, strict=False)
         g_x = torch.cat([_stack(column, v) for column, v in starts], 1)
         pulled[:, part] = moving.double() @ g_x.double().mT
+        if resampling is not None:
+            inner[num_calls, :, part] = resampling.flatten(1).double() @ g_x.double().mT
         size += g_x.double().square().sum()
         seen: dict[tuple[Any, ...], Tensor] = {}
         for edge, column in zip(edges, columns[len(leaves) :], strict=True):
@@ -364,6 +373,7 @@ def _exclusive(plan: Plan, measured: Sequence[int], inclusive: Tensor) -> Tensor
             parent = plan.calls[parent].parent
         assert parent is not None
         out[parent] -= inclusive[i]
+    out[0] -= inclusive[len(plan.calls) :].sum(0)  # what the resampling of the input breaks
     return out
 
 

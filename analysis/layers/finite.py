@@ -33,6 +33,7 @@ from liederiv.domains import domain_of
 from liederiv.draws import seeded_uniform
 from liederiv.errors import LieDerivError
 from liederiv.generators import resolve_generators
+from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.eq import EqMetric
 from liederiv.metrics.finite import act_finite, valid
 from liederiv.metrics.registry import METRICS
@@ -49,6 +50,7 @@ __all__ = ["measure_finite"]
 
 
 @renamed(x="batches")
+@takes_photographs
 def measure_finite(
     model: nn.Module,
     batches: Any,

@@ -25,6 +25,7 @@ KINDS = (
     "upsampling",
     "identity",
     "container",
+    "resampling",  # from a photograph to the input
 )
 
 _ACTIVATIONS = {

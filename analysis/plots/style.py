@@ -35,6 +35,7 @@ KIND_COLOURS = {
     "upsampling": BLUE,
     "identity": GREY,
     "container": GREY,
+    "resampling": GREY,
     "model": BLACK,
 }
 """Colour of each kind of module; kinds that share one rarely occur together."""

@@ -30,6 +30,7 @@ from liederiv.errors import (
 )
 from liederiv.foreign_code import users_code
 from liederiv.generators import Generator
+from liederiv.grids.developing import takes_photographs
 from liederiv.measurement.contents import ContentHash, definitions_of
 from liederiv.measurement.floors import Floor, rounding_floor
 from liederiv.measurement.results import Measurement, Provenance, Score
@@ -57,6 +58,7 @@ from liederiv.steps import Step, Steps, plan_of
 __all__ = ["measure"]
 
 
+@takes_photographs
 def measure(
     model: Callable[[Any], Tensor],
     batches: Any,
@@ -483,6 +485,7 @@ class _Run:
     def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
         rho = self.resolved
+        moved = self.settings.scheme.notes(self.action) if self.domain.is_images else []
         return replace(
             known,
             model=known.model or type(self.settings.model).__name__,
@@ -504,7 +507,7 @@ class _Run:
                 "dynamic_range": self.settings.dynamic_range,
                 "margin": self.settings.margin,
             },
-            warnings=(*known.warnings, *dict.fromkeys(self.notes)),
+            warnings=(*known.warnings, *dict.fromkeys([*self.notes, *moved])),
         )
 
 

@@ -33,6 +33,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign_code import users_code
 from liederiv.generators import Generator
+from liederiv.grids.developing import takes_photographs
 from liederiv.locations import in_words
 from liederiv.metrics.local import NOT_ONE_TENSOR, Linearised, linearise
 from liederiv.renamed import renamed
@@ -68,6 +69,7 @@ class GeneratorError:
 
 
 @renamed(f="model", x="batches", generators="transforms")
+@takes_photographs
 def assert_equivariant(
     model: Callable[[Any], Tensor],
     batches: Any,
@@ -160,6 +162,7 @@ def _assert(measured: _Measured, rtol: float | None) -> None:
 
 
 @renamed(f="model", x="batches", generators="transforms")
+@takes_photographs
 def equivariance_errors(
     model: Callable[[Any], Tensor],
     batches: Any,

@@ -39,6 +39,7 @@ from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
 from liederiv.generators import Generator, by_generator
+from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import is_classifier
 from liederiv.renamed import renamed
@@ -52,6 +53,7 @@ Amplitudes = float | Mapping[str, float]
 
 
 @renamed(images="batches", generators="transforms")
+@takes_photographs
 def equivariance_penalty(
     model: nn.Module,
     batches: Any,
