@@ -68,7 +68,9 @@ def _shares(a: Attribution) -> pd.DataFrame:
 
 def _tree(a: Attribution, top: int) -> Table:
     """Stages, the largest share first, each with those of its modules that are among the top."""
-    table = new_table("Share of ‖L f‖² that each module is responsible for")
+    over = _steps(a)
+    what = f"the change over a step ({over})" if over else "‖L f‖²"
+    table = new_table(f"Share of {what} that each module is responsible for")
     table.add_column("module", no_wrap=True)
     table.add_column("type", no_wrap=True)
     for name in a.generators:
@@ -145,21 +147,18 @@ def _bar(share: float, largest: float) -> Text:
     return Text(f"{_percent(share):>9} ") + Text(bar, style="red" if share >= 0 else "blue")
 
 
+def _steps(a: Attribution) -> str:
+    """The steps in words: ``1 px``, or ``translation_x 1 px, rotation 1 deg``; empty without."""
+    if len(set(a.step_labels)) == 1:
+        return a.step_labels[0]
+    return ", ".join(f"{g} {s}" for g, s in zip(a.generators, a.step_labels, strict=False))
+
+
 def _footer(a: Attribution, inputs: str) -> Iterable[str]:
-    totals = ", ".join(
-        f"{name} {number(a.totals[name])} per {unit}²"
-        for name, unit in zip(a.generators, a.units, strict=True)
-    )
-    yield f"‖L f‖², mean over {inputs}: {totals}."
-    probes = sorted(set(a.num_probes))
-    spread = str(probes[0]) if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
-    yield (
-        f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
-        f"(worst of {inputs} and transforms) · {spread} probes for each."
-    )
+    yield from _over_steps(a, inputs) if a.steps else _at_zero(a, inputs)
     if a.witness is not None:
         yield f"Witness: {a.witness}."
-    if a.coverage < 1 - a.tolerance:
+    if not a.steps and a.coverage < 1 - a.tolerance:
         error, size = a.inclusive_error[0].sum(1), a.inclusive[0].sum(1)
         worst = float(np.max(error / np.where(size > 0, size, np.inf)))
         yield (
@@ -174,6 +173,46 @@ def _footer(a: Attribution, inputs: str) -> Iterable[str]:
             f"{_percent(float(max(left_out)))})."
         )
     yield "Shares are signed: a negative one cancels what other modules break."
+
+
+def _at_zero(a: Attribution, inputs: str) -> Iterable[str]:
+    totals = ", ".join(
+        f"{name} {number(a.totals[name])} per {unit}²"
+        for name, unit in zip(a.generators, a.units, strict=True)
+    )
+    yield f"‖L f‖², mean over {inputs}: {totals}."
+    yield (
+        f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
+        f"(worst of {inputs} and transforms) · {_spread(a)} probes for each."
+    )
+
+
+def _over_steps(a: Attribution, inputs: str) -> Iterable[str]:
+    """What was attributed, and how well the integral over the step is known."""
+
+    def each(values: Iterable[str]) -> str:
+        return ", ".join(f"{name} {v}" for name, v in zip(a.generators, values, strict=True))
+
+    yield f"‖Δ‖², mean over {inputs}: {each(number(v) for v in a.totals.values())}."
+    yield (
+        f"Error of the integral over the step, of the worst module: "
+        f"{each(map(_percent, a.share_errors))} of ‖Δ‖², from {_spread(a)} points for each of the "
+        f"{inputs}. The shares miss the difference of two plain forward passes by "
+        f"{each(map(_percent, a.missing))}. Forward and reverse mode differ by "
+        f"{number(a.closure_error, 2)}."
+    )
+    unknown = [g for g, known in zip(a.generators, a.known, strict=True) if not known]
+    if unknown:
+        yield (
+            f"No shares for {', '.join(unknown)}: the integral is not known to half of ‖Δ‖². The "
+            "output turns too often over this step, or changes by no more than rounding; try "
+            "another --step, --dtype float64, or --step 0."
+        )
+
+
+def _spread(a: Attribution) -> str:
+    probes = sorted(set(a.num_probes))
+    return str(probes[0]) if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
 
 
 def _aliasing_tables(report: AliasingReport, top: int) -> Iterable[Table | str]:
@@ -231,7 +270,9 @@ def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
 
 def _what_if_tables(result: WhatIf) -> Iterable[Table | str]:
     k = len(result.trials[0].modules)
-    table = new_table(f"What if {k} modules were repaired? LEE of {result.output}, relative change")
+    over = f" over {', '.join(dict.fromkeys(result.steps))}" if result.steps else ""
+    title = f"What if {k} modules were repaired? LEE{over} of {result.output}, relative change"
+    table = new_table(title)
     table.add_column("repaired", no_wrap=True)
     for name in result.generators:
         table.add_column(name.replace("_", "\n"), justify="right")

@@ -30,6 +30,16 @@ def layers(
     chosen: ModelOptions = ModelOptions(),
     how: MeasureOptions = MeasureOptions(num_images=4),
     amp: o.Amp = False,
+    step: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE|TRANSFORM=SIZE;…|auto|0",
+            help="What is attributed: the change of the output over a motion of this size, half a "
+            "step either way, e.g. 1px, 1deg, 1%, 'translation=1px;rotation=1deg', or auto for "
+            "those; 0: the derivative.",
+            rich_help_panel=_LAYERS,
+        ),
+    ] = "0",
     top: Annotated[
         int, typer.Option(help="How many modules to list.", rich_help_panel=_LAYERS)
     ] = 12,
@@ -91,9 +101,10 @@ def layers(
     from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
     from liederiv.model_zoo.point_models import is_point_model
     from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+    from liederiv.single_steps import single_steps
 
-    if not is_point_model(model or model_flag or ""):
-        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
+    if not is_point_model(model or model_flag or ""):  # early, if wrong
+        single_steps(step, resolve_generators(how.transforms, unit=how.unit))  # type: ignore[arg-type]
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):
@@ -110,6 +121,7 @@ def layers(
         how.seed,
         progress=not quiet,
         representation=how.representation,
+        steps=single_steps(step, action.generators),
     )
     attribution = run.attribution()
     with _status("measuring aliasing, module by module", aliasing and not quiet):

@@ -27,6 +27,7 @@ from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.representations import OutputSpec
 from liederiv.results import Provenance
+from liederiv.steps import Step
 
 __all__ = ["LayersRun", "needs_images"]
 
@@ -55,6 +56,7 @@ class LayersRun:
         progress: show a progress bar.
         chunk_size: tangents per forward-mode pass; None lets memory decide.
         representation: how the output transforms, by name; ``auto`` leaves it to the model.
+        steps: of the generators; none for the derivative.
     """
 
     loaded: LoadedModel | LoadedPointModel
@@ -66,9 +68,16 @@ class LayersRun:
     progress: bool = False
     chunk_size: int | None = None
     representation: str = "auto"
+    steps: tuple[Step, ...] = ()
+
+    @property
+    def _sizes(self) -> dict[str, float] | None:
+        """The steps in the units of the generators, by name; None for the derivative."""
+        moves = zip(self.generators, self.steps, strict=bool(self.steps))
+        return {g.name: step.t for g, step in moves} or None
 
     def attribution(self) -> Attribution:
-        """Shares of all modules in the Lie derivative."""
+        """Shares of all modules in the Lie derivative, or in the change over the steps."""
         model, kind, output = self._target
         return attribute(
             model,
@@ -80,6 +89,7 @@ class LayersRun:
             seed=self.seed,
             chunk_size=self.chunk_size,
             progress=self.progress,
+            step=self._sizes,
         )
 
     def aliasing(self) -> AliasingReport:
@@ -119,6 +129,7 @@ class LayersRun:
             output_type=kind,
             attribution=attribution if attribution.output == kind else None,
             seed=self.seed,
+            step=self._sizes,
         )
 
     def describe(self, known: Provenance, attribution: Attribution) -> Provenance:

@@ -71,6 +71,33 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
     assert "aliasing" not in data
 
 
+def test_steps_are_attributed_and_told(layers, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "a.parquet"]
+    known = ("--step", "rotation=2deg", "--output-type", "logits", "--json", files[0])
+    result = layers(*known, "--parquet", files[1])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "the change over a step (translation_x 1 px, rotation 2 deg)" in text
+    assert "Error of the integral over the step" in text
+    assert "coverage" not in text  # of probes, of which a step has none
+    data = json.loads(files[0].read_text())
+    assert data["coverage"] is None
+    assert {g: v["label"] for g, v in data["steps"].items()} == {
+        "translation_x": "1 px",
+        "rotation": "2 deg",
+    }
+    rows, images = pd.DataFrame(data["rows"]), pd.read_parquet(files[1])
+    for name, step in data["steps"].items():
+        assert step["quadrature"] <= 0.05
+        own = rows[rows["generator"] == name]
+        assert own["share"].sum() == pytest.approx(1, abs=step["quadrature"] + 1e-9)
+        assert abs(own["share"].sum() - 1) == pytest.approx(step["missing"])
+        found = images[images["generator"] == name]
+        assert set(found["step"]) == {step["size"]}
+        assert found.groupby("image")["share"].sum().to_numpy() == pytest.approx(1, abs=0.06)
+    assert set(images["image"]) == {0, 1}
+
+
 def test_finite_metrics_of_single_modules(layers, tmp_path):
     path = tmp_path / "layers.json"
     result = layers("--finite", "--json", path, "--by", "kind", "--top", 4)
@@ -157,6 +184,10 @@ def test_plot_is_written(layers, tmp_path):
         (("--scheme", "nearest"), "nearest"),
         (("--output-type", "probs,logits"), "must be one of auto"),
         (("--amp",), "--amp is refused"),
+        (("--step", "-1px"), "--step: '-1px' of all transforms must be a number"),
+        (("--step", "1deg"), "--step='1deg' does not fit translation_x, whose steps are measured"),
+        (("--step", "translation=1px,2px"), "--step names 2 sizes of translation"),
+        (("--step", "rotation=1deg"), "--step: 'rotation' is not among the transforms"),
         (("--num-images", "0"), "num_images"),
     ],
 )
