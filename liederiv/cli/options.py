@@ -151,7 +151,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             metavar="auto|probs|logits|features|output",
             help="What of the model is measured; several with commas. auto: probs and logits of a "
-            "classifier, else the output as it is.",
+            "classifier (layers: logits), else the output as it is.",
             rich_help_panel=_MEASURE,
         ),
     ],

@@ -50,7 +50,7 @@ class LayersRun:
         x: images [B, C, H, W] as it expects them, or point clouds.
         generators: of the group.
         scheme: interpolation scheme.
-        output_type: ``auto`` (a classifier's probabilities, else the output), ``probs``,
+        output_type: ``auto`` (a classifier's logits, else the output), ``probs``,
             ``logits``, ``features`` or ``output``.
         seed: of everything random.
         progress: show a progress bar.
@@ -166,5 +166,5 @@ class LayersRun:
         if kind == "auto":
             may_be = self.representation == "auto" and self.loaded.layout.is_classifier is not False
             classes = may_be and is_classifier(domain_of(self.x), y, model)
-            kind = "probs" if classes else "output"
+            kind = "logits" if classes else "output"
         return model, kind, output

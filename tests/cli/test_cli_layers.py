@@ -51,7 +51,7 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
     assert data["schema_version"] == 1
     for key in ("model", "weights_fingerprint", "images_fingerprint", "scheme", "seed", "versions"):
         assert data[key] not in ("", None, {})
-    assert (data["num_images"], data["output"]) == (2, "probs")
+    assert (data["num_images"], data["output"]) == (2, "logits")
     assert data["closure_error"] < 1e-4
     assert data["witness"]["checked"] == 16
     assert data["witness"]["disagreement"] < 1e-3
@@ -62,7 +62,7 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
         assert own["exclusive_projection"].sum() == pytest.approx(data["total"][name], rel=1e-4)
         assert own["module"].iloc[0] == ""
         assert own["inclusive"].iloc[0] == pytest.approx(data["total"][name], rel=0.05)
-    # An untrained network's probabilities are flat: few probes cannot carry most of the norm.
+    # A thousand logits: few probes cannot carry most of the norm.
     assert data["coverage"] >= 1 - data["tolerance"] or (rows["exclusive_error"] > 0).any()
     wanted = {"module", "class", "kind", "call", "depth", "input_layout", "output_layout"}
     assert wanted <= set(rows.columns)
@@ -73,7 +73,7 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
 
 def test_steps_are_attributed_and_told(layers, tmp_path):
     files = [tmp_path / "a.json", tmp_path / "a.parquet"]
-    known = ("--step", "rotation=2deg", "--output-type", "logits", "--json", files[0])
+    known = ("--step", "rotation=2deg", "--json", files[0])
     result = layers(*known, "--parquet", files[1])
     assert result.exit_code == 0, result.output
     text = " ".join(result.stdout.split())
@@ -158,7 +158,7 @@ def test_models_of_the_users_own(run, user_code, photographs, model):
         *("--transforms", "translation_x"),
     )
     assert result.exit_code == 0, result.output
-    assert f"output {'probs' if model == 'classifier' else ''}" in result.stdout
+    assert f"output {'logits' if model == 'classifier' else ''}" in result.stdout
     assert re.search(r"sum +100\.0 %", result.stdout)
 
 
