@@ -35,7 +35,7 @@ def probabilities(model):
 @cache
 def exact(network):
     """Attribution of two images, which several tests only read."""
-    return attribute(build(network), images(2), GENERATORS, probes="exact")
+    return attribute(build(network), images(2), GENERATORS, output_type="probs", probes="exact")
 
 
 @NETWORKS
