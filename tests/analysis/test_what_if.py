@@ -60,7 +60,7 @@ def test_repairs_are_measured_over_the_step_that_was_attributed():
     ends = [net(transform(x, "translation_x", t, "fourier")) for t in (0.5, -0.5)]
     want = (ends[0] - ends[1]).square().mean()
     assert found.before.lee == pytest.approx([want.item()], rel=1e-3)
-    with pytest.raises(LieDerivError, match="attribute again with the same .* and step"):
+    with pytest.raises(LieDerivError, match=r"attribute again with the same .* and step"):
         what_if(net, x, "translation_x", k=1, scheme="fourier", attribution=a)
 
 
