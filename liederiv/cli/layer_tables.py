@@ -220,9 +220,8 @@ def _aliasing_tables(report: AliasingReport, top: int) -> Iterable[Table | str]:
         (r for r in report.rows if r.status == "measured"),
         key=lambda r: -float(r.error.sum()),
     )[:top]
-    table = new_table(
-        f"Aliasing of the derivative (scheme {report.scheme}, nonlinearities {report.factor}× finer)"
-    )
+    how = f"scheme {report.scheme}, nonlinearities {report.factor}× finer"
+    table = new_table(f"Aliasing of the derivative ({how})")
     table.add_column("module", no_wrap=True)
     table.add_column("type", no_wrap=True)
     for name in report.generators:
