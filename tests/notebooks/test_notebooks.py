@@ -17,7 +17,7 @@ NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[2] / "notebooks
 # notebook: what stands in its code, and what takes its place
 LESS = {
     "layerwise_violations": {
-        'load("tf_efficientnet_lite0")': 'load("tf_efficientnet_lite0", img_size=96)',
+        "img_size=128": "img_size=96",
         'what_if(model, x[:2], "translation", k=5': 'what_if(model, x[:1], "translation", k=1',
     },
     "rapidash_variants": {
