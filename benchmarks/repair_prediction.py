@@ -119,7 +119,8 @@ def measure_photograph(
                         | {f"gain {c}": v for c, v in gain.items()})  # fmt: skip
     random = np.random.default_rng(given.seed)
     for k, g in enumerate(moves):
-        chosen = [(c, np.argsort(-predicted[c][:, k])[:K]) for c in CELLS]
+        told = [c for c in CELLS if said[c].known[k]]  # the integral may not be
+        chosen = [(c, np.argsort(-predicted[c][:, k])[:K]) for c in told]
         chosen += [("random", random.choice(len(modules), K, replace=False)) for _ in range(DRAWS)]
         for by, index in chosen:
             gain = reduction([modules[i] for i in index])[k]
@@ -150,7 +151,7 @@ def correlations(rows: pd.DataFrame, *, size: bool) -> pd.DataFrame:
     for photograph, group in rows.groupby("photograph", sort=False):
         parts = [v for _, v in group.groupby("transform")]
         found[str(photograph)] = {
-            (said, measured): float(np.mean([ranked(v, said, measured) for v in parts]))
+            (said, measured): float(np.nanmean([ranked(v, said, measured) for v in parts]))
             for said in CELLS
             for measured in CELLS
         }
