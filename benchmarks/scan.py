@@ -50,7 +50,7 @@ from liederiv.model_zoo import load
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measuring import measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.parameters import parameter_count
+from liederiv.model_zoo.sources.parameters import parameter_count
 from liederiv.model_zoo.store import Store
 
 MODELS = (

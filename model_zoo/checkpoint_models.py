@@ -20,8 +20,8 @@ from .checkpoint_files import shown
 from .checkpoint_fitting import Fitted, find_weights, load_weights
 from .checkpoint_parts import Target, plausible_parts
 from .checkpoints import Checkpoint
-from .construction import create, create_with_state_dict
-from .recipes import Recipe
+from .sources.construction import create, create_with_state_dict
+from .sources.recipes import Recipe
 from .weights import FilterFn, Mismatch
 
 __all__ = ["model_from_checkpoint"]

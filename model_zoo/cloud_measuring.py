@@ -7,14 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from liederiv.errors import LieDerivError
 from liederiv.measurement import measure
 from liederiv.points import PointCloud
 from liederiv.results import Measurement, Provenance
 
 from .clouds import CloudSet, load_clouds
 from .measure_options import MeasureOptions
-from .point_models import LoadedPointModel
+from .sources.rapidash_models import LoadedPointModel
 
 __all__ = [
     "clouds_fingerprint",
@@ -22,32 +21,7 @@ __all__ = [
     "measure_clouds",
     "open_clouds",
     "provenance_of_clouds",
-    "refuse_image_options",
 ]
-
-_ONLY_IMAGES = {
-    "num_classes": None,
-    "model_kwargs": (),
-    "img_size": None,
-    "crop_pct": None,
-    "mean": None,
-    "std": None,
-    "interpolation": None,
-}
-
-
-def refuse_image_options(name: str, options: Any) -> None:
-    """Say so if an option was given that means nothing to point clouds.
-
-    Raises:
-        LieDerivError: naming the option.
-    """
-    for option, default in _ONLY_IMAGES.items():
-        if getattr(options, option) not in (default, []):
-            flag = "--" + option.replace("_", "-")
-            raise LieDerivError(
-                f"{flag} is for models of images, but {name!r} takes point clouds; leave it out."
-            )
 
 
 def open_clouds(options: MeasureOptions, loaded: LoadedPointModel) -> CloudSet:

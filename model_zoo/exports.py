@@ -6,12 +6,12 @@ from .checkpoints import Checkpoint, read_checkpoint
 from .clouds import CloudSet, load_clouds
 from .data_config import DataConfig
 from .images import ImageSet, load_images
-from .layouts import FeatureLevel, OutputLayout
-from .loading import list_models, load
-from .names import ModelEntry
-from .point_models import LoadedPointModel
 from .presets import PRESETS, PresetEntry, preset
-from .timm_models import LoadedModel
+from .sources.layouts import FeatureLevel, OutputLayout
+from .sources.loaded import Loaded, LoadedModel
+from .sources.rapidash_models import LoadedPointModel
+from .sources.registry import list_models, load, register_source, source_of
+from .sources.source import ModelEntry, Source
 from .weights import weights_fingerprint
 
 __all__ = [
@@ -21,16 +21,20 @@ __all__ = [
     "DataConfig",
     "FeatureLevel",
     "ImageSet",
+    "Loaded",
     "LoadedModel",
     "LoadedPointModel",
     "ModelEntry",
     "OutputLayout",
     "PresetEntry",
+    "Source",
     "list_models",
     "load",
     "load_clouds",
     "load_images",
     "preset",
     "read_checkpoint",
+    "register_source",
+    "source_of",
     "weights_fingerprint",
 ]

@@ -12,7 +12,7 @@ from liederiv.foreign import printable
 from liederiv.foreign_code import users_code
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
-from .timm_models import LoadedModel
+from .sources.loaded import LoadedModel
 
 __all__ = ["Features", "output_of", "try_model"]
 

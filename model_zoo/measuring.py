@@ -18,8 +18,8 @@ from .images import ImageSet, load_images
 from .measure_options import MeasureOptions
 from .measured_output import output_of, try_model
 from .model_options import ModelOptions
-from .point_models import LoadedPointModel
-from .timm_models import LoadedModel
+from .sources.loaded import LoadedModel
+from .sources.rapidash_models import LoadedPointModel
 
 __all__ = [
     "DeviceBatches",

@@ -18,8 +18,7 @@ from liederiv.errors import LieDerivError
 if TYPE_CHECKING:
     import torch
 
-    from .point_models import LoadedPointModel
-    from .timm_models import LoadedModel
+    from .sources.loaded import Loaded
 
 __all__ = ["ModelOptions"]
 
@@ -40,17 +39,13 @@ class ModelOptions:
     device: str = "auto"
     dtype: str = "float32"
 
-    def open(
-        self, name: str | None, flag: str | None, checkpoint: Path | None
-    ) -> LoadedModel | LoadedPointModel:
+    def open(self, name: str | None, flag: str | None, checkpoint: Path | None) -> Loaded:
         """Load the model and move it to device and dtype.
 
         Raises:
             LieDerivError: for bad input, in one sentence.
         """
-        from .cloud_measuring import refuse_image_options
-        from .point_models import is_point_model, load_point_model
-        from .timm_models import load
+        from .sources.registry import source_of
 
         self.check()
         if name is not None and flag is not None and name != flag:
@@ -62,27 +57,30 @@ class ModelOptions:
             raise LieDerivError(
                 "MODEL is missing; name one, e.g. `liederiv score tf_efficientnet_lite0`."
             )
-        loaded: LoadedModel | LoadedPointModel
-        if is_point_model(chosen):
-            refuse_image_options(chosen, self)
-            loaded = load_point_model(chosen, checkpoint, self.pretrained, seed=self.seed)
-            loaded.model.to(device=self.torch_device, dtype=self.torch_dtype)
-            return loaded
-        loaded = load(
-            chosen,
-            checkpoint,
-            self.pretrained,
-            num_classes=self.num_classes,
-            img_size=self.img_size,
-            crop_pct=self.crop_pct,
-            mean=_numbers("--mean", self.mean),
-            std=_numbers("--std", self.std),
-            interpolation=self.interpolation,
-            model_kwargs=_kwargs(self.model_kwargs),
-            seed=self.seed,
-        )
+        source = source_of(chosen)
+        given = {k: v for k, v in self._options().items() if v is not None and v != {}}
+        for option in given:
+            if option not in source.options():
+                raise LieDerivError(
+                    f"--{option.replace('_', '-')} is for models of images, but {chosen!r} takes "
+                    f"{source.inputs}; leave it out."
+                )
+        loaded = source.load(checkpoint, self.pretrained, **given)
         loaded.model.to(device=self.torch_device, dtype=self.torch_dtype)
         return loaded
+
+    def _options(self) -> dict[str, Any]:
+        """What is asked of a model, under the names that `Source.load` has for it."""
+        return {
+            "num_classes": self.num_classes,
+            "model_kwargs": _kwargs(self.model_kwargs),
+            "img_size": self.img_size,
+            "crop_pct": self.crop_pct,
+            "mean": _numbers("--mean", self.mean),
+            "std": _numbers("--std", self.std),
+            "interpolation": self.interpolation,
+            "seed": self.seed,
+        }
 
     def check(self) -> None:
         """Refuse values out of range.

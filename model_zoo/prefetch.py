@@ -17,8 +17,9 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign_code import causes
 
 from .hub import REMEDY, download_errors, hub_is_offline
+from .sources.registry import weights_source
 from .weights_cache import WeightsCache
-from .weights_files import WeightsSource, check_file, weights_source
+from .weights_files import WeightsSource, check_file
 
 __all__ = ["Fetched", "Retry", "fetch_weights"]
 

@@ -14,8 +14,8 @@ from liederiv.foreign import printable
 
 from .disk import disk_is_full
 from .prefetch import Fetched, Retry, fetch_weights
+from .sources.registry import weights_source
 from .weights_cache import CacheFullError, WeightsCache
-from .weights_files import weights_source
 
 __all__ = ["Prefetcher", "prefetch"]
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib import resources
 
 import timm
@@ -27,7 +26,9 @@ from timm.models import list_modules
 from liederiv.errors import ModelError
 from liederiv.names import PRESETS
 
-__all__ = ["PRESETS", "PresetEntry", "family_of", "preset"]
+from .sources.timm_names import family_of
+
+__all__ = ["PRESETS", "PresetEntry", "preset"]
 
 
 @dataclass(frozen=True)
@@ -139,16 +140,6 @@ def _smallest(family: str) -> str:
         except (RuntimeError, NotImplementedError):  # some constructors compute with tensors
             continue
     return min(sizes, key=sizes.__getitem__) if sizes else names[0]
-
-
-@cache
-def _families_by_model() -> dict[str, str]:
-    return {name: family for family in list_modules() for name in timm.list_models(module=family)}
-
-
-def family_of(arch: str) -> str:
-    """Timm's module that defines an architecture; empty where timm does not know it."""
-    return _families_by_model().get(arch, "")
 
 
 def _rows(file: str) -> list[dict[str, str]]:

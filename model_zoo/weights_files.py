@@ -1,4 +1,4 @@
-"""Which file holds a model's published weights, and whether the copy on disk is whole."""
+"""The files that hold published weights, and whether the copy on disk is whole."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from urllib.parse import urlparse
 
 import torch
 
-from .point_models import is_point_model
-from .recipes import recipe_for
-from .sample_weights import has_sample_weights
-from .user_models import is_factory_name
-
-__all__ = ["WeightsSource", "check_file", "weights_source"]
+__all__ = ["DEFAULT_FILE", "WeightsSource", "check_file", "repository_weights"]
 
 DEFAULT_FILE = "pytorch_model.bin"
 # What timm takes instead of a pickle where the repository has it, in its order.
@@ -52,34 +47,19 @@ class WeightsSource:
         return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
 
 
-def weights_source(name: str) -> WeightsSource | None:
-    """Find where a model's weights come from; nothing is downloaded.
+def repository_weights(
+    name: str, repository: str, file: str = DEFAULT_FILE, *, config: bool = False
+) -> WeightsSource:
+    """Weights in a repository of the hub.
 
     Args:
-        name: As `load` takes it.
-
-    Returns:
-        The source; None where no download is needed or possible: weights from an installed
-        package, a local folder or the user's own code, or none published.
-
-    Raises:
-        ModelError: If timm does not know the name.
+        name: Of the model.
+        repository: Its name, with a revision after an @ unless it is the main branch.
+        file: As the model's config names it; formats that are safe to read come first.
+        config: Whether the repository's config.json is needed, too.
     """
-    kind, _, rest = name.partition(":")
-    if kind in ("hf-hub", "hf_hub"):
-        repo, _, revision = rest.partition("@")
-        return WeightsSource(name, repo, revision or None, _candidates(DEFAULT_FILE), config=True)
-    if kind == "local-dir" or is_factory_name(name) or is_point_model(name):
-        return None
-    recipe = recipe_for(name, None, None, {}, 0)
-    if has_sample_weights(recipe.arch):
-        return None
-    if recipe.config.get("hf_hub_id"):
-        repo, _, revision = str(recipe.config["hf_hub_id"]).partition("@")
-        file = recipe.config.get("hf_hub_filename") or DEFAULT_FILE
-        return WeightsSource(name, repo, revision or None, _candidates(file))
-    url = str(recipe.config.get("url") or "")
-    return WeightsSource(name, url=url) if url else None
+    repo, _, revision = repository.partition("@")
+    return WeightsSource(name, repo, revision or None, _candidates(file), config=config)
 
 
 def _candidates(file: str) -> tuple[str, ...]:

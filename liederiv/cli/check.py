@@ -39,7 +39,7 @@ def check(
     from liederiv.domains import domain_of
     from liederiv.model_zoo.measured_output import output_of, try_model
     from liederiv.model_zoo.measuring import as_batch, open_inputs
-    from liederiv.model_zoo.point_models import LoadedPointModel
+    from liederiv.model_zoo.sources import LoadedPointModel
 
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)

@@ -87,13 +87,11 @@ def layers(
     from liederiv.cli.layer_tables import layer_tables
     from liederiv.cli.tables import console
     from liederiv.domains import domain_of
-    from liederiv.generators import resolve_generators
     from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
-    from liederiv.model_zoo.point_models import is_point_model
     from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+    from liederiv.row_names import row_names
 
-    if not is_point_model(model or model_flag or ""):
-        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
+    row_names(how.transforms, how.unit)  # type: ignore[arg-type]  # early, if no input knows them
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):

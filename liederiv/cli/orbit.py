@@ -22,14 +22,13 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, shortened
-from liederiv.generators import resolve_generators
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measure_options import MeasureOptions
 from liederiv.model_zoo.measured_output import output_of, try_model
 from liederiv.model_zoo.measuring import as_batch, clusters, open_inputs, provenance_of
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
-from liederiv.model_zoo.timm_models import LoadedModel
+from liederiv.model_zoo.sources import LoadedModel, LoadedPointModel
+from liederiv.row_names import row_names
 
 __all__ = ["orbit"]
 
@@ -114,8 +113,7 @@ def orbit(
         )
     wanted = _ranges(ranges)
     check_numbers(points, shifts, worst, starts)
-    if not is_point_model(model or model_flag or ""):
-        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
+    row_names(how.transforms, how.unit)  # type: ignore[arg-type]  # early, if no input knows them
     loaded = chosen.open(model, model_flag, checkpoint)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)

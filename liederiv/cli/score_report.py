@@ -6,7 +6,7 @@ from liederiv.cli.tables import console, count, described_inputs, headline, scor
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.point_models import LoadedPointModel
+from liederiv.model_zoo.sources import LoadedPointModel
 from liederiv.results import Measurement
 
 __all__ = ["print_scores"]

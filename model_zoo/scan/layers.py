@@ -23,8 +23,8 @@ from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
 from liederiv.model_zoo.measured_output import output_of, try_model
-from liederiv.model_zoo.point_models import LoadedPointModel
-from liederiv.model_zoo.timm_models import LoadedModel
+from liederiv.model_zoo.sources.loaded import LoadedModel
+from liederiv.model_zoo.sources.rapidash_models import LoadedPointModel
 from liederiv.representations import OutputSpec
 from liederiv.results import Provenance
 

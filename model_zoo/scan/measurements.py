@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
@@ -16,6 +17,8 @@ import torch
 
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line
+from liederiv.foreign_code import users_code
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.hub import offline_hub
 from liederiv.model_zoo.images import ImageSet
@@ -26,12 +29,12 @@ from liederiv.model_zoo.measuring import (
     provenance_of,
     require_scores,
 )
-from liederiv.model_zoo.point_models import LoadedPointModel
-from liederiv.model_zoo.random_weights import calibrate
 from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
+from liederiv.model_zoo.sources.loaded import LoadedModel
+from liederiv.model_zoo.sources.random_weights import calibrate
+from liederiv.model_zoo.sources.rapidash_models import LoadedPointModel
 from liederiv.model_zoo.store_schema import columns_of_provenance
-from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.results import Provenance
 
 __all__ = ["LoadedTask", "peak_memory"]
@@ -52,6 +55,8 @@ class LoadedTask:
 
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, task.settings
+        for module in task.modules:
+            _register(module)
         self.options = self.settings.model_options()
         with offline_hub() if task.offline else nullcontext():
             self.loaded = self._load()
@@ -191,6 +196,18 @@ class LoadedTask:
             seed=found.seed,
         )
         return origin, frame
+
+
+def _register(module: str) -> None:
+    """Import a module of the user's, whose sources are known thereafter."""
+    try:
+        with users_code(f"Module {module!r}"):
+            import_module(module)
+    except ImportError as error:
+        raise ModelError(
+            f"Module {module!r}, which registers the model's source, cannot be imported here "
+            f"({one_line(error)}); run from the folder that holds it, or install it."
+        ) from error
 
 
 def peak_memory() -> int | None:

@@ -175,7 +175,7 @@ class ScanSettings(MeasureRequest):
         Args:
             measurement: of `measurements`.
             model: full name.
-            weights: what identifies them, see `liederiv.model_zoo.scan.identity`.
+            weights: what identifies them, see `Source.identity`.
         """
         content = [measurement, model, dict(weights), self.of(measurement), __version__]
         text = json.dumps(content, sort_keys=True, default=str)

@@ -422,7 +422,7 @@ def test_an_output_that_becomes_infinite_is_refused():
 def test_a_resnet_has_the_period_of_its_stride():
     import timm
 
-    from liederiv.model_zoo.random_weights import calibrate
+    from liederiv.model_zoo.sources.random_weights import calibrate
 
     torch.manual_seed(0)
     net = timm.create_model("resnet18", num_classes=50).eval()

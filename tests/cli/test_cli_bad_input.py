@@ -212,7 +212,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_run(
     def never(*args, **kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("liederiv.model_zoo.timm_models.load", never)
+    monkeypatch.setattr("liederiv.model_zoo.sources.factories.Factory.load", never)
     ending = {"--json": ".json", "--csv": ".csv", "--per-image": ".parquet"}[option]
     command = ("score", f"{user_code}:classifier", option)
     missing = refused(*command, tmp_path / "missing" / f"a{ending}")

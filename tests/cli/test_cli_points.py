@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from liederiv.model_zoo.point_models import load_point_model
+from liederiv.model_zoo.sources.rapidash_models import load_point_model
 
 NETWORK = "rapidash_tn_r3"
 

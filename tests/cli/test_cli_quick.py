@@ -97,7 +97,7 @@ def test_any_module_may_be_the_first():
     code = """
 import os, torch
 from importlib import import_module
-for first in ("forward_mode", "lie_derivative", "points.domain", "model_zoo.loading"):
+for first in ("forward_mode", "lie_derivative", "points.domain", "model_zoo.sources.registry"):
     child = os.fork()
     if not child:
         import_module(f"liederiv.{first}")
@@ -112,7 +112,7 @@ for first in ("forward_mode", "lie_derivative", "points.domain", "model_zoo.load
 """
     lines = fresh(code).splitlines()
     assert [line.partition(" ")[0] for line in lines] == [
-        "forward_mode", "lie_derivative", "points.domain", "model_zoo.loading"
+        "forward_mode", "lie_derivative", "points.domain", "model_zoo.sources.registry"
     ]  # fmt: skip
     assert all(line.endswith("(1, 1, 3) image ['image', 'cloud']") for line in lines)
 

@@ -14,7 +14,7 @@ from hostile_code import Payload
 
 from liederiv.errors import ModelError
 from liederiv.model_zoo import hub, load
-from liederiv.model_zoo.model_arguments import (
+from liederiv.model_zoo.sources.model_arguments import (
     SOURCES,
     allowed_arguments,
     data_only,

@@ -20,7 +20,7 @@ from liederiv.model_zoo import (
     sample_weights,
     weights_fingerprint,
 )
-from liederiv.model_zoo.names import resolve_name
+from liederiv.model_zoo.sources.timm_names import resolve_name
 
 CATS = range(281, 286)
 CUPS = (504, 967, 968)
@@ -165,7 +165,7 @@ def test_layout_without_classifier_and_at_another_size():
 def test_a_contradicted_declaration_is_not_stated():
     model = load("resnet10t", pretrained=False).model
     model.num_features = 3
-    from liederiv.model_zoo.layouts import declared_layout
+    from liederiv.model_zoo.sources.layouts import declared_layout
 
     assert declared_layout(model, (3, 64, 64)) == OutputLayout(True)
 

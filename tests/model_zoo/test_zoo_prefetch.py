@@ -18,8 +18,9 @@ from liederiv.errors import LieDerivError
 from liederiv.model_zoo import prefetcher, weights_fingerprint
 from liederiv.model_zoo.prefetch import Fetched
 from liederiv.model_zoo.prefetcher import Prefetcher
+from liederiv.model_zoo.sources.registry import weights_source
 from liederiv.model_zoo.weights_cache import WeightsCache, parse_size
-from liederiv.model_zoo.weights_files import check_file, weights_source
+from liederiv.model_zoo.weights_files import check_file
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 

@@ -17,7 +17,7 @@ from liederiv import (
 )
 from liederiv.analysis import attribute, measure_aliasing
 from liederiv.model_zoo.clouds import load_clouds
-from liederiv.model_zoo.point_models import load_point_model
+from liederiv.model_zoo.sources.rapidash_models import load_point_model
 from liederiv.points import POINTS, Fiber, Joined, PointAction, PointModel, Scalars, Vectors
 
 

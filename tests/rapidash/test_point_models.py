@@ -13,11 +13,11 @@ from liederiv.errors import ModelError, PointCloudError
 from liederiv.model_zoo import LoadedPointModel, list_models, load, load_clouds
 from liederiv.model_zoo.clouds import nbody_cloud
 from liederiv.model_zoo.nbody_data import nbody_data, random_rotations
-from liederiv.model_zoo.point_models import load_point_model, training_records
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
 from liederiv.model_zoo.rapidash.training import mean_squared_error, predict
 from liederiv.model_zoo.rapidash.variants import VARIANTS, variant
+from liederiv.model_zoo.sources.rapidash_models import load_point_model, training_records
 from liederiv.points import Scalars, Vectors
 
 

@@ -6,33 +6,18 @@ import difflib
 import fnmatch
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import timm
-from timm.models import get_deprecated_models, is_model, split_model_name_tag
+from timm.models import get_deprecated_models, is_model, list_modules, split_model_name_tag
 
 from liederiv.errors import ModelError
 
-from .sample_weights import has_sample_weights
+from ..sample_weights import has_sample_weights
+from .source import ModelEntry
 
-__all__ = ["ModelEntry", "list_models", "resolve_name"]
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """One architecture.
-
-    Attributes:
-        name: Name of the architecture.
-        tags: Tags of its pretrained weights, in natural order.
-        pretrained: Whether any pretrained weights exist.
-        offline: Whether weights are installed as a package, so that no download is needed.
-    """
-
-    name: str
-    tags: tuple[str, ...]
-    pretrained: bool
-    offline: bool
+__all__ = ["family_of", "find_model", "list_models", "names_like", "resolve_name"]
 
 
 def list_models(pattern: str = "*", pretrained: bool = False) -> list[ModelEntry]:
@@ -62,6 +47,43 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[ModelEntry
             offline = has_sample_weights(name)
             entries.append(ModelEntry(name, tuple(tags[name]), name in has_weights, offline))
     return entries
+
+
+def names_like(pattern: str, pretrained: bool = False) -> list[str]:
+    """What a wildcard stands for: with a dot, names with tags; else architectures.
+
+    Args:
+        pattern: Shell wildcard.
+        pretrained: Only those with pretrained weights.
+    """
+    if "." not in pattern:
+        names = [entry.name for entry in list_models(pattern, pretrained)]
+    else:
+        names = timm.list_pretrained()
+        if not pretrained:
+            names += [name for name in timm.list_models() if name not in set(names)]
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+
+
+def find_model(name: str) -> dict[str, Any] | None:
+    """What timm writes down about the weights of a full name; None where it knows no such name."""
+    if not is_model(split_model_name_tag(name)[0]):
+        return None
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # an unknown tag
+        return None
+    return None if config is None else config.to_dict()
+
+
+@cache
+def _families_by_model() -> dict[str, str]:
+    return {name: family for family in list_modules() for name in timm.list_models(module=family)}
+
+
+def family_of(arch: str) -> str:
+    """Timm's module that defines an architecture; empty where timm does not know it."""
+    return _families_by_model().get(arch, "")
 
 
 def resolve_name(name: str) -> str:

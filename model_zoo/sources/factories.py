@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,19 +18,53 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import one_line, printable
 from liederiv.foreign_code import users_code
 
-from .data_config import DataConfig
+from ..checkpoint_files import shown
+from ..checkpoint_fitting import find_weights, load_weights
+from ..checkpoint_parts import Target
+from ..data_config import DataConfig
+from ..weights import Mismatch
+from .contents import hash_of
+from .image_source import Built, ImageSource, Wanted
 
-__all__ = ["build_user_model", "is_factory_name", "user_data_config"]
+__all__ = ["Factory"]
 
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-def is_factory_name(name: str) -> bool:
-    """Say whether `name` reads `package.module:factory`."""
-    return _FACTORY.fullmatch(name) is not None
+class Factory(ImageSource):
+    """A function or class of the user's that returns a model: "package.module:factory"."""
+
+    @classmethod
+    def accepts(cls, name: str) -> bool:
+        """Any two dotted names around a colon, whatever the module is called."""
+        return _FACTORY.fullmatch(name) is not None
+
+    def build(self, wanted: Wanted) -> Built:
+        """See `ImageSource.build`."""
+        if wanted.num_classes is not None:
+            raise ModelError(
+                f"`num_classes`={wanted.num_classes} has no meaning for the factory "
+                f"{self.name!r}; pass what it needs in `model_kwargs`."
+            )
+        model = _build(self.name, wanted.model_kwargs)
+        weights = f"as built by {self.name} (seed {wanted.seed})"
+        file = wanted.checkpoint
+        if file is not None:
+            found = find_weights(file, model, Target.of(model))
+            if isinstance(found, Mismatch):
+                raise ModelError(
+                    f"`checkpoint` {shown(file.path)} does not fit {self.name!r}: "
+                    f"{found.describe()}; check that factory and file belong together."
+                )
+            weights = f"checkpoint {one_line(file.path.name)}{load_weights(file, found, model)}"
+        return Built(model, weights, _data_config(model))
+
+    def identity(self, pretrained: bool) -> dict[str, Any]:
+        """See `Source.identity`: the source file of the module."""
+        return {"source": _source_of(self.name.partition(":")[0])}
 
 
-def build_user_model(name: str, model_kwargs: Mapping[str, Any] | None = None) -> nn.Module:
+def _build(name: str, model_kwargs: Mapping[str, Any]) -> nn.Module:
     """Import the user's module and call the factory in it.
 
     The current directory is searched too, as `python -m` does.
@@ -48,7 +84,7 @@ def build_user_model(name: str, model_kwargs: Mapping[str, Any] | None = None) -
         factory = _find_factory(module_name, factory_name)
         try:
             with users_code(f"Model factory {name!r}"):
-                model = factory(**dict(model_kwargs or {}))
+                model = factory(**model_kwargs)
         except LieDerivError:
             raise
         except Exception as error:  # the user's code may raise anything
@@ -61,7 +97,7 @@ def build_user_model(name: str, model_kwargs: Mapping[str, Any] | None = None) -
     return model
 
 
-def user_data_config(model: nn.Module) -> DataConfig:
+def _data_config(model: nn.Module) -> DataConfig:
     """Read the model's `data_config` (a DataConfig or a mapping) or `pretrained_cfg`.
 
     Args:
@@ -80,6 +116,19 @@ def user_data_config(model: nn.Module) -> DataConfig:
         if isinstance(config, Mapping):
             return DataConfig.from_mapping(config)
     return DataConfig()
+
+
+def _source_of(module: str) -> str:
+    """Hash of a module's source; its packages are located and not imported."""
+    path: list[str] | None = ["", *sys.path]
+    spec: ModuleSpec | None = None
+    for end in range(1, module.count(".") + 2):
+        spec = PathFinder.find_spec(".".join(module.split(".")[:end]), path)
+        if spec is None:
+            return ""  # loading says so
+        path = list(spec.submodule_search_locations or ())
+    origin = Path(spec.origin) if spec is not None and spec.origin else None
+    return hash_of(origin) if origin is not None and origin.is_file() else ""
 
 
 def _find_factory(module_name: str, factory_name: str) -> Callable[..., Any]:

@@ -1,10 +1,10 @@
-"""Resolve the name of a timm model, a hub model or a local folder into what is to be built."""
+"""What timm needs to build one model, and where that is read: a folder, a hub, timm's own table."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +12,39 @@ import timm
 from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
 
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.foreign import at_home, described, one_line
+from liederiv.foreign import described, one_line
 
-from .data_config import DataConfig, spatial_size
-from .hub import download_errors, offline_if_unreachable
+from ..data_config import DataConfig, spatial_size
+from ..hub import download_errors, offline_if_unreachable
 from .model_arguments import check_arguments, data_only
-from .names import resolve_name
 
-__all__ = ["Recipe", "local_weights", "recipe_for"]
+__all__ = [
+    "Recipe",
+    "Stored",
+    "local_weights",
+    "make_recipe",
+    "stored_in_folder",
+    "stored_in_hub",
+    "stored_in_timm",
+]
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is written down with a model's weights.
+
+    Attributes:
+        config: timm's `pretrained_cfg`, as a dictionary.
+        arch: timm's architecture; not checked yet.
+        kwargs: Arguments of the constructor.
+    """
+
+    config: Mapping[str, Any]
+    arch: Any
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -36,7 +58,6 @@ class Recipe:
         config: timm's `pretrained_cfg` of the weights, as a dictionary.
         kwargs: Arguments of the constructor.
         num_classes: Explicit size of the classifier, or None.
-        folder: Folder of a `local-dir:` model.
         seed: Seed of what is random.
     """
 
@@ -46,61 +67,52 @@ class Recipe:
     config: Mapping[str, Any]
     kwargs: Mapping[str, Any]
     num_classes: int | None
-    folder: Path | None
     seed: int
 
 
-def recipe_for(
+def make_recipe(
     name: str,
+    full_name: str,
+    stored: Stored,
     num_classes: int | None,
     img_size: int | Sequence[int] | None,
     kwargs: Mapping[str, Any],
     seed: int,
 ) -> Recipe:
-    """Resolve a name into what is to be built; downloads at most a hub model's config.
+    """Put together what is stored and what is asked for.
 
     Args:
-        name: timm name, "hf-hub:org/name" or "local-dir:/path".
+        name: The name asked for.
+        full_name: The complete one.
+        stored: What is written down with the weights.
         num_classes: Size of the classifier, or None.
         img_size: Input size in pixels, or None.
         kwargs: Arguments of the constructor; they win over those stored with the weights.
         seed: Seed of what is random.
 
-    Returns:
-        The recipe.
-
     Raises:
-        ModelError: If the name is unknown or its source cannot be read.
+        ModelError: If timm does not know the architecture or it does not take the arguments.
     """
-    source, _, rest = name.partition(":")
-    folder = None
-    stored: Mapping[str, Any] = {}
-    if source in ("hf-hub", "hf_hub"):
-        with offline_if_unreachable(), download_errors(name):
-            config, arch, stored = _read_hub_config(name, rest)
-        full_name = name
-    elif source == "local-dir":
-        folder = at_home(rest)
-        config, arch, stored = _read_local_config(folder)
-        full_name = name
-    else:
-        full_name = resolve_name(name)
-        arch = full_name.partition(".")[0]
-        found = timm.get_pretrained_cfg(full_name)
-        config = (
-            found.to_dict() if found is not None else PretrainedCfg(architecture=arch).to_dict()
-        )
+    arch, config = stored.arch, stored.config
     if not isinstance(arch, str) or not is_model(arch):
         raise ModelError(
             f"Model {name!r} is of architecture {described(arch)}, which timm "
             f"{timm.__version__} does not know; a newer timm may."
         )
-    check_arguments(arch, stored, f"the config of {name!r}")
+    check_arguments(arch, stored.kwargs, f"the config of {name!r}")
     check_arguments(arch, kwargs, "`model_kwargs`")
-    merged = {**stored, **kwargs}
+    merged = {**stored.kwargs, **kwargs}
     if img_size is not None and "img_size" not in kwargs and config.get("fixed_input_size"):
         merged["img_size"] = spatial_size(img_size)
-    return Recipe(name, full_name, arch, config, merged, num_classes, folder, seed)
+    return Recipe(name, full_name, arch, config, merged, num_classes, seed)
+
+
+def stored_in_timm(full_name: str) -> Stored:
+    """What timm writes down about weights of its own."""
+    arch = full_name.partition(".")[0]
+    found = timm.get_pretrained_cfg(full_name)
+    config = found.to_dict() if found is not None else PretrainedCfg(architecture=arch).to_dict()
+    return Stored(config, arch)
 
 
 def local_weights(folder: Path) -> Path:
@@ -127,8 +139,12 @@ def local_weights(folder: Path) -> Path:
     )
 
 
-def _read_local_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Read timm's config.json: the weights' config, the architecture, the stored arguments."""
+def stored_in_folder(folder: Path) -> Stored:
+    """Read timm's config.json: the weights' config, the architecture, the stored arguments.
+
+    Raises:
+        ModelError: If there is none, or it is not one that timm wrote.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(
@@ -147,11 +163,20 @@ def _read_local_config(folder: Path) -> tuple[dict[str, Any], str, dict[str, Any
         ) from error
     if "num_classes" in content:
         config["num_classes"] = content["num_classes"]
-    return _checked(data_only(config), str(path)), arch, stored
+    return Stored(_checked(data_only(config), str(path)), arch, stored)
 
 
-def _read_hub_config(name: str, hub_id: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """A hub model's config; its weights come from this very repository, by timm's file names."""
+def stored_in_hub(name: str, hub_id: str) -> Stored:
+    """A hub model's config; its weights come from this very repository, by timm's file names.
+
+    Raises:
+        ModelError: If it cannot be downloaded, or is not one that timm wrote.
+    """
+    with offline_if_unreachable(), download_errors(name):
+        return _read_hub_config(name, hub_id)
+
+
+def _read_hub_config(name: str, hub_id: str) -> Stored:
     try:
         config, arch, stored = load_model_config_from_hf(hub_id)
         facts, stored = data_only(config), dict(stored or {})
@@ -163,7 +188,7 @@ def _read_hub_config(name: str, hub_id: str) -> tuple[dict[str, Any], str, dict[
             f"{one_line(error)}); name another model."
         ) from error
     facts = _checked(facts, f"the config.json of {name!r}")
-    return {**facts, "hf_hub_id": hub_id, "source": "hf-hub"}, arch, stored
+    return Stored({**facts, "hf_hub_id": hub_id, "source": "hf-hub"}, arch, stored)
 
 
 def _checked(facts: dict[str, Any], origin: str) -> dict[str, Any]:
