@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .checkpoints import Checkpoint, read_checkpoint
-from .clouds import CloudSet, load_clouds
-from .data_config import DataConfig
-from .images import ImageSet, load_images
+from .inputs.base import Inputs, register_inputs
+from .inputs.clouds import CloudSet, load_clouds
+from .inputs.data_config import DataConfig
+from .inputs.images import ImageSet, load_images
 from .presets import PRESETS, PresetEntry, preset
 from .sources.layouts import FeatureLevel, OutputLayout
 from .sources.loaded import Loaded, LoadedModel
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "FeatureLevel",
     "ImageSet",
+    "Inputs",
     "Loaded",
     "LoadedModel",
     "LoadedPointModel",
@@ -34,6 +36,7 @@ __all__ = [
     "load_images",
     "preset",
     "read_checkpoint",
+    "register_inputs",
     "register_source",
     "source_of",
     "weights_fingerprint",

@@ -1,115 +1,91 @@
-"""One model, one set of images, one measurement: what `score`, `compare` and a scan share."""
+"""One model, some inputs, one measurement: what `score`, `compare` and a scan share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
-from liederiv.errors import LieDerivError
+from liederiv.errors import LieDerivError, ModelError
+from liederiv.foreign import printable
+from liederiv.foreign_code import users_code
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
-from .cloud_measuring import measure_clouds, open_clouds, provenance_of_clouds
-from .clouds import CloudSet
-from .images import ImageSet, load_images
+from .inputs.base import Inputs
+from .inputs.kinds import inputs_of_kind
 from .measure_options import MeasureOptions
-from .measured_output import output_of, try_model
 from .model_options import ModelOptions
-from .sources.loaded import LoadedModel
-from .sources.rapidash_models import LoadedPointModel
+from .sources.loaded import Loaded
 
 __all__ = [
-    "DeviceBatches",
     "as_batch",
-    "clusters",
     "measure_loaded",
     "open_inputs",
     "provenance_of",
     "require_scores",
+    "try_model",
 ]
 
 
-class DeviceBatches:
-    """Batches of an `ImageSet` on a device and in a dtype, with a known number of images."""
-
-    def __init__(
-        self,
-        images: ImageSet,
-        size: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        labelled: bool = False,
-    ) -> None:
-        self.images, self.size, self.device, self.dtype = images, size, device, dtype
-        self.labelled = labelled
-        self.num_images = len(images)
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
-        for x, labels in self.images.batches(self.size):
-            yield x.to(self.device, self.dtype), labels if self.labelled else None
-
-
-def open_inputs(
-    options: MeasureOptions, loaded: LoadedModel | LoadedPointModel
-) -> ImageSet | CloudSet:
-    """Load what the model takes: images as it expects them, or clouds of points."""
-    if isinstance(loaded, LoadedPointModel):
-        return open_clouds(options, loaded)
-    return _open_images(options, loaded)
-
-
-def _open_images(options: MeasureOptions, loaded: LoadedModel) -> ImageSet:
-    return load_images(
+def open_inputs(options: MeasureOptions, loaded: Loaded) -> Inputs:
+    """Load what the model takes, as it expects it."""
+    return inputs_of_kind(loaded.kind).open(
         options.images,
-        loaded.data_config,
+        loaded.expects,
         options.num_images,
-        options.seed,
-        options.split,
+        split=options.split,
         data_dir=options.data_dir,
+        seed=options.seed,
     )
 
 
-def as_batch(found: ImageSet | CloudSet, options: ModelOptions) -> Any:
-    """All images [B, C, H, W], or all clouds, on the device and in the dtype asked for."""
-    batch = found.clouds if isinstance(found, CloudSet) else torch.stack(found[:])
-    return batch.to(options.torch_device, options.torch_dtype)
+def as_batch(found: Inputs, options: ModelOptions) -> Any:
+    """All inputs as one batch, on the device and in the dtype asked for."""
+    return found.batch(options.torch_device, options.torch_dtype)
 
 
-def clusters(source: str, images: ImageSet | CloudSet) -> list[str] | None:
-    """Which samples are crops of the same photograph: labels for the bootstrap."""
-    if isinstance(images, CloudSet):
-        return None
-    return [name.split("/")[0] for name in images.names] if source == "samples" else None
+def try_model(model: nn.Module, x: Any) -> object:
+    """The output for one input, or some; an error of the model itself becomes one line.
+
+    Raises:
+        ModelError: naming what the model raised.
+    """
+    try:
+        with torch.no_grad(), users_code("the model"):
+            return model(x)
+    except LieDerivError:
+        raise
+    except Exception as error:  # a model may raise anything
+        reason = (printable(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+        what = f"images of shape {list(x.shape[1:])}" if isinstance(x, torch.Tensor) else repr(x)
+        raise ModelError(
+            f"the model fails on {what}: {type(error).__name__}: {reason}; check --img-size and "
+            "--model-kwargs, or the model's own code."
+        ) from error
 
 
 def measure_loaded(
-    loaded: LoadedModel | LoadedPointModel, model_options: ModelOptions, options: MeasureOptions
-) -> tuple[Measurement, ImageSet | CloudSet]:
-    """Measure a loaded model on the images, or point clouds, it is asked for."""
-    if isinstance(loaded, LoadedPointModel):
-        return measure_clouds(loaded, model_options, options)
+    loaded: Loaded, model_options: ModelOptions, options: MeasureOptions
+) -> tuple[Measurement, Inputs]:
+    """Measure a loaded model on the inputs that it is asked for."""
     size = options.images_per_pass
-    images = _open_images(options, loaded)
+    found = open_inputs(options, loaded)
     device, dtype = model_options.torch_device, model_options.torch_dtype
-    model, declared = output_of(loaded, options.output_type)
-    output = declared if options.representation == "auto" else options.representation
-    try_model(model, images[0][None].to(device, dtype))
+    target = loaded.target(options.output_type)
+    output = target.representation if options.representation == "auto" else options.representation
+    try_model(target.model, found.first(device, dtype))
     # Labels count as the model's classes only where the numbers of classes agree.
-    labelled = images.labels is not None and len(images.class_names) == loaded.num_classes
-    step = size or (32 if device.type == "cuda" else 4)
-    batches = DeviceBatches(images, step, device, dtype, labelled=labelled)
+    labelled = found.labels is not None and len(found.class_names) == loaded.classes
     measurement = measure(
-        model,
-        batches,
+        target.model,
+        found.feed(device, dtype, size, labelled),
         options.transforms,
         options.metrics,
         scheme=options.scheme,
         output=output,
-        output_type=_output_type(loaded, options.output_type),
+        output_type=target.output_type,
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=size,
         chunk_size=options.chunk_size,
@@ -117,12 +93,12 @@ def measure_loaded(
         dynamic_range=options.dynamic_range,
         margin=options.margin,
         steps=options.steps,
-        clusters=clusters(options.images, images),
-        image_names=images.names,
-        provenance=provenance_of(loaded, images),
+        clusters=found.clusters,
+        image_names=found.names,
+        provenance=provenance_of(loaded, found),
         progress=options.progress,
     )
-    return measurement, images
+    return measurement, found
 
 
 def require_scores(measurement: Measurement) -> None:
@@ -136,30 +112,19 @@ def require_scores(measurement: Measurement) -> None:
         raise LieDerivError(next((s.reason for s in own if s.reason), "nothing was measured."))
 
 
-def _output_type(loaded: LoadedModel, asked: str) -> str:
-    """``auto`` must not take the pooled features of a model without classifier for logits."""
-    headless = asked == "auto" and loaded.layout.is_classifier is False
-    return "output" if headless else asked
-
-
-def provenance_of(
-    loaded: LoadedModel | LoadedPointModel, images: ImageSet | CloudSet
-) -> Provenance:
-    """What is known about model and images or clouds before anything is measured."""
-    if isinstance(loaded, LoadedPointModel) or isinstance(images, CloudSet):
-        assert isinstance(loaded, LoadedPointModel)
-        assert isinstance(images, CloudSet)
-        return provenance_of_clouds(loaded, images)
-    notes = [*images.notes]
-    if images.skipped:
-        first, why = images.skipped[0]
-        notes.append(f"{len(images.skipped)} files skipped (first: {first}: {why})")
+def provenance_of(loaded: Loaded, found: Inputs) -> Provenance:
+    """What is known about model and inputs before anything is measured."""
+    notes = [*found.notes]
+    if found.skipped:
+        first, why = found.skipped[0]
+        notes.append(f"{len(found.skipped)} files skipped (first: {first}: {why})")
     return Provenance(
         model=loaded.name,
         weights=loaded.weights,
         weights_fingerprint=loaded.weights_fingerprint,
-        images=images.source,
-        images_fingerprint=images.fingerprint,
-        preprocessing=asdict(loaded.data_config),
+        inputs=found.kind,
+        images=found.source,
+        images_fingerprint=found.fingerprint,
+        preprocessing=loaded.preprocessing,
         warnings=tuple(notes),
     )

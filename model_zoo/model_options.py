@@ -105,7 +105,7 @@ class ModelOptions:
         Raises:
             LieDerivError: naming what is wrong.
         """
-        from .data_config import DataConfig
+        from .inputs.data_config import DataConfig
 
         mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
         channels = max(len(mean or ()), len(std or ()))

@@ -23,7 +23,7 @@ from liederiv._version import __version__
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.files import write_atomically
 
-from .nbody_data import BURN_IN, DT, HORIZON, SPLITS, NBodyData, nbody_data, random_rotations
+from .inputs.nbody_data import BURN_IN, DT, HORIZON, SPLITS, NBodyData, nbody_data, random_rotations
 from .rapidash.training import TrainingSettings, mean_squared_error, target_of, train
 from .rapidash.variants import VARIANTS, Variant
 

@@ -32,21 +32,14 @@ def check(
     derivative along each transform with a central finite difference. Exit code 1 if they disagree
     by more than 0.5 %.
     """
-    from torch import nn
-
     from liederiv.checks import check_derivative, preflight
     from liederiv.cli.tables import console, new_table, number
     from liederiv.domains import domain_of
-    from liederiv.model_zoo.measured_output import output_of, try_model
-    from liederiv.model_zoo.measuring import as_batch, open_inputs
-    from liederiv.model_zoo.sources import LoadedPointModel
+    from liederiv.model_zoo.measuring import as_batch, open_inputs, try_model
 
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)
-    if isinstance(loaded, LoadedPointModel):
-        module: nn.Module = loaded.model
-    else:
-        module, _ = output_of(loaded, how.output_type)
+    module = loaded.target(how.output_type).model
     _check_finite(try_model(module, x))
     preflight(module, x)
     action = domain_of(x).action(how.transforms, x, how.scheme)

@@ -58,7 +58,7 @@ def compare(
     from liederiv.cli.tables import comparison_tables, console
     from liederiv.comparison import compare as compare_measurements
     from liederiv.comparison import contrast_of
-    from liederiv.model_zoo.measuring import clusters, measure_loaded
+    from liederiv.model_zoo.measuring import measure_loaded
     from liederiv.spreadsheets import frame_of, write_csv
 
     results = []
@@ -67,8 +67,7 @@ def compare(
         loaded = chosen.open(name, None, checkpoint)
         results.append(measure_loaded(loaded, chosen, replace(how, progress=not quiet)))
     (first, photographs), (second, _) = results
-    labels = clusters(how.images, photographs)
-    rows = compare_measurements(first, second, seed=how.seed, clusters=labels)
+    rows = compare_measurements(first, second, seed=how.seed, clusters=photographs.clusters)
     if not rows:
         raise LieDerivError(
             f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "

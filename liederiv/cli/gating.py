@@ -28,10 +28,9 @@ from liederiv.gate import (
     read_baseline,
 )
 from liederiv.junit import write_junit
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.images import ImageSet
+from liederiv.model_zoo.inputs import Inputs
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import clusters, measure_loaded
+from liederiv.model_zoo.measuring import measure_loaded
 from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.results import Measurement
@@ -78,7 +77,7 @@ class Request:
 
 def measured(
     request: Request, chosen: ModelOptions, how: MeasureOptions
-) -> tuple[Measurement, ImageSet | CloudSet]:
+) -> tuple[Measurement, Inputs]:
     """Measure, all of it: a part of the images decides nothing."""
     loaded = chosen.open(request.model, request.model_flag, request.checkpoint)
     with users_code("the model") as watch:
@@ -100,7 +99,7 @@ def judged(
     limits: tuple[Limit, ...],
     before: Measurement | None,
     measurement: Measurement,
-    inputs: ImageSet | CloudSet,
+    inputs: Inputs,
 ) -> list[Verdict]:
     """Hold the results to the limits and to the baseline."""
     verdicts = judge_limits(measurement, limits)
@@ -112,7 +111,7 @@ def judged(
             metrics=how.metrics.split(","),
             limited={(v.name.split("/")[0], v.name.split("/")[1]) for v in verdicts},
             seed=how.seed,
-            clusters=clusters(how.images, inputs),
+            clusters=inputs.clusters,
         )
     return verdicts
 

@@ -89,9 +89,12 @@ def layers(
     from liederiv.domains import domain_of
     from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
     from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+    from liederiv.model_zoo.sources import source_of
     from liederiv.row_names import row_names
 
-    row_names(how.transforms, how.unit)  # type: ignore[arg-type]  # early, if no input knows them
+    named = model or model_flag
+    if named and source_of(named).inputs:  # else importing the model may register more of them
+        row_names(how.transforms, how.unit)  # type: ignore[arg-type]
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):

@@ -22,12 +22,11 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, shortened
-from liederiv.model_zoo.images import ImageSet
+from liederiv.model_zoo import Inputs, Loaded
 from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measured_output import output_of, try_model
-from liederiv.model_zoo.measuring import as_batch, clusters, open_inputs, provenance_of
+from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of, try_model
 from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.sources import LoadedModel, LoadedPointModel
+from liederiv.model_zoo.sources import source_of
 from liederiv.row_names import row_names
 
 __all__ = ["orbit"]
@@ -111,17 +110,26 @@ def orbit(
         raise LieDerivError(
             f"--figure={as_given(figure)!r} must end in {', '.join(_PLOT_ENDINGS)}."
         )
+    if "," in how.output_type:
+        raise LieDerivError(
+            f"--output-type={shortened(how.output_type, 80)!r} must be one of auto, probs, logits, "
+            "features and output; an orbit looks at one at a time."
+        )
     wanted = _ranges(ranges)
     check_numbers(points, shifts, worst, starts)
-    row_names(how.transforms, how.unit)  # type: ignore[arg-type]  # early, if no input knows them
+    named = model or model_flag
+    if named and source_of(named).inputs:  # else importing the model may register more of them
+        row_names(how.transforms, how.unit)  # type: ignore[arg-type]
     loaded = chosen.open(model, model_flag, checkpoint)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
-    module, output, kind = _target(loaded, how)
-    y = try_model(module, x[:1])
+    target = loaded.target(how.output_type)
+    kind = target.output_type
+    output = target.representation if how.representation == "auto" else how.representation
+    y = try_model(target.model, x[:1])
     scored = kind in ("auto", "probs", "logits")
     orbits = follow_orbits(
-        module,
+        target.model,
         x,
         how.transforms,
         ranges=wanted,
@@ -135,7 +143,7 @@ def orbit(
         worst=worst,
         starts=starts,
         seed=how.seed,
-        clusters=clusters(how.images, found),
+        clusters=found.clusters,
         image_names=found.names,
         progress=not quiet,
     )
@@ -168,30 +176,13 @@ def _ranges(text: str | None) -> Mapping[str, float] | None:
     return found
 
 
-def _target(loaded: LoadedModel | LoadedPointModel, how: MeasureOptions) -> tuple[Any, Any, str]:
-    """The module to follow, how its output transforms, and what of it is looked at."""
-    if isinstance(loaded, LoadedPointModel):
-        return loaded.model, how.representation, how.output_type
-    if "," in how.output_type:
-        raise LieDerivError(
-            f"--output-type={shortened(how.output_type, 80)!r} must be one of auto, probs, logits, "
-            "features and output; an orbit looks at one at a time."
-        )
-    module, declared = output_of(loaded, how.output_type)
-    output = declared if how.representation == "auto" else how.representation
-    headless = how.output_type == "auto" and loaded.layout.is_classifier is False
-    return module, output, "output" if headless else how.output_type
-
-
-def _labels(found: Any, loaded: LoadedModel | LoadedPointModel, y: object) -> Any:
+def _labels(found: Inputs, loaded: Loaded, y: object) -> Any:
     """Labels count as the model's classes only where the numbers of classes agree."""
-    if not isinstance(found, ImageSet) or isinstance(loaded, LoadedPointModel):
-        return None
-    scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.num_classes
-    return found.labels if scores and len(found.class_names) == loaded.num_classes else None
+    scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.classes
+    return found.labels if scores and len(found.class_names) == loaded.classes else None
 
 
-def _print(report: OrbitReport, loaded: LoadedModel | LoadedPointModel, orbits: Orbits) -> None:
+def _print(report: OrbitReport, loaded: Loaded, orbits: Orbits) -> None:
     out, p = console(), report.provenance
     out.print(headline(p.model, f"{p.weights} · {count(loaded.num_parameters)} parameters"))
     out.print(

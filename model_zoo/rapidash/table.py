@@ -16,9 +16,9 @@ from liederiv.errors import ModelError
 from liederiv.lie_derivative import lie_derivative_with_output
 from liederiv.points import PointCloud
 
-from ..clouds import load_clouds, nbody_cloud
-from ..nbody_data import NBodyData, nbody_data
-from ..point_models import load_point_model, training_records
+from ..inputs.clouds import load_clouds, nbody_cloud
+from ..inputs.nbody_data import NBodyData, nbody_data
+from ..sources.rapidash_models import load_point_model, training_records
 from .grids import orientation_grid
 from .inputs import RapidashOnClouds
 from .training import mean_squared_error

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from liederiv.errors import ModelError
 from liederiv.files import write_atomically
 
-from ..nbody_data import NBodyData, random_rotations
+from ..inputs.nbody_data import NBodyData, random_rotations
 from .inputs import RapidashOnClouds
 from .variants import Variant
 

@@ -22,21 +22,21 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
-from liederiv.model_zoo.measured_output import output_of, try_model
-from liederiv.model_zoo.sources.loaded import LoadedModel
-from liederiv.model_zoo.sources.rapidash_models import LoadedPointModel
+from liederiv.model_zoo.inputs.kinds import inputs_of_kind
+from liederiv.model_zoo.measuring import try_model
+from liederiv.model_zoo.sources.loaded import Loaded
 from liederiv.representations import OutputSpec
 from liederiv.results import Provenance
 
 __all__ = ["LayersRun", "needs_images"]
 
 
-def needs_images(loaded: LoadedModel | LoadedPointModel, option: str) -> None:
-    """Raise `LieDerivError` for a network on point clouds: the option is about feature maps."""
-    if isinstance(loaded, LoadedPointModel):
+def needs_images(loaded: Loaded, option: str) -> None:
+    """Raise `LieDerivError` for a model of anything else: the option is about feature maps."""
+    if loaded.kind != "images":
         raise LieDerivError(
-            f"{option} is about feature maps of images, but {loaded.name!r} takes point clouds; "
-            "leave it out."
+            f"{option} is about feature maps of images, but {loaded.name!r} takes "
+            f"{inputs_of_kind(loaded.kind).title}; leave it out."
         )
 
 
@@ -57,7 +57,7 @@ class LayersRun:
         representation: how the output transforms, by name; ``auto`` leaves it to the model.
     """
 
-    loaded: LoadedModel | LoadedPointModel
+    loaded: Loaded
     x: Any
     generators: tuple[Generator, ...]
     scheme: str
@@ -145,15 +145,11 @@ class LayersRun:
                 f"--output-type={self.output_type!r} must be one of auto, probs, logits, features "
                 "and output; layers attributes one at a time."
             )
-        if isinstance(self.loaded, LoadedPointModel):
-            shown = "output" if self.output_type in ("auto", "features") else self.output_type
-            return self.loaded.model, shown, "auto"
-        model, declared = output_of(self.loaded, self.output_type)
-        y = try_model(model, self.x[:1])
-        output = declared if self.representation == "auto" else self.representation
-        kind = self.output_type
+        target = self.loaded.target(self.output_type)
+        y = try_model(target.model, self.x[:1])
+        declared = self.representation == "auto"
+        kind = target.output_type
         if kind == "auto":
-            may_be = self.representation == "auto" and self.loaded.layout.is_classifier is not False
-            classes = may_be and is_classifier(domain_of(self.x), y, model)
+            classes = declared and is_classifier(domain_of(self.x), y, target.model)
             kind = "probs" if classes else "output"
-        return model, kind, output
+        return target.model, kind, target.representation if declared else self.representation

@@ -19,9 +19,8 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
-from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.hub import offline_hub
-from liederiv.model_zoo.images import ImageSet
+from liederiv.model_zoo.inputs.base import Inputs
 from liederiv.model_zoo.measuring import (
     as_batch,
     measure_loaded,
@@ -31,9 +30,8 @@ from liederiv.model_zoo.measuring import (
 )
 from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.sources.loaded import LoadedModel
+from liederiv.model_zoo.sources.loaded import Loaded
 from liederiv.model_zoo.sources.random_weights import calibrate
-from liederiv.model_zoo.sources.rapidash_models import LoadedPointModel
 from liederiv.model_zoo.store_schema import columns_of_provenance
 from liederiv.results import Provenance
 
@@ -60,17 +58,14 @@ class LoadedTask:
         self.options = self.settings.model_options()
         with offline_hub() if task.offline else nullcontext():
             self.loaded = self._load()
-        of_images = isinstance(self.loaded, LoadedModel)
+        of_images = self.loaded.kind == "images"
         if of_images and self.settings.calibrate and not self.settings.pretrained:
             images = as_batch(self._images(_CALIBRATION_IMAGES), self.options)
             calibrate(self.loaded.model, images, self.settings.seed)
 
     def describe(self) -> dict[str, Any]:
         """Fields of `Origin` that are known of the model."""
-        size: tuple[int | None, ...] = (None, None, None)  # of images
-        if isinstance(self.loaded, LoadedModel):
-            size = self.loaded.data_config.input_size
-        channels, height, width = size
+        channels, height, width = self.loaded.input_size or (None, None, None)
         return {
             "weights": self.loaded.weights,
             "weights_fingerprint": self.loaded.weights_fingerprint,
@@ -114,22 +109,21 @@ class LoadedTask:
         }
         return about, frame
 
-    def _load(self) -> LoadedModel | LoadedPointModel:
+    def _load(self) -> Loaded:
         """The model; with a reduced input where that is large and the architecture takes less."""
         name, limit = self.task.name, self.settings.max_img_size
         loaded = self.options.open(name, None, None)
-        if isinstance(loaded, LoadedPointModel):
+        size = loaded.input_size
+        if limit is None or size is None or max(size[1:]) <= limit:
             return loaded
-        if limit is None or max(loaded.data_config.input_size[1:]) <= limit:
-            return loaded
-        for size in dict.fromkeys(s for s in (limit, *_REDUCED_SIZES) if s <= limit):
+        for side in dict.fromkeys(s for s in (limit, *_REDUCED_SIZES) if s <= limit):
             try:
-                return replace(self.options, img_size=size).open(name, None, None)
+                return replace(self.options, img_size=side).open(name, None, None)
             except ModelError:
                 continue  # an architecture of one size
         return loaded
 
-    def _images(self, count: int) -> ImageSet | CloudSet:
+    def _images(self, count: int) -> Inputs:
         options = replace(self.settings.measure_options(), num_images=count)
         return open_inputs(options, self.loaded)
 
@@ -147,7 +141,7 @@ class LoadedTask:
         return found.provenance, frame
 
     @cached_property
-    def _layers_images(self) -> ImageSet | CloudSet:
+    def _layers_images(self) -> Inputs:
         return self._images(self.settings.layers_images)
 
     @cached_property

@@ -127,7 +127,7 @@ class ScanSettings(MeasureRequest):
         Raises:
             ImageError: if there are none.
         """
-        from liederiv.model_zoo.images import load_images
+        from liederiv.model_zoo.inputs.images import load_images
 
         count = max(self.num_images, self.layers_images)
         found = load_images(self.images, None, count, self.seed, self.split, data_dir=self.data_dir)

@@ -21,7 +21,7 @@ from liederiv.foreign_code import users_code
 from ..checkpoint_files import shown
 from ..checkpoint_fitting import find_weights, load_weights
 from ..checkpoint_parts import Target
-from ..data_config import DataConfig
+from ..inputs.data_config import DataConfig
 from ..weights import Mismatch
 from .contents import hash_of
 from .image_source import Built, ImageSource, Wanted
@@ -32,7 +32,12 @@ _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w
 
 
 class Factory(ImageSource):
-    """A function or class of the user's that returns a model: "package.module:factory"."""
+    """A function or class of the user's that returns a model: "package.module:factory".
+
+    If it takes something else than images, the model names the kind in an attribute ``input_kind``.
+    """
+
+    inputs = ""
 
     @classmethod
     def accepts(cls, name: str) -> bool:
@@ -57,7 +62,8 @@ class Factory(ImageSource):
                     f"{found.describe()}; check that factory and file belong together."
                 )
             weights = f"checkpoint {one_line(file.path.name)}{load_weights(file, found, model)}"
-        return Built(model, weights, _data_config(model))
+        kind = _attribute(model, "input_kind", "the model") or "images"
+        return Built(model, weights, _data_config(model) if kind == "images" else None, kind)
 
     def identity(self, pretrained: bool) -> dict[str, Any]:
         """See `Source.identity`: the source file of the module."""

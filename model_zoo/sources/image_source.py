@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from liederiv.errors import ModelError
 from liederiv.foreign import described
 
 from ..checkpoints import Checkpoint, read_checkpoint
-from ..data_config import DataConfig
+from ..inputs.data_config import DataConfig
+from ..inputs.kinds import inputs_of_kind
 from .construction import seed_generators
 from .loaded import Loaded, LoadedModel
 from .source import Source
@@ -52,12 +53,15 @@ class Built:
     Attributes:
         model: The model.
         weights: Where they come from.
-        data_config: How images are prepared for it, where nothing else is asked for.
+        data_config: How images are prepared for it, where nothing else is asked for; None for a
+            model that takes something else.
+        kind: Of its inputs, see `liederiv.model_zoo.inputs.register_inputs`.
     """
 
     model: nn.Module
     weights: str
-    data_config: DataConfig
+    data_config: DataConfig | None
+    kind: str = "images"
 
 
 class ImageSource(Source):
@@ -113,19 +117,26 @@ class ImageSource(Source):
         wanted = Wanted(file, pretrained, classes, img_size, kwargs, seed)
         with _seeded(seed):
             built = self.build(wanted)
-        config = built.data_config.override(
-            img_size=img_size,
-            crop_pct=crop_pct,
-            mean=mean,
-            std=std,
-            interpolation=interpolation,
-            in_chans=kwargs.get("in_chans"),
-        )
+        given: dict[str, Any] = {"img_size": img_size, "crop_pct": crop_pct, "mean": mean}
+        given |= {"std": std, "interpolation": interpolation}
         model = built.model.eval().requires_grad_(False)
+        if built.data_config is None:
+            return self._of_other_inputs(replace(built, model=model), given)
+        config = built.data_config.override(**given, in_chans=kwargs.get("in_chans"))
         if img_size is not None:
             _check_img_size(model, self.name, config)
         classes = getattr(model, "num_classes", None)
         return LoadedModel(model, self.full_name, self.name, built.weights, config, classes)
+
+    def _of_other_inputs(self, built: Built, given: Mapping[str, Any]) -> Loaded:
+        """A model that has turned out to take something else than images."""
+        title = inputs_of_kind(built.kind).title
+        for option in (name for name, value in given.items() if value is not None):
+            raise ModelError(
+                f"`{option}` is for models on images, but {self.name!r} takes {title}; leave it "
+                "out."
+            )
+        return Loaded(built.model, self.full_name, self.name, built.weights, kind=built.kind)
 
 
 def checked_classes(num_classes: Any) -> int | None:

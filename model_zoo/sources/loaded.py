@@ -11,7 +11,7 @@ from torch import nn
 from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
-from ..data_config import DataConfig
+from ..inputs.data_config import DataConfig
 from ..weights import Weighted
 from .layouts import OutputLayout, declared_layout
 
@@ -53,8 +53,8 @@ class Loaded(Weighted):
 
     @property
     def expects(self) -> Any:
-        """What it declares about its inputs, which `Inputs.open` of its kind understands."""
-        return None
+        """What it declares about its inputs, as `Inputs.open` of its kind understands it."""
+        return self.model
 
     @property
     def preprocessing(self) -> dict[str, Any]:

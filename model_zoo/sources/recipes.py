@@ -14,8 +14,8 @@ from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described, one_line
 
-from ..data_config import DataConfig, spatial_size
 from ..hub import download_errors, offline_if_unreachable
+from ..inputs.data_config import DataConfig, spatial_size
 from .model_arguments import check_arguments, data_only
 
 __all__ = [

@@ -130,7 +130,7 @@ def list_models(pattern: str = "*", pretrained: bool = False) -> list[ModelEntry
         pattern: shell wildcard that the name, with or without a tag, must match.
         pretrained: keep only those with pretrained weights.
     """
-    kinds = [TimmModel, *(kind for kind in SOURCES if kind is not TimmModel)]
+    kinds: list[type[Source]] = [TimmModel, *(kind for kind in SOURCES if kind is not TimmModel)]
     return [entry for kind in kinds for entry in kind.entries(pattern, pretrained)]
 
 

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 from ..weights_files import WeightsSource
@@ -46,7 +45,7 @@ class Source(ABC):
 
     Attributes:
         prefixes: what stands before the colon; none for a source of plain names.
-        inputs: what its models take, in words.
+        inputs: what its models take, in words; empty if only the model says.
     """
 
     prefixes: ClassVar[tuple[str, ...]] = ()
@@ -107,21 +106,14 @@ class Source(ABC):
         return ""
 
     @abstractmethod
-    def load(
-        self,
-        checkpoint: str | Path | None = None,
-        pretrained: bool = True,
-        *,
-        seed: int = 0,
-        **options: Any,
-    ) -> Loaded:
+    def load(self, *args: Any, **kwargs: Any) -> Loaded:
         """Load the model and prepare it for measuring.
 
         Args:
-            checkpoint: file with the weights, which then count instead of the published ones.
-            pretrained: take the published weights; False gives random ones.
-            seed: of what is random.
-            options: the keywords that a source names here are the options that its models take.
+            args: ``checkpoint``, a file with the weights, which then count instead of the published
+                ones (None), and ``pretrained``: published weights (True) or random ones.
+            kwargs: the options that its models take, which a source names as keywords that stand
+                alone; all have ``seed``, of what is random.
 
         Raises:
             ModelError: if it cannot be loaded.

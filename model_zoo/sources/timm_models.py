@@ -17,8 +17,8 @@ from liederiv.foreign import at_home, one_line
 
 from ..checkpoint_models import model_from_checkpoint
 from ..checkpoints import read_checkpoint
-from ..data_config import DataConfig, spatial_size
 from ..hub import download_errors, offline_if_unreachable
+from ..inputs.data_config import DataConfig, spatial_size
 from ..sample_weights import describe_sample_weights, has_sample_weights, sample_state_dict
 from ..weights_files import DEFAULT_FILE, WeightsSource, repository_weights
 from .construction import create, create_with_state_dict

@@ -122,7 +122,7 @@ def _check(result, door, kind, name, folder):
     if kind == "point cloud" and door == "aliasing":
         assert "feature maps of images" in str(result.exception)
     elif kind == "checkpoint" and door == "track":
-        assert "are both files with weights" in str(result.exception)
+        assert "is a file with weights; without them" in str(result.exception)
     elif kind == "checkpoint" and door == "compare":
         assert "say which architecture it holds with --model" in str(result.exception)
     else:

@@ -16,7 +16,7 @@ from liederiv import (
     resolve_generators,
 )
 from liederiv.analysis import attribute, measure_aliasing
-from liederiv.model_zoo.clouds import load_clouds
+from liederiv.model_zoo.inputs.clouds import load_clouds
 from liederiv.model_zoo.sources.rapidash_models import load_point_model
 from liederiv.points import POINTS, Fiber, Joined, PointAction, PointModel, Scalars, Vectors
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from liederiv.cli import app
 from liederiv.errors import ModelError, PointCloudError
 from liederiv.model_zoo import LoadedPointModel, list_models, load, load_clouds
-from liederiv.model_zoo.clouds import nbody_cloud
-from liederiv.model_zoo.nbody_data import nbody_data, random_rotations
+from liederiv.model_zoo.inputs.clouds import nbody_cloud
+from liederiv.model_zoo.inputs.nbody_data import nbody_data, random_rotations
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
 from liederiv.model_zoo.rapidash.training import mean_squared_error, predict

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from liederiv.errors import ModelError
 from liederiv.files import write_atomically
 from liederiv.model_zoo import train_rapidash
-from liederiv.model_zoo.nbody_data import NBodyData, nbody_data
+from liederiv.model_zoo.inputs.nbody_data import NBodyData, nbody_data
 from liederiv.model_zoo.rapidash.training import (
     TrainingSettings,
     mean_squared_error,

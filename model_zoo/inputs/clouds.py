@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ import torch
 from liederiv.errors import PointCloudError
 from liederiv.points import PointCloud
 
+from .base import Inputs, register_inputs
 from .cloud_datasets import cmu_clouds, qm9_clouds, shapenet_clouds
 from .nbody_data import NBodyData, nbody_data, random_rotations
 
@@ -26,8 +29,9 @@ CLOUD_SOURCES = {
 """Names of the data sets and what they hold."""
 
 
+@register_inputs
 @dataclass(frozen=True)
-class CloudSet:
+class CloudSet(Inputs):
     """Clouds ready to be measured.
 
     Attributes:
@@ -40,8 +44,62 @@ class CloudSet:
     names: tuple[str, ...]
     source: str
 
+    kind, title = "clouds", "point clouds"
+
+    @classmethod
+    def open(
+        cls,
+        source: str,
+        expects: object,
+        count: int,
+        *,
+        split: str | None = None,
+        data_dir: Path | None = None,
+        seed: int = 0,
+    ) -> CloudSet:
+        """See `Inputs.open`.
+
+        Args:
+            source: ``samples`` for clouds of the network's own task, a name of `CLOUD_SOURCES`, or
+                a folder that holds the data set of its task.
+            expects: name of the data set of the network's task; that of "nbody" if it says none.
+            count: how many.
+            split: ``test`` unless said otherwise.
+            data_dir: folder of a named data set.
+            seed: of the rotations of "nbody-rotated".
+        """
+        task = expects if isinstance(expects, str) else "nbody"
+        if source == "samples":
+            source = task
+        elif source and Path(source).is_dir():
+            source, data_dir = task, Path(source)
+        return load_clouds(source, count, split=split or "test", data_dir=data_dir, seed=seed)
+
     def __len__(self) -> int:
         return len(self.clouds)
+
+    def batch(self, device: torch.device, dtype: torch.dtype) -> PointCloud:
+        """All clouds."""
+        return self.clouds.to(device, dtype)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name the content and the order of the clouds."""
+        digest = hashlib.sha256()
+        for field in fields(self.clouds):
+            value = getattr(self.clouds, field.name)
+            tensors = value.items() if isinstance(value, dict) else [(field.name, value)]
+            for name, tensor in tensors:
+                if hasattr(tensor, "numpy"):
+                    digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def size_in_words(self) -> str:
+        """How many points there are."""
+        sizes = self.clouds.sizes
+        low, high = int(sizes.min()), int(sizes.max())
+        return f"{low} points each" if low == high else f"{low} to {high} points"
 
 
 def load_clouds(

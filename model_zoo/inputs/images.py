@@ -15,6 +15,7 @@ from torch import Tensor
 from liederiv.errors import ImageError
 from liederiv.foreign import at_home, one_line, printable, shortened
 
+from .base import Inputs, register_inputs
 from .data_config import DataConfig
 from .decoding import SCALE, check_size
 from .image_datasets import dataset_items, is_dataset_name
@@ -22,11 +23,15 @@ from .image_folders import choose_split
 from .image_items import ImageItem, folder_items, is_image_name
 from .photographs import sample_items
 
-__all__ = ["ImageSet", "load_images"]
+__all__ = ["DeviceBatches", "ImageSet", "load_images"]
 
 
+_SAMPLES = "samples"
+
+
+@register_inputs
 @dataclass(frozen=True)
-class ImageSet(Sequence[Tensor]):
+class ImageSet(Inputs, Sequence[Tensor]):
     """Images that are decoded when they are asked for, all of them known to be readable.
 
     Attributes:
@@ -47,14 +52,58 @@ class ImageSet(Sequence[Tensor]):
     items: tuple[ImageItem, ...] = field(repr=False)
     labels: tuple[int, ...] | None = field(repr=False)
     class_names: tuple[str, ...] = field(repr=False)
-    skipped: tuple[tuple[str, str], ...]
-    fingerprint: str
+    skipped: tuple[tuple[str, str], ...] = field()
+    fingerprint: str = field()
     notes: tuple[str, ...] = ()
 
+    kind = title = "images"
+
+    @classmethod
+    def open(
+        cls,
+        source: str,
+        expects: DataConfig,
+        count: int,
+        *,
+        split: str | None = None,
+        data_dir: Path | None = None,
+        seed: int = 0,
+    ) -> ImageSet:
+        """See `Inputs.open` and `load_images`."""
+        return load_images(source, expects, count, seed, split, data_dir=data_dir)
+
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:  # type: ignore[override]
         """Name of each image."""
         return tuple(item.name for item in self.items)
+
+    @property
+    def clusters(self) -> list[str] | None:
+        """The built-in photographs are crops of a few."""
+        if self.source != _SAMPLES:
+            return None
+        return [name.split("/")[0] for name in self.names]
+
+    @property
+    def size_in_words(self) -> str:
+        """Height and width as the model sees them."""
+        return " × ".join(str(n) for n in self.data_config.input_size[1:]) + " pixels"
+
+    def batch(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """All images [B, C, H, W]."""
+        return torch.stack(self[:]).to(device, dtype)
+
+    def first(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """The first image [1, C, H, W]."""
+        image: Tensor = self[0]
+        return image[None].to(device, dtype)
+
+    def feed(
+        self, device: torch.device, dtype: torch.dtype, size: int | None, labelled: bool
+    ) -> DeviceBatches:
+        """See `Inputs.feed`: decoded as they are needed."""
+        step = size or (32 if device.type == "cuda" else 4)
+        return DeviceBatches(self, step, device, dtype, labelled=labelled)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -95,6 +144,27 @@ class ImageSet(Sequence[Tensor]):
             yield images, labels
 
 
+class DeviceBatches:
+    """Batches of an `ImageSet` on a device and in a dtype, with a known number of images."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        size: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        labelled: bool = False,
+    ) -> None:
+        self.images, self.size, self.device, self.dtype = images, size, device, dtype
+        self.labelled = labelled
+        self.num_images = len(images)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for x, labels in self.images.batches(self.size):
+            yield x.to(self.device, self.dtype), labels if self.labelled else None
+
+
 def load_images(
     source: str | Path = "samples",
     data_config: DataConfig | None = None,
@@ -130,7 +200,7 @@ def load_images(
     config = DataConfig() if data_config is None else data_config
     mode = _mode(config)
     found = _find_items(str(source), split, data_dir, num_images)
-    shuffle = None if source == "samples" else seed
+    shuffle = None if source == _SAMPLES else seed
     chosen, labels, tried, scales = _choose(found.items, mode, num_images, shuffle)
     skipped = [*found.skipped, *tried]
     if not chosen:
@@ -164,7 +234,7 @@ class _Found:
 def _find_items(
     source: str, split: str | None, data_dir: str | Path | None, num_images: int | None
 ) -> _Found:
-    if source == "samples":
+    if source == _SAMPLES:
         return _Found(source, sample_items())
     shown = printable(source, keep="")
     try:

@@ -19,7 +19,7 @@ from torch import Tensor
 from liederiv.errors import PointCloudError
 from liederiv.points import PointCloud
 
-from .rapidash.presets import CATEGORIES
+from ..rapidash.presets import CATEGORIES
 
 __all__ = ["cmu_clouds", "qm9_clouds", "shapenet_clouds"]
 
