@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from liederiv.late import import_late
 
 if TYPE_CHECKING:
-    from liederiv.model_zoo.exports import *
-    from liederiv.model_zoo.exports import __all__ as __all__
+    from .exports import *
+    from .exports import __all__ as __all__
 else:
-    import_late(__name__, "liederiv.model_zoo.exports")
+    import_late(__name__, f"{__name__}.exports")

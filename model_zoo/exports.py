@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from .checkpoints import Checkpoint, read_checkpoint
-from .inputs.base import Inputs, register_inputs
+from .inputs.base import Asked, Inputs, register_inputs
 from .inputs.clouds import CloudSet, load_clouds
 from .inputs.data_config import DataConfig
 from .inputs.images import ImageSet, load_images
-from .presets import PRESETS, PresetEntry, preset
+from .scan.presets import PRESETS, PresetEntry, preset
+from .sources.image_source import Built, ImageSource, Wanted
 from .sources.layouts import FeatureLevel, OutputLayout
-from .sources.loaded import Loaded, LoadedModel
+from .sources.loaded import Loaded, LoadedModel, Target
 from .sources.rapidash_models import LoadedPointModel
 from .sources.registry import list_models, load, register_source, source_of
 from .sources.source import ModelEntry, Source
@@ -17,11 +18,14 @@ from .weights import weights_fingerprint
 
 __all__ = [
     "PRESETS",
+    "Asked",
+    "Built",
     "Checkpoint",
     "CloudSet",
     "DataConfig",
     "FeatureLevel",
     "ImageSet",
+    "ImageSource",
     "Inputs",
     "Loaded",
     "LoadedModel",
@@ -30,6 +34,8 @@ __all__ = [
     "OutputLayout",
     "PresetEntry",
     "Source",
+    "Target",
+    "Wanted",
     "list_models",
     "load",
     "load_clouds",

@@ -64,8 +64,8 @@ class SignalSet(Inputs):
         self.source, self.names = f"noise of seed {seed}", tuple(f"noise-{i}" for i in range(count))
 
     @classmethod
-    def open(cls, source, expects, count, *, split=None, data_dir=None, seed=0):
-        return cls(count, expects.length, seed)
+    def open(cls, asked, expects):
+        return cls(asked.count, expects.length, asked.seed)
 
     def __len__(self):
         return len(self.signals)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from liederiv.model_zoo import DataConfig, ModelEntry, register_source
-from liederiv.model_zoo.sources import Built, ImageSource
+from liederiv.model_zoo.sources.image_source import Built, ImageSource
 
 CONFIG = DataConfig(input_size=(3, 32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 

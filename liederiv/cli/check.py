@@ -6,8 +6,8 @@ from liederiv.cli import options as o
 from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
 from liederiv.errors import ModelError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["check"]
 
@@ -35,7 +35,7 @@ def check(
     from liederiv.checks import check_derivative, preflight
     from liederiv.cli.tables import console, new_table, number
     from liederiv.domains import domain_of
-    from liederiv.model_zoo.measuring import as_batch, open_inputs, try_model
+    from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, try_model
 
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)

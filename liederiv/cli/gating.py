@@ -28,10 +28,10 @@ from liederiv.gate import (
     read_baseline,
 )
 from liederiv.junit import write_junit
-from liederiv.model_zoo.inputs import Inputs
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo import Inputs
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded
+from liederiv.model_zoo.requests.model_options import ModelOptions
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.results import Measurement
 from liederiv.steps import base_name, parse_steps

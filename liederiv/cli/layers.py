@@ -13,8 +13,8 @@ from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["layers"]
 
@@ -87,9 +87,9 @@ def layers(
     from liederiv.cli.layer_tables import layer_tables
     from liederiv.cli.tables import console
     from liederiv.domains import domain_of
-    from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
-    from liederiv.model_zoo.scan.layers import LayersRun, needs_images
-    from liederiv.model_zoo.sources import source_of
+    from liederiv.model_zoo import source_of
+    from liederiv.model_zoo.requests.layers import LayersRun, needs_images
+    from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of
     from liederiv.row_names import row_names
 
     named = model or model_flag

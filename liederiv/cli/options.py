@@ -20,7 +20,8 @@ ModelName = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="timm name or tag, hf-hub:org/name, local-dir:/path or package.module:factory. "
+        help="timm name or tag, hf-hub:org/name, local-dir:/path, package.module:factory or a "
+        "checkpoint that names its architecture. "
         "`liederiv models` lists names.",
     ),
 ]

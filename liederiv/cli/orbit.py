@@ -22,11 +22,10 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, shortened
-from liederiv.model_zoo import Inputs, Loaded
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of, try_model
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.sources import source_of
+from liederiv.model_zoo import Inputs, Loaded, source_of
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of, try_model
+from liederiv.model_zoo.requests.model_options import ModelOptions
 from liederiv.row_names import row_names
 
 __all__ = ["orbit"]

@@ -48,7 +48,7 @@ def report(
     o.check_endings({"--out": (out, ".html")})
     from liederiv.analysis.accuracy import read_accuracy
     from liederiv.analysis.report import report_html
-    from liederiv.model_zoo.store import Store
+    from liederiv.model_zoo.scan.store import Store
 
     store = Store.open(folder)
     page = report_html(

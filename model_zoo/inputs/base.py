@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,26 @@ import torch
 from liederiv.contents import ContentHash
 from liederiv.errors import LieDerivError
 
-__all__ = ["INPUTS", "Inputs", "register_inputs"]
+__all__ = ["INPUTS", "Asked", "Inputs", "register_inputs"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which inputs are asked for.
+
+    Attributes:
+        source: name or folder; ``samples`` stands for what is at hand for any model.
+        count: how many; fewer where there are not so many.
+        split: of the source, where it has some; None for the customary one.
+        data_dir: where a named source lies.
+        seed: of the choice.
+    """
+
+    source: str
+    count: int
+    split: str | None = None
+    data_dir: Path | None = None
+    seed: int = 0
 
 
 class Inputs(ABC):
@@ -44,25 +64,12 @@ class Inputs(ABC):
 
     @classmethod
     @abstractmethod
-    def open(
-        cls,
-        source: str,
-        expects: Any,
-        count: int,
-        *,
-        split: str | None = None,
-        data_dir: Path | None = None,
-        seed: int = 0,
-    ) -> Inputs:
+    def open(cls, asked: Asked, expects: Any) -> Inputs:
         """Choose inputs.
 
         Args:
-            source: name or folder; ``samples`` stands for what is at hand for any model.
+            asked: which and how many.
             expects: what the model declares about its inputs, see `Loaded.expects`.
-            count: how many; fewer where there are not so many.
-            split: of the source, where it has some; None for the customary one.
-            data_dir: where a named source lies.
-            seed: of the choice.
 
         Raises:
             LieDerivError: if there are none.

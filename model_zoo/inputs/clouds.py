@@ -13,7 +13,7 @@ import torch
 from liederiv.errors import PointCloudError
 from liederiv.points import PointCloud
 
-from .base import Inputs, register_inputs
+from .base import Asked, Inputs, register_inputs
 from .cloud_datasets import cmu_clouds, qm9_clouds, shapenet_clouds
 from .nbody_data import NBodyData, nbody_data, random_rotations
 
@@ -47,33 +47,23 @@ class CloudSet(Inputs):
     kind, title = "clouds", "point clouds"
 
     @classmethod
-    def open(
-        cls,
-        source: str,
-        expects: object,
-        count: int,
-        *,
-        split: str | None = None,
-        data_dir: Path | None = None,
-        seed: int = 0,
-    ) -> CloudSet:
+    def open(cls, asked: Asked, expects: object) -> CloudSet:
         """See `Inputs.open`.
 
         Args:
-            source: ``samples`` for clouds of the network's own task, a name of `CLOUD_SOURCES`, or
-                a folder that holds the data set of its task.
-            expects: name of the data set of the network's task; that of "nbody" if it says none.
-            count: how many.
-            split: ``test`` unless said otherwise.
-            data_dir: folder of a named data set.
-            seed: of the rotations of "nbody-rotated".
+            asked: its source is ``samples`` for clouds of the network's own task, a name of
+                `CLOUD_SOURCES`, or a folder that holds the data set of that task; the split is
+                ``test`` unless said otherwise.
+            expects: name of the data set of the task; "nbody" if it is none.
         """
         task = expects if isinstance(expects, str) else "nbody"
+        source, folder = asked.source, asked.data_dir
         if source == "samples":
             source = task
         elif source and Path(source).is_dir():
-            source, data_dir = task, Path(source)
-        return load_clouds(source, count, split=split or "test", data_dir=data_dir, seed=seed)
+            source, folder = task, Path(source)
+        split = asked.split or "test"
+        return load_clouds(source, asked.count, split=split, data_dir=folder, seed=asked.seed)
 
     def __len__(self) -> int:
         return len(self.clouds)

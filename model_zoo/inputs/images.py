@@ -15,7 +15,7 @@ from torch import Tensor
 from liederiv.errors import ImageError
 from liederiv.foreign import at_home, one_line, printable, shortened
 
-from .base import Inputs, register_inputs
+from .base import Asked, Inputs, register_inputs
 from .data_config import DataConfig
 from .decoding import SCALE, check_size
 from .image_datasets import dataset_items, is_dataset_name
@@ -59,18 +59,10 @@ class ImageSet(Inputs, Sequence[Tensor]):
     kind = title = "images"
 
     @classmethod
-    def open(
-        cls,
-        source: str,
-        expects: DataConfig,
-        count: int,
-        *,
-        split: str | None = None,
-        data_dir: Path | None = None,
-        seed: int = 0,
-    ) -> ImageSet:
+    def open(cls, asked: Asked, expects: DataConfig) -> ImageSet:
         """See `Inputs.open` and `load_images`."""
-        return load_images(source, expects, count, seed, split, data_dir=data_dir)
+        a = asked
+        return load_images(a.source, expects, a.count, a.seed, a.split, data_dir=a.data_dir)
 
     @property
     def names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -103,7 +95,7 @@ class ImageSet(Inputs, Sequence[Tensor]):
     ) -> DeviceBatches:
         """See `Inputs.feed`: decoded as they are needed."""
         step = size or (32 if device.type == "cuda" else 4)
-        return DeviceBatches(self, step, device, dtype, labelled=labelled)
+        return DeviceBatches(self, step, device, dtype, labelled)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -144,21 +136,20 @@ class ImageSet(Inputs, Sequence[Tensor]):
             yield images, labels
 
 
+@dataclass(frozen=True)
 class DeviceBatches:
     """Batches of an `ImageSet` on a device and in a dtype, with a known number of images."""
 
-    def __init__(
-        self,
-        images: ImageSet,
-        size: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        labelled: bool = False,
-    ) -> None:
-        self.images, self.size, self.device, self.dtype = images, size, device, dtype
-        self.labelled = labelled
-        self.num_images = len(images)
+    images: ImageSet
+    size: int
+    device: torch.device
+    dtype: torch.dtype
+    labelled: bool
+
+    @property
+    def num_images(self) -> int:
+        """How many there are in all batches."""
+        return len(self.images)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         for x, labels in self.images.batches(self.size):

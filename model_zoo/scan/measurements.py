@@ -19,21 +19,22 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
-from liederiv.model_zoo.hub import offline_hub
-from liederiv.model_zoo.inputs.base import Inputs
-from liederiv.model_zoo.measuring import (
+from liederiv.results import Provenance
+
+from ..hub import offline_hub
+from ..inputs.base import Inputs
+from ..requests.layers import LayersRun
+from ..requests.measuring import (
     as_batch,
     measure_loaded,
     open_inputs,
     provenance_of,
     require_scores,
 )
-from liederiv.model_zoo.scan.layers import LayersRun
-from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.sources.loaded import Loaded
-from liederiv.model_zoo.sources.random_weights import calibrate
-from liederiv.model_zoo.store_schema import columns_of_provenance
-from liederiv.results import Provenance
+from ..sources.loaded import Loaded
+from ..sources.random_weights import calibrate
+from .columns import columns_of_provenance
+from .tasks import Task
 
 __all__ = ["LoadedTask", "peak_memory"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from liederiv.model_zoo.scan.selection import Candidate
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.tasks import INTERRUPTED
-from liederiv.model_zoo.sources.registry import source_of
-from liederiv.model_zoo.store import Store
+from ..sources.registry import source_of
+from .selection import Candidate
+from .settings import ScanSettings
+from .store import Store
+from .tasks import INTERRUPTED
 
 __all__ = ["Job", "make_plan"]
 

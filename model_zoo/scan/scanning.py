@@ -16,13 +16,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.scan.engines import Engine
-from liederiv.model_zoo.scan.plan import Job
-from liederiv.model_zoo.scan.progress import Reporter
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.stopping import Stop
-from liederiv.model_zoo.scan.tasks import (
+from liederiv.results import Provenance
+
+from ..prefetcher import Prefetcher
+from ..sources.registry import modules_of_source, source_of
+from .columns import Origin, versions_of
+from .engines import Engine
+from .plan import Job
+from .progress import Reporter
+from .settings import ScanSettings
+from .stopping import Stop
+from .store import Store, TableError
+from .tasks import (
     INTERRUPTED,
     OUT_OF_MEMORY,
     Delivery,
@@ -30,11 +35,7 @@ from liederiv.model_zoo.scan.tasks import (
     Result,
     Task,
 )
-from liederiv.model_zoo.scan.weights import WeightsPolicy
-from liederiv.model_zoo.sources.registry import modules_of_source, source_of
-from liederiv.model_zoo.store import Store, TableError
-from liederiv.model_zoo.store_schema import Origin, versions_of
-from liederiv.results import Provenance
+from .weights import WeightsPolicy
 
 __all__ = ["Limits", "Scan", "Summary"]
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import shortened
-from liederiv.model_zoo.presets import preset
-from liederiv.model_zoo.sources.registry import SOURCES, source_of
+
+from ..sources.registry import SOURCES, source_of
+from .presets import preset
 
 __all__ = ["Candidate", "Selection", "select_models", "shard"]
 
@@ -62,7 +63,7 @@ def select_models(
             taken.
         models_file: one name or wildcard per line; ``#`` begins a comment. Names that
             nobody knows become failures of the scan.
-        presets: see `liederiv.model_zoo.presets`.
+        presets: see `liederiv.model_zoo.preset`.
         exclude: wildcards of names to leave out.
         max_params: largest number of parameters; models of unknown size stay.
         pretrained: wildcards and presets stand for models with published weights only.

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.weights import WeightsPolicy
+from .settings import ScanSettings
+from .weights import WeightsPolicy
 
 __all__ = [
     "INTERRUPTED",

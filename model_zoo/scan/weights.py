@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from liederiv.model_zoo.prefetch import Fetched
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.weights_cache import WeightsCache
+from ..prefetch import Fetched
+from ..prefetcher import Prefetcher
+from ..weights_cache import WeightsCache
 
 __all__ = ["WeightsPolicy", "fetched_weights"]
 

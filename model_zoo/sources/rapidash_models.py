@@ -25,7 +25,7 @@ from ..rapidash.variants import VARIANTS, Variant
 from .loaded import Loaded
 from .source import ModelEntry, Source
 
-__all__ = ["LoadedPointModel", "RapidashModel", "load_point_model", "training_records"]
+__all__ = ["LoadedPointModel", "RapidashModel", "training_records"]
 
 _KNOWN = {**VARIANTS, **PAPER}
 _DATA = {"rapidash_shapenet": "shapenet", "rapidash_qm9": "qm9", "rapidash_cmu": "cmu"}
@@ -38,7 +38,7 @@ class LoadedPointModel(Loaded):
     Attributes:
         model: takes a `PointCloud`; its `output_representation` says how its output transforms.
         variant: configuration, inputs and derived symmetry.
-        data: the data set it belongs to, see `liederiv.model_zoo.clouds`.
+        data: the data set it belongs to, see `liederiv.model_zoo.inputs.clouds`.
     """
 
     model: RapidashOnClouds
@@ -147,15 +147,3 @@ def training_records() -> dict[str, dict[str, Any]]:
 
 def _folder() -> Any:
     return resources.files("liederiv.model_zoo.rapidash") / "weights"
-
-
-def load_point_model(
-    name: str, checkpoint: str | Path | None = None, pretrained: bool = True, **options: Any
-) -> LoadedPointModel:
-    """Load a network on point clouds by name, see `RapidashModel.load`.
-
-    Example:
-        >>> load_point_model("rapidash_sen_r3s2").variant.symmetry.name
-        'SE(3)'
-    """
-    return RapidashModel(name).load(checkpoint, pretrained, **options)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import PretrainedCfg, is_model, load_model_config_from_hf
+from timm.models import PretrainedCfg, load_model_config_from_hf
 
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described, one_line
 
 from ..hub import download_errors, offline_if_unreachable
-from ..inputs.data_config import DataConfig, spatial_size
-from .model_arguments import check_arguments, data_only
+from ..inputs.data_config import DataConfig
+from .model_arguments import data_only
 
 __all__ = [
     "Recipe",
     "Stored",
     "local_weights",
-    "make_recipe",
     "stored_in_folder",
     "stored_in_hub",
     "stored_in_timm",
@@ -68,43 +67,6 @@ class Recipe:
     kwargs: Mapping[str, Any]
     num_classes: int | None
     seed: int
-
-
-def make_recipe(
-    name: str,
-    full_name: str,
-    stored: Stored,
-    num_classes: int | None,
-    img_size: int | Sequence[int] | None,
-    kwargs: Mapping[str, Any],
-    seed: int,
-) -> Recipe:
-    """Put together what is stored and what is asked for.
-
-    Args:
-        name: The name asked for.
-        full_name: The complete one.
-        stored: What is written down with the weights.
-        num_classes: Size of the classifier, or None.
-        img_size: Input size in pixels, or None.
-        kwargs: Arguments of the constructor; they win over those stored with the weights.
-        seed: Seed of what is random.
-
-    Raises:
-        ModelError: If timm does not know the architecture or it does not take the arguments.
-    """
-    arch, config = stored.arch, stored.config
-    if not isinstance(arch, str) or not is_model(arch):
-        raise ModelError(
-            f"Model {name!r} is of architecture {described(arch)}, which timm "
-            f"{timm.__version__} does not know; a newer timm may."
-        )
-    check_arguments(arch, stored.kwargs, f"the config of {name!r}")
-    check_arguments(arch, kwargs, "`model_kwargs`")
-    merged = {**stored.kwargs, **kwargs}
-    if img_size is not None and "img_size" not in kwargs and config.get("fixed_input_size"):
-        merged["img_size"] = spatial_size(img_size)
-    return Recipe(name, full_name, arch, config, merged, num_classes, seed)
 
 
 def stored_in_timm(full_name: str) -> Stored:

@@ -9,11 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from timm.models import split_model_name_tag
+import timm
+from timm.models import is_model, split_model_name_tag
 from torch import nn
 
 from liederiv.errors import ModelError
-from liederiv.foreign import at_home, one_line
+from liederiv.foreign import at_home, described, one_line
 
 from ..checkpoint_models import model_from_checkpoint
 from ..checkpoints import read_checkpoint
@@ -24,12 +25,12 @@ from ..weights_files import DEFAULT_FILE, WeightsSource, repository_weights
 from .construction import create, create_with_state_dict
 from .contents import hash_of
 from .image_source import Built, ImageSource, Wanted, checked_classes
+from .model_arguments import check_arguments
 from .parameters import parameter_count
 from .recipes import (
     Recipe,
     Stored,
     local_weights,
-    make_recipe,
     stored_in_folder,
     stored_in_hub,
     stored_in_timm,
@@ -58,10 +59,25 @@ class RecipeSource(ImageSource):
         kwargs: Mapping[str, Any] | None = None,
         seed: int = 0,
     ) -> Recipe:
-        """What is to be built, see `make_recipe`."""
-        # Before the complete name: that a name is unknown is known to timm's own table.
-        full_name, stored = self.full_name, self.stored()
-        return make_recipe(self.name, full_name, stored, num_classes, img_size, kwargs or {}, seed)
+        """Put together what is stored and what is asked for, see `Wanted`.
+
+        Raises:
+            ModelError: If timm does not know the architecture, or it does not take the arguments.
+        """
+        full_name, stored = self.full_name, self.stored()  # an unknown name is refused first
+        arch, config, own = stored.arch, stored.config, dict(kwargs or {})
+        if not isinstance(arch, str) or not is_model(arch):
+            raise ModelError(
+                f"Model {self.name!r} is of architecture {described(arch)}, which timm "
+                f"{timm.__version__} does not know; a newer timm may."
+            )
+        check_arguments(arch, stored.kwargs, f"the config of {self.name!r}")
+        check_arguments(arch, own, "`model_kwargs`")
+        if img_size is not None and "img_size" not in own and config.get("fixed_input_size"):
+            own["img_size"] = spatial_size(img_size)
+        return Recipe(
+            self.name, full_name, arch, config, {**stored.kwargs, **own}, num_classes, seed
+        )
 
     def build(self, wanted: Wanted) -> Built:
         """See `ImageSource.build`."""

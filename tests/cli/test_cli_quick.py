@@ -13,7 +13,7 @@ from liederiv import names
 from liederiv.analysis.leaderboard import ABOUT
 from liederiv.derivatives import SCHEMES
 from liederiv.metrics.registry import families
-from liederiv.model_zoo import presets, store_schema
+from liederiv.model_zoo.scan import columns, presets
 from liederiv.representations import NAMED
 
 HEAVY = ("torch", "timm", "pandas", "pyarrow", "matplotlib", "numpy")
@@ -131,7 +131,7 @@ def test_names_are_those_of_what_they_name():
     assert [f for f in names.FAMILIES if f in families()] == [f for f in families() if f != "all"]
     assert tuple(SCHEMES) == names.SCHEMES
     assert tuple(NAMED) == names.REPRESENTATIONS
-    assert store_schema.MEASUREMENTS == names.MEASUREMENTS
+    assert columns.MEASUREMENTS == names.MEASUREMENTS
     assert set(names.GROUPS) <= set(ABOUT)
     for name in names.PRESETS:
         assert next(iter(presets.preset(name))).name

@@ -10,11 +10,10 @@ import zoo_sources
 from timm.models import save_for_hf
 
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.model_zoo import load, weights_fingerprint
+from liederiv.model_zoo import Source, load, register_source, source_of, weights_fingerprint
 from liederiv.model_zoo.scan import select_models
 from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.sources import SOURCES, Source, register_source, source_of
-from liederiv.model_zoo.sources.registry import modules_of_source
+from liederiv.model_zoo.sources.registry import SOURCES, modules_of_source
 
 MODULE = """
 import torch

@@ -1,6 +1,7 @@
 """The map of the code, read from its imports: who may know whom, and what is said only once."""
 
 import ast
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,61 @@ def test_no_modules_import_each_other(graph):
     assert cycles(graph) == []
 
 
+def rooms(graph, wing, folders):
+    """The same graph of a wing's folders; what stands outside of them is left out."""
+
+    def room(name):
+        return next((f for f in folders if name.startswith(f"{wing}.{f}.")), None)
+
+    found = {folder: set() for folder in folders}
+    for name, others in graph.items():
+        for other in others:
+            if room(name) and room(other) and room(name) != room(other):
+                found[room(name)].add(room(other))
+    return found
+
+
+def folders_of(wing):
+    return sorted(path.parent.name for path in (ROOT / PACKAGES[wing]).glob("*/__init__.py"))
+
+
+def test_no_rooms_of_the_zoo_import_each_other(graph):
+    wing = "liederiv.model_zoo"
+    found = rooms(graph, wing, folders_of(wing))
+    assert {"inputs", "sources", "requests", "scan"} <= set(found)
+    assert cycles(found) == []
+
+
+def absolute(path, wing):
+    """Lines that import a module's own wing by the name that only the installer knows."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [
+        node.lineno
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module.startswith(wing)
+    ]
+
+
+def test_the_zoo_imports_itself_by_relative_names(tmp_path):
+    wing = "liederiv.model_zoo"
+    found = {name: absolute(path, wing) for name, path in modules().items()}
+    assert not {name for name, lines in found.items() if name.startswith(wing) and lines}
+    planted = tmp_path / "planted.py"
+    planted.write_text("from .names import x\nfrom liederiv.model_zoo.names import x\n")
+    assert absolute(planted, wing) == [2]
+
+
+def test_no_module_of_the_zoo_hides_behind_a_name_that_its_package_exports():
+    packages = {
+        "liederiv.model_zoo",
+        *(f"liederiv.model_zoo.{f}" for f in folders_of("liederiv.model_zoo")),
+    }
+    for package in packages:
+        inside = {m.removeprefix(f"{package}.").split(".")[0] for m in modules()
+                  if m.startswith(f"{package}.")}  # fmt: skip
+        assert not inside & set(getattr(import_module(package), "__all__", ())), package
+
+
 def test_faults_that_are_planted_are_found(tmp_path):
     """The tests above see imports in functions, for types, relative ones and of whole modules."""
     files = {
@@ -100,10 +156,15 @@ def test_faults_that_are_planted_are_found(tmp_path):
         "analysis/__init__.py": "",
         "analysis/plots.py": "from liederiv import kernel\nfrom ..model_zoo import names\n",
         "model_zoo/__init__.py": "",
-        "model_zoo/names.py": "",
+        "model_zoo/names.py": "from .one.x import y\n",
+        "model_zoo/one/__init__.py": "",
+        "model_zoo/one/x.py": "def f():\n    from ..two import z\n",
+        "model_zoo/two/__init__.py": "",
+        "model_zoo/two/z.py": "from ..one import w\n",
+        "model_zoo/one/w.py": "",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     graph = imports(modules(tmp_path))
     assert strays(graph) == [("liederiv.kernel", "liederiv.analysis.plots")]
@@ -114,6 +175,7 @@ def test_faults_that_are_planted_are_found(tmp_path):
     ]
     assert cycles(graph) == mutual
     assert "liederiv.model_zoo.names" in graph["liederiv.analysis.plots"]
+    assert cycles(rooms(graph, "liederiv.model_zoo", ["one", "two"])) == ["one", "two"]
 
 
 def lie_formulas(source):

@@ -13,11 +13,11 @@ from liederiv.cli import app
 from liederiv.domains import DOMAINS
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.model_zoo import load, load_clouds, load_images, register_inputs
-from liederiv.model_zoo.inputs import INPUTS, Inputs
+from liederiv.model_zoo.inputs.base import INPUTS, Inputs
 from liederiv.model_zoo.inputs.kinds import inputs_of_kind
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded, open_inputs
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded, open_inputs
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 CPU = torch.device("cpu")
 NAME = "zoo_signals:build"

@@ -20,15 +20,15 @@ from scan_cases import SLOW, TESTS, plan_for, run_scan, scan_command, settings_f
 
 from liederiv import LieDerivError
 from liederiv.model_zoo.scan import LocalEngine, Stop, WeightsPolicy, isolation, make_plan
-from liederiv.model_zoo.scan.selection import Candidate
-from liederiv.model_zoo.scan.tasks import Result
-from liederiv.model_zoo.store import Store, TableError
-from liederiv.model_zoo.store_schema import (
+from liederiv.model_zoo.scan.columns import (
     OTHERWISE_KEPT,
     Origin,
     columns_of,
     columns_of_provenance,
 )
+from liederiv.model_zoo.scan.selection import Candidate
+from liederiv.model_zoo.scan.store import Store, TableError
+from liederiv.model_zoo.scan.tasks import Result
 from liederiv.results import Provenance
 
 FEW = SLOW[:3]

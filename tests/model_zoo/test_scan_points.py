@@ -4,10 +4,10 @@ import pytest
 from scan_cases import settings_for
 
 from liederiv.errors import LieDerivError
+from liederiv.model_zoo import source_of
 from liederiv.model_zoo.scan import select_models
 from liederiv.model_zoo.scan.measurements import LoadedTask
 from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.sources import source_of
 
 NAME = "rapidash_tn_r3"
 

@@ -12,7 +12,8 @@ from liederiv.model_zoo import load, load_clouds
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
 from liederiv.model_zoo.rapidash.symmetry import effective_equivariance
-from liederiv.model_zoo.rapidash.table import (
+from liederiv.model_zoo.rapidash.variants import VARIANTS
+from liederiv.model_zoo.rapidash_study.table import (
     MOTIONS,
     decay_exponent,
     lie_errors,
@@ -21,7 +22,6 @@ from liederiv.model_zoo.rapidash.table import (
     table_frame,
     with_orientations,
 )
-from liederiv.model_zoo.rapidash.variants import VARIANTS
 from liederiv.model_zoo.sources.rapidash_models import training_records
 from liederiv.points import PointCloud
 

@@ -13,11 +13,11 @@ from liederiv.foreign_code import users_code
 from liederiv.measurement import measure
 from liederiv.results import Measurement, Provenance
 
-from .inputs.base import Inputs
-from .inputs.kinds import inputs_of_kind
+from ..inputs.base import Asked, Inputs
+from ..inputs.kinds import inputs_of_kind
+from ..sources.loaded import Loaded
 from .measure_options import MeasureOptions
 from .model_options import ModelOptions
-from .sources.loaded import Loaded
 
 __all__ = [
     "as_batch",
@@ -31,14 +31,9 @@ __all__ = [
 
 def open_inputs(options: MeasureOptions, loaded: Loaded) -> Inputs:
     """Load what the model takes, as it expects it."""
-    return inputs_of_kind(loaded.kind).open(
-        options.images,
-        loaded.expects,
-        options.num_images,
-        split=options.split,
-        data_dir=options.data_dir,
-        seed=options.seed,
-    )
+    o = options
+    asked = Asked(o.images, o.num_images, o.split, o.data_dir, o.seed)
+    return inputs_of_kind(loaded.kind).open(asked, loaded.expects)
 
 
 def as_batch(found: Inputs, options: ModelOptions) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from liederiv.errors import ModelError
 
-from .inputs.image_items import natural_key
+from ..inputs.image_items import natural_key
 
 __all__ = ["RunCheckpoint", "find_checkpoints"]
 

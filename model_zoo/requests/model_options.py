@@ -18,7 +18,7 @@ from liederiv.errors import LieDerivError
 if TYPE_CHECKING:
     import torch
 
-    from .sources.loaded import Loaded
+    from ..sources.loaded import Loaded
 
 __all__ = ["ModelOptions"]
 
@@ -45,7 +45,7 @@ class ModelOptions:
         Raises:
             LieDerivError: for bad input, in one sentence.
         """
-        from .sources.registry import source_of
+        from ..sources.registry import source_of
 
         self.check()
         if name is not None and flag is not None and name != flag:
@@ -105,7 +105,7 @@ class ModelOptions:
         Raises:
             LieDerivError: naming what is wrong.
         """
-        from .inputs.data_config import DataConfig
+        from ..inputs.data_config import DataConfig
 
         mean, std = _numbers("--mean", self.mean), _numbers("--std", self.std)
         channels = max(len(mean or ()), len(std or ()))

@@ -22,11 +22,12 @@ from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
 from liederiv.metrics.local import is_classifier
-from liederiv.model_zoo.inputs.kinds import inputs_of_kind
-from liederiv.model_zoo.measuring import try_model
-from liederiv.model_zoo.sources.loaded import Loaded
 from liederiv.representations import OutputSpec
 from liederiv.results import Provenance
+
+from ..inputs.kinds import inputs_of_kind
+from ..sources.loaded import Loaded
+from .measuring import try_model
 
 __all__ = ["LayersRun", "needs_images"]
 

@@ -26,7 +26,7 @@ from timm.models import list_modules
 from liederiv.errors import ModelError
 from liederiv.names import PRESETS
 
-from .sources.timm_names import family_of
+from ..sources.timm_names import family_of
 
 __all__ = ["PRESETS", "PresetEntry", "preset"]
 

@@ -18,8 +18,8 @@ from liederiv.errors import ModelError
 from liederiv.files import write_atomically
 
 from ..inputs.nbody_data import NBodyData, random_rotations
-from .inputs import RapidashOnClouds
-from .variants import Variant
+from ..rapidash.inputs import RapidashOnClouds
+from ..rapidash.variants import Variant
 
 __all__ = ["TrainingSettings", "mean_squared_error", "predict", "target_of", "train"]
 

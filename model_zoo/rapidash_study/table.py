@@ -18,11 +18,11 @@ from liederiv.points import PointCloud
 
 from ..inputs.clouds import load_clouds, nbody_cloud
 from ..inputs.nbody_data import NBodyData, nbody_data
-from ..sources.rapidash_models import load_point_model, training_records
-from .grids import orientation_grid
-from .inputs import RapidashOnClouds
+from ..rapidash.grids import orientation_grid
+from ..rapidash.inputs import RapidashOnClouds
+from ..rapidash.variants import VARIANTS, Variant
+from ..sources.rapidash_models import RapidashModel, training_records
 from .training import mean_squared_error
-from .variants import VARIANTS, Variant
 
 __all__ = [
     "MOTIONS",
@@ -102,7 +102,7 @@ def symmetry_table(
     clouds = load_clouds("nbody", systems).clouds.double()
     rows = []
     for name in tqdm(names or tuple(VARIANTS), unit="model", disable=not progress):
-        loaded, record = load_point_model(name), training_records()[name]
+        loaded, record = RapidashModel(name).load(), training_records()[name]
         errors = lie_errors(loaded.model.double(), clouds)
         test, baseline = record["test"], record["baselines"]["fitted linear"]
         rows.append(VariantRow(loaded.variant, errors, test["aligned"], test["rotated"], baseline))

@@ -30,7 +30,7 @@ from liederiv.errors import LieDerivError
 from liederiv.files import write_atomically
 from liederiv.foreign import one_line, printable, unblocking
 
-from .store_schema import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
+from .columns import MEASUREMENTS, SCHEMA_VERSION, Origin, columns_of, schema_of
 
 __all__ = ["Configuration", "Store", "StoreWarning", "TableError"]
 

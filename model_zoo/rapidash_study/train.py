@@ -1,6 +1,6 @@
 """Train the Rapidash variants that ship with liederiv.
 
-``python -m liederiv.model_zoo.train_rapidash`` writes, for each variant, ``NAME.safetensors`` and
+``python -m liederiv.model_zoo.rapidash_study.train`` writes, for each variant, its weights and
 ``NAME.json`` (settings, errors, baselines) into a folder; a run that was interrupted goes on where
 it stopped.
 """
@@ -23,9 +23,17 @@ from liederiv._version import __version__
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.files import write_atomically
 
-from .inputs.nbody_data import BURN_IN, DT, HORIZON, SPLITS, NBodyData, nbody_data, random_rotations
-from .rapidash.training import TrainingSettings, mean_squared_error, target_of, train
-from .rapidash.variants import VARIANTS, Variant
+from ..inputs.nbody_data import (
+    BURN_IN,
+    DT,
+    HORIZON,
+    SPLITS,
+    NBodyData,
+    nbody_data,
+    random_rotations,
+)
+from ..rapidash.variants import VARIANTS, Variant
+from .training import TrainingSettings, mean_squared_error, target_of, train
 
 __all__ = ["baselines", "main"]
 
@@ -191,7 +199,7 @@ def _record(
         },
         "baselines": baselines(variant, test),
         "unit": "length² per component",
-        "command": f"python -m liederiv.model_zoo.train_rapidash {variant.name} "
+        "command": f"python -m liederiv.model_zoo.rapidash_study.train {variant.name} "
         f"--epochs {settings.epochs} --seed {settings.seed}",
         "versions": {
             "liederiv": __version__,
