@@ -18,6 +18,7 @@ from liederiv.model_zoo.inputs.kinds import inputs_of_kind
 from liederiv.model_zoo.requests.measure_options import MeasureOptions
 from liederiv.model_zoo.requests.measuring import measure_loaded, open_inputs
 from liederiv.model_zoo.requests.model_options import ModelOptions
+from liederiv.model_zoo.scan.store import Store
 
 CPU = torch.device("cpu")
 NAME = "zoo_signals:build"
@@ -134,6 +135,23 @@ def test_kinds_that_nobody_knows_are_refused(declared, monkeypatch):
     monkeypatch.setattr(zoo_signals.Ramp, "input_kind", declared)
     with pytest.raises(ModelError, match=r"`input_kind`=.* of the model is unknown; choose one of"):
         load(NAME)
+
+
+def test_names_that_guides_have_shown_are_found_where_they_were():
+    from liederiv import model_zoo
+
+    for line, now in {
+        "from liederiv.model_zoo.store import Store as found": Store,
+        "from liederiv.model_zoo.clouds import load_clouds as found": load_clouds,
+        "from liederiv.model_zoo.point_models import load_point_model as found": load,
+        "import liederiv.model_zoo.store as s; found = s.Store": Store,
+    }.items():
+        scope = {}
+        with pytest.warns(DeprecationWarning, match=r"is now liederiv\.model_zoo\."):
+            exec(line, scope)  # noqa: S102
+        assert scope["found"] is now
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        _ = model_zoo.store.Nothing
 
 
 def test_a_kind_is_registered_once():
