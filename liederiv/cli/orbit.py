@@ -122,9 +122,8 @@ def orbit(
     loaded = chosen.open(model, model_flag, checkpoint)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
-    target = loaded.target(how.output_type)
+    target = loaded.target(how.output_type, how.representation)
     kind = target.output_type
-    output = target.representation if how.representation == "auto" else how.representation
     y = try_model(target.model, x[:1])
     scored = kind in ("auto", "probs", "logits")
     orbits = follow_orbits(
@@ -134,7 +133,7 @@ def orbit(
         ranges=wanted,
         points=points,
         labels=_labels(found, loaded, y) if scored else None,
-        output=output,
+        output=target.representation,
         output_type=kind,
         scheme=how.scheme,
         unit=how.unit,  # type: ignore[arg-type]

@@ -146,11 +146,12 @@ class LayersRun:
                 f"--output-type={self.output_type!r} must be one of auto, probs, logits, features "
                 "and output; layers attributes one at a time."
             )
-        target = self.loaded.target(self.output_type)
+        target = self.loaded.target(self.output_type, self.representation)
         y = try_model(target.model, self.x[:1])
-        declared = self.representation == "auto"
         kind = target.output_type
         if kind == "auto":
-            classes = declared and is_classifier(domain_of(self.x), y, target.model)
+            classes = self.representation == "auto" and is_classifier(
+                domain_of(self.x), y, target.model
+            )
             kind = "probs" if classes else "output"
-        return target.model, kind, target.representation if declared else self.representation
+        return target.model, kind, target.representation

@@ -68,8 +68,7 @@ def measure_loaded(
     size = options.images_per_pass
     found = open_inputs(options, loaded)
     device, dtype = model_options.torch_device, model_options.torch_dtype
-    target = loaded.target(options.output_type)
-    output = target.representation if options.representation == "auto" else options.representation
+    target = loaded.target(options.output_type, options.representation)
     try_model(target.model, found.first(device, dtype))
     # Labels count as the model's classes only where the numbers of classes agree.
     labelled = found.labels is not None and len(found.class_names) == loaded.classes
@@ -79,7 +78,7 @@ def measure_loaded(
         options.transforms,
         options.metrics,
         scheme=options.scheme,
-        output=output,
+        output=target.representation,
         output_type=target.output_type,
         unit=options.unit,  # type: ignore[arg-type]
         batch_size=size,

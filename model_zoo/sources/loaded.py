@@ -72,8 +72,12 @@ class Loaded(Weighted):
         found = getattr(self.model, "num_classes", None)
         return found if isinstance(found, int) else None
 
-    def target(self, output_type: str) -> Target:
-        """What is measured where ``output_type`` is asked for.
+    def target(self, output_type: str, representation: str = "auto") -> Target:
+        """What is measured where an output is asked for.
+
+        Args:
+            output_type: which one.
+            representation: how it transforms, by name; ``auto`` leaves it to the model.
 
         Raises:
             UnknownLayoutError: if features are asked for and nothing declares their layout.
@@ -83,7 +87,7 @@ class Loaded(Weighted):
                 f"--output-type=features: {self.name} does not declare how its features are laid "
                 "out; measure its output."
             )
-        return Target(self.model, "auto", output_type)
+        return Target(self.model, representation, output_type)
 
 
 class Features(nn.Module):
@@ -135,27 +139,31 @@ class LoadedModel(Loaded):
         """See `Loaded.classes`."""
         return self.num_classes
 
-    def target(self, output_type: str) -> Target:
-        """What is measured; ``auto`` never takes pooled features for logits.
+    def target(self, output_type: str, representation: str = "auto") -> Target:
+        """See `Loaded.target`; ``auto`` never takes pooled features for logits.
 
         Raises:
             UnknownLayoutError: if features are asked for and nothing declares their layout.
         """
         if "features" not in output_type:
             headless = output_type == "auto" and self.layout.is_classifier is False
-            return Target(self.model, "auto", "output" if headless else output_type)
+            return Target(self.model, representation, "output" if headless else output_type)
         if output_type != "features":
             raise LieDerivError(
                 f"--output-type={output_type!r} mixes features with others; measure them "
                 "separately."
             )
         layout, model = self.layout, Features(self.model).eval()
+        declared: Representation
         if layout.features_format == "NLC" and layout.grid:
-            return Target(model, TokenGrid(layout.grid, layout.num_prefix_tokens), output_type)
-        if layout.features_format in ("NCHW", "NHWC"):
+            declared = TokenGrid(layout.grid, layout.num_prefix_tokens)
+        elif layout.features_format in ("NCHW", "NHWC"):
             form: Any = layout.features_format
-            return Target(model, FeatureMap(form, extent=layout.extent), output_type)
-        raise UnknownLayoutError(
-            f"--output-type=features: {self.name} does not declare how its features are laid out; "
-            "measure probs or logits, or call liederiv.measure(…, output=…) with a representation."
-        )
+            declared = FeatureMap(form, extent=layout.extent)
+        else:
+            raise UnknownLayoutError(
+                f"--output-type=features: {self.name} does not declare how its features are laid "
+                "out; measure probs or logits, or call liederiv.measure(…, output=…) with a "
+                "representation."
+            )
+        return Target(model, declared if representation == "auto" else representation, output_type)
