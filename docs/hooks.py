@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "build" / "docs"
 """Where `make docs` installs the distribution, so that the wings are below ``liederiv``."""
 
-MODULES = ("liederiv.testing", "liederiv.model_zoo.scan.store", "liederiv.analysis.plots")
+MODULES = ("liederiv.testing", "liederiv.model_zoo.scan.store", "liederiv.analysis.plots.figures")
 """Modules that users import from although no package exports what they hold."""
 
 GUESTS = {"README.md": "overview.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
@@ -59,7 +59,7 @@ def starred(module: str) -> str:
     """The module of which a package takes all public names (`liederiv.late`); empty if none."""
     for node in ast.walk(ast.parse(source_of(module).read_text())):
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            return f"{module}.{node.module}" if node.level else str(node.module)
+            return str(node.module)
     return ""
 
 

@@ -19,11 +19,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import liederiv
-from liederiv import domains, errors, gate, generators, model_zoo
+from liederiv import domains, errors, generators, model_zoo
 from liederiv.actions import ImageAction
 from liederiv.analysis import intervene, what_if
-from liederiv.analysis.repairs import REPAIRS, Repair
-from liederiv.analysis.sites import Site
+from liederiv.analysis.aliasing.repairs import REPAIRS, Repair
+from liederiv.analysis.layers.sites import Site
 from liederiv.cli import app
 from liederiv.domains import DOMAINS
 from liederiv.metrics import base, values
@@ -36,6 +36,7 @@ from liederiv.model_zoo.requests.model_options import ModelOptions
 from liederiv.model_zoo.scan import select_models
 from liederiv.model_zoo.scan.isolation import Worker
 from liederiv.model_zoo.sources.registry import SOURCES
+from liederiv.testing.limits import judge_limits, parse_limits
 from liederiv.transforms import transform
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -118,10 +119,10 @@ def test_a_metric_is_a_class():
     assert largest.unit == "logit/rad"
     change = (net(x / 2) - net(x) / 2).square().mean(1)
     assert dimming.per_image == pytest.approx(change.tolist(), rel=1e-5)
-    limits = gate.parse_limits(f"largest/rotation={largest.ci_low / 2}")
-    assert not gate.judge_limits(found, limits)[0].passed
+    found_limits = parse_limits(f"largest/rotation={largest.ci_low / 2}")
+    assert not judge_limits(found, found_limits)[0].passed
     with pytest.raises(liederiv.LieDerivError, match="'dimming' cannot be limited"):
-        gate.parse_limits("dimming/brightness=1")
+        parse_limits("dimming/brightness=1")
 
 
 @pytest.fixture

@@ -87,10 +87,10 @@ def layers(
     from liederiv.cli.layer_tables import layer_tables
     from liederiv.cli.tables import console
     from liederiv.domains import domain_of
+    from liederiv.measurement.row_names import row_names
     from liederiv.model_zoo import source_of
     from liederiv.model_zoo.requests.layers import LayersRun, needs_images
     from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of
-    from liederiv.row_names import row_names
 
     named = model or model_flag
     if named and source_of(named).inputs:  # else importing the model may register more of them

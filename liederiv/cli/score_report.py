@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from liederiv.cli.tables import console, count, described_inputs, headline, score_tables
+from liederiv.measurement.results import Measurement
 from liederiv.model_zoo import Inputs, Loaded
-from liederiv.results import Measurement
 
 __all__ = ["print_scores"]
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from liederiv.contents import ContentHash
 from liederiv.errors import LieDerivError
+from liederiv.measurement.contents import ContentHash
 
 __all__ = ["INPUTS", "Asked", "Inputs", "register_inputs"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.errors import ModelError
-from liederiv.lie_derivative import lie_derivative_with_output
+from liederiv.lie_derivatives import lie_derivative_with_output
 from liederiv.points import PointCloud
 
 from ..inputs.clouds import load_clouds, nbody_cloud

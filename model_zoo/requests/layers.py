@@ -21,9 +21,9 @@ from liederiv.analysis import (
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
+from liederiv.measurement.results import Provenance
 from liederiv.metrics.local import is_classifier
 from liederiv.representations import OutputSpec
-from liederiv.results import Provenance
 
 from ..inputs.kinds import inputs_of_kind
 from ..sources.loaded import Loaded

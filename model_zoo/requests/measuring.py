@@ -10,8 +10,8 @@ from torch import nn
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import printable
 from liederiv.foreign_code import users_code
-from liederiv.measurement import measure
-from liederiv.results import Measurement, Provenance
+from liederiv.measurement.measuring import measure
+from liederiv.measurement.results import Measurement, Provenance
 
 from ..inputs.base import Asked, Inputs
 from ..inputs.kinds import inputs_of_kind

@@ -19,7 +19,7 @@ from liederiv.domains import domain_of
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
-from liederiv.results import Provenance
+from liederiv.measurement.results import Provenance
 
 from ..hub import offline_hub
 from ..inputs.base import Inputs

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from liederiv.results import Provenance
+from liederiv.measurement.results import Provenance
 
 from ..prefetcher import Prefetcher
 from ..sources.registry import modules_of_source, source_of
