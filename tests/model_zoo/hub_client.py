@@ -15,9 +15,10 @@ from patience import PATIENCE, wait_for
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import load, weights_fingerprint
-from liederiv.model_zoo.prefetch import Retry, fetch_weights
-from liederiv.model_zoo.prefetcher import Prefetcher, prefetch
-from liederiv.model_zoo.weights_cache import WeightsCache
+from liederiv.model_zoo.published_weights import weights_source
+from liederiv.model_zoo.weights.ahead import Prefetcher, prefetch
+from liederiv.model_zoo.weights.cache import WeightsCache
+from liederiv.model_zoo.weights.download import Retry, fetch_weights
 
 RETRY = Retry(times=3, wait=0.05, longest=0.1)
 SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten", "down",
@@ -26,7 +27,7 @@ SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten
 
 def fetch(name, **options):
     try:
-        got = asdict(fetch_weights(f"hf-hub:org/{name}", retry=RETRY, **options))
+        got = asdict(fetch_weights(weights_source(f"hf-hub:org/{name}"), retry=RETRY, **options))
     except LieDerivError as error:
         return {"error": str(error)}
     return got | {"path": str(got["path"]), "content": got["path"].read_bytes().hex()[:16]}
@@ -77,7 +78,7 @@ def overlapping(root):
     names = [f"hf-hub:org/slow-{n}" for n in "abcd"]
     cache = WeightsCache(folder=root / "overlap")
     came, states = [], []
-    with Prefetcher(names, cache=cache, retry=RETRY) as fetcher:
+    with Prefetcher(names, weights_source, cache=cache, retry=RETRY) as fetcher:
         for name, following in zip(names, [*names[1:], None], strict=True):
             with fetcher.using(name) as fetched:
                 states.append(fetched.status)
@@ -93,7 +94,9 @@ def tight(root):
     names = [f"hf-hub:org/plain-{n}-20000" for n in "abcdef"]
     cache = WeightsCache(limit=45_000, folder=root / "tight")
     states, largest = {}, []
-    with Prefetcher(names, cache=cache, retry=RETRY, ahead=2, patience=PATIENCE) as fetcher:
+    with Prefetcher(
+        names, weights_source, cache=cache, retry=RETRY, ahead=2, patience=PATIENCE
+    ) as fetcher:
 
         def work(mine):
             for name in mine:
@@ -115,12 +118,15 @@ def all_at_once(root):
     names = [
         f"hf-hub:org/{n}" for n in ("plain-a-20000", "absent", "plain-b-20000", "plain-c-20000")
     ]
-    return [asdict(f) | {"path": None} for f in prefetch(names, cache=cache, retry=RETRY)]
+    return [
+        asdict(f) | {"path": None}
+        for f in prefetch(names, weights_source, cache=cache, retry=RETRY)
+    ]
 
 
 def real_model():
     """A timm model whose repository this hub holds: fetched once, loaded without the hub."""
-    fetched = fetch_weights("hf-hub:org/real", retry=RETRY)
+    fetched = fetch_weights(weights_source("hf-hub:org/real"), retry=RETRY)
     return {"status": fetched.status, "path": str(fetched.path)}
 
 
@@ -137,7 +143,7 @@ if __name__ == "__main__":
     else:
         found = {name: fetch(name) for name in SINGLE}
         found["plain again"] = fetch("plain")
-        found["no download"] = asdict(fetch_weights("tf_efficientnet_lite0"))
+        found["no download"] = asdict(next(prefetch(["tf_efficientnet_lite0"], weights_source)))
         for scenario in (bounded, foreign, overlapping, tight, all_at_once):
             found[scenario.__name__] = scenario(root)
         found["damaged on disk"] = damaged_on_disk()

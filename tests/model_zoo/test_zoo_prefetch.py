@@ -15,11 +15,13 @@ from patience import PATIENCE
 from safetensors.torch import save
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo import prefetcher, weights_fingerprint
-from liederiv.model_zoo.prefetch import Fetched
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.weights_cache import WeightsCache, parse_size
-from liederiv.model_zoo.weights_files import check_file, weights_source
+from liederiv.model_zoo import weights_fingerprint
+from liederiv.model_zoo.published_weights import weights_source
+from liederiv.model_zoo.weights import ahead
+from liederiv.model_zoo.weights.ahead import Prefetcher
+from liederiv.model_zoo.weights.cache import WeightsCache, parse_size
+from liederiv.model_zoo.weights.download import Fetched
+from liederiv.model_zoo.weights.origin import WeightsSource, check_file
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 
@@ -229,7 +231,7 @@ def test_the_lease_of_a_dead_process_does_not_hold(tmp_path):
     cache = WeightsCache(limit=10, folder=tmp_path)
     cache.reserve("org/a", 8)
     code = (
-        "import os, sys; from liederiv.model_zoo.weights_cache import WeightsCache\n"
+        "import os, sys; from liederiv.model_zoo.weights.cache import WeightsCache\n"
         "lease = WeightsCache(10, sys.argv[1]).using('org/a'); lease.__enter__()\n"
         "print(WeightsCache(10, sys.argv[1]).entries()[0].in_use, flush=True); os._exit(9)"
     )
@@ -253,14 +255,13 @@ def test_an_unwritable_cache_can_be_read(tmp_path):
 def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
     begun, go = threading.Event(), threading.Event()
 
-    def slow(name, **_):
+    def slow(source, **_):
         begun.set()
         assert go.wait(20)
-        return Fetched(name, "not needed")
+        return Fetched(source.name, "cached")
 
-    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
-    monkeypatch.setattr(prefetcher, "fetch_weights", slow)
-    fetcher = Prefetcher(["a", "b"], cache=WeightsCache(folder=tmp_path))
+    monkeypatch.setattr(ahead, "fetch_weights", slow)
+    fetcher = Prefetcher(["a", "b"], WeightsSource, cache=WeightsCache(folder=tmp_path))
     fetcher.request("a")
     assert begun.wait(20)
     assert fetcher.poll("a") is None
@@ -272,13 +273,12 @@ def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
 
 
 def test_any_error_of_a_download_is_a_result(monkeypatch, tmp_path):
-    def full(name, **_):
+    def full(source, **_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
-    monkeypatch.setattr(prefetcher, "fetch_weights", full)
+    monkeypatch.setattr(ahead, "fetch_weights", full)
     with (
-        Prefetcher(["a"], cache=WeightsCache(folder=tmp_path)) as fetcher,
+        Prefetcher(["a"], WeightsSource, cache=WeightsCache(folder=tmp_path)) as fetcher,
         fetcher.using("a") as fetched,
     ):
         assert fetched.status == "failed"

@@ -1,4 +1,4 @@
-"""Which file holds a model's published weights, and whether the copy on disk is whole."""
+"""Where the files of published weights lie, and whether a copy on disk is whole."""
 
 from __future__ import annotations
 
@@ -10,19 +10,8 @@ from urllib.parse import urlparse
 
 import torch
 
-from .point_models import is_point_model
-from .recipes import recipe_for
-from .sample_weights import has_sample_weights
-from .user_models import is_factory_name
+__all__ = ["WeightsSource", "check_file"]
 
-__all__ = ["WeightsSource", "check_file", "weights_source"]
-
-DEFAULT_FILE = "pytorch_model.bin"
-# What timm takes instead of a pickle where the repository has it, in its order.
-SAFE_FILES = {
-    DEFAULT_FILE: ("model.safetensors",),
-    "open_clip_pytorch_model.bin": ("open_clip_model.safetensors",),
-}
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")  # the convention of torch.hub
 
 
@@ -50,43 +39,6 @@ class WeightsSource:
     def url_target(self) -> Path:
         """Where torch.hub keeps the file of `url`."""
         return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(self.url).path).name
-
-
-def weights_source(name: str) -> WeightsSource | None:
-    """Find where a model's weights come from; nothing is downloaded.
-
-    Args:
-        name: As `load` takes it.
-
-    Returns:
-        The source; None where no download is needed or possible: weights from an installed
-        package, a local folder or the user's own code, or none published.
-
-    Raises:
-        ModelError: If timm does not know the name.
-    """
-    kind, _, rest = name.partition(":")
-    if kind in ("hf-hub", "hf_hub"):
-        repo, _, revision = rest.partition("@")
-        return WeightsSource(name, repo, revision or None, _candidates(DEFAULT_FILE), config=True)
-    if kind == "local-dir" or is_factory_name(name) or is_point_model(name):
-        return None
-    recipe = recipe_for(name, None, None, {}, 0)
-    if has_sample_weights(recipe.arch):
-        return None
-    if recipe.config.get("hf_hub_id"):
-        repo, _, revision = str(recipe.config["hf_hub_id"]).partition("@")
-        file = recipe.config.get("hf_hub_filename") or DEFAULT_FILE
-        return WeightsSource(name, repo, revision or None, _candidates(file))
-    url = str(recipe.config.get("url") or "")
-    return WeightsSource(name, url=url) if url else None
-
-
-def _candidates(file: str) -> tuple[str, ...]:
-    safe = SAFE_FILES.get(file, ())
-    if not safe and file.endswith(".bin"):
-        safe = (file[: -len(".bin")] + ".safetensors",)
-    return (*safe, file)
 
 
 def check_file(path: Path, expected: str = "") -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, contextmanager
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
 
+from .cache import CacheFullError, WeightsCache
 from .disk import disk_is_full
-from .prefetch import Fetched, Retry, fetch_weights
-from .weights_cache import CacheFullError, WeightsCache
-from .weights_files import weights_source
+from .download import Fetched, Retry, fetch_weights
+from .origin import WeightsSource
 
-__all__ = ["Prefetcher", "prefetch"]
+__all__ = ["Find", "Prefetcher", "prefetch"]
+
+Find = Callable[[str], WeightsSource | None]
+"""Where a model's weights come from, by its name; None where nothing is to be downloaded."""
 
 _POLL = 0.05  # seconds between two looks for room
 
@@ -27,12 +30,17 @@ class _PostponedError(Exception):
 
 
 def prefetch(
-    names: Sequence[str], *, cache: WeightsCache | None = None, retry: Retry | None = None
+    names: Sequence[str],
+    find: Find,
+    *,
+    cache: WeightsCache | None = None,
+    retry: Retry | None = None,
 ) -> Iterator[Fetched]:
     """Fetch the weights of all models, one after the other, and keep them all.
 
     Args:
-        names: As `load` takes them.
+        names: Of the models.
+        find: Where their weights come from.
         cache: See `fetch_weights`. What was fetched earlier in the same call is not evicted for
             what comes later; that fails instead.
         retry: See `fetch_weights`.
@@ -43,7 +51,7 @@ def prefetch(
     cache = cache or WeightsCache()
     with ExitStack() as kept, _silent_hub():
         for name in dict.fromkeys(names):
-            yield _fetch_and_keep(name, cache, retry, kept, offline=False)
+            yield _fetch_and_keep(name, find, cache, retry, kept, offline=False)
 
 
 class Prefetcher:
@@ -54,6 +62,7 @@ class Prefetcher:
 
     Args:
         names: Models in the order of their use.
+        find: Where their weights come from.
         cache: See `fetch_weights`. With a limit, a download waits until there is room.
         retry: See `fetch_weights`.
         ahead: How many models to fetch before their turn; 0 fetches each when it is used.
@@ -64,6 +73,7 @@ class Prefetcher:
     def __init__(
         self,
         names: Sequence[str],
+        find: Find,
         *,
         cache: WeightsCache | None = None,
         retry: Retry | None = None,
@@ -71,7 +81,7 @@ class Prefetcher:
         offline: bool = False,
         patience: float = 3600.0,
     ) -> None:
-        self._names = list(dict.fromkeys(names))
+        self._names, self._find = list(dict.fromkeys(names)), find
         self._cache = cache or WeightsCache()
         self._retry, self._offline = retry, offline
         self._ahead, self._patience = ahead, patience
@@ -186,7 +196,13 @@ class Prefetcher:
             kept = ExitStack()
             try:
                 fetched = _fetch_and_keep(
-                    name, self._cache, self._retry, kept, offline=self._offline, full_is_error=True
+                    name,
+                    self._find,
+                    self._cache,
+                    self._retry,
+                    kept,
+                    offline=self._offline,
+                    full_is_error=True,
                 )
             except CacheFullError as error:
                 kept.close()
@@ -215,6 +231,7 @@ class Prefetcher:
 
 def _fetch_and_keep(
     name: str,
+    find: Find,
     cache: WeightsCache,
     retry: Retry | None,
     kept: ExitStack,
@@ -225,12 +242,14 @@ def _fetch_and_keep(
     """Fetch weights under a lease that `kept` holds; a failure is a result."""
     start = time.monotonic()
     try:
-        source = weights_source(name)
+        source = find(name)
+        if source is None:
+            return Fetched(name, "not needed")
         lease = ExitStack()
         with lease:
-            if source is not None and source.repo:
+            if source.repo:
                 lease.enter_context(cache.using(source.repo))
-            fetched = fetch_weights(name, cache=cache, retry=retry, offline=offline)
+            fetched = fetch_weights(source, cache=cache, retry=retry, offline=offline)
             kept.push(lease.pop_all())
         return fetched
     except CacheFullError as error:

@@ -16,9 +16,9 @@ from urllib.error import HTTPError, URLError
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign_code import causes
 
+from .cache import WeightsCache
 from .hub import REMEDY, download_errors, hub_is_offline
-from .weights_cache import WeightsCache
-from .weights_files import WeightsSource, check_file, weights_source
+from .origin import WeightsSource, check_file
 
 __all__ = ["Fetched", "Retry", "fetch_weights"]
 
@@ -77,7 +77,7 @@ class Fetched:
 
 
 def fetch_weights(
-    name: str,
+    source: WeightsSource,
     *,
     cache: WeightsCache | None = None,
     retry: Retry | None = None,
@@ -86,22 +86,19 @@ def fetch_weights(
     """Bring the published weights of one model to disk, whole.
 
     Args:
-        name: As `load` takes it.
+        source: Of the weights.
         cache: Where they go, with its limit; by default the hub client's, without a limit.
         retry: What to do about transient errors and damaged files.
         offline: Only look at what is on disk.
 
     Returns:
-        What became of it, with status ``cached``, ``downloaded`` or ``not needed``.
+        What became of it, with status ``cached`` or ``downloaded``.
 
     Raises:
         ModelError: If the weights do not exist, cannot be reached, or stay damaged.
         LieDerivError: If they do not fit into the cache's limit.
     """
     start = time.monotonic()
-    source = weights_source(name)
-    if source is None:
-        return Fetched(name, "not needed")
     remote = _Address(source) if source.url else _Repository(source, cache or WeightsCache())
     path, attempts = remote.on_disk(), 0
     wrong = "" if path is None else check_file(path)
@@ -113,7 +110,7 @@ def fetch_weights(
             path, attempts = _insist(remote, retry or Retry(), damaged=bool(wrong))
     seconds = time.monotonic() - start
     status: FetchStatus = "downloaded" if attempts else "cached"
-    return Fetched(name, status, "", path, path.stat().st_size, seconds, attempts)
+    return Fetched(source.name, status, "", path, path.stat().st_size, seconds, attempts)
 
 
 @dataclass(frozen=True)
