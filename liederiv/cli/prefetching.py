@@ -12,7 +12,7 @@ from liederiv.cli.command import Leave
 from liederiv.cli.terminal import say
 from liederiv.model_zoo.published_weights import weights_source
 from liederiv.model_zoo.scan import WeightsPolicy
-from liederiv.model_zoo.weights.ahead import prefetch
+from liederiv.model_zoo.weights.ahead import Fetcher, prefetch
 from liederiv.model_zoo.weights.cache import WeightsCache, readable_size
 
 __all__ = ["fetch_all"]
@@ -31,7 +31,7 @@ def fetch_all(names: Sequence[str], weights: WeightsPolicy, *, plain: bool = Fal
     """
     count: Counter[str] = Counter()
     size = 0
-    found = prefetch(names, weights_source, cache=WeightsCache(weights.cache_limit))
+    found = prefetch(names, Fetcher(weights_source, WeightsCache(weights.cache_limit)))
     quiet = plain or not sys.stderr.isatty()
     with tqdm(found, total=len(names), unit="model", desc="weights", disable=quiet) as bar:
         for fetched in bar:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from liederiv.model_zoo.published_weights import weights_source
-from liederiv.model_zoo.weights.ahead import Prefetcher
+from liederiv.model_zoo.weights.ahead import Fetcher, Prefetcher
 from liederiv.model_zoo.weights.cache import WeightsCache
 from liederiv.model_zoo.weights.download import Fetched
 
@@ -34,7 +34,7 @@ class WeightsPolicy:
             ahead: how many models to fetch before their turn.
         """
         cache = WeightsCache(self.cache_limit)
-        return Prefetcher(names, weights_source, cache=cache, ahead=ahead, offline=self.offline)
+        return Prefetcher(names, Fetcher(weights_source, cache, offline=self.offline), ahead=ahead)
 
 
 @contextmanager

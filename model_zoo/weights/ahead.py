@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
@@ -17,79 +17,104 @@ from .disk import disk_is_full
 from .download import Fetched, Retry, fetch_weights
 from .origin import WeightsSource
 
-__all__ = ["Find", "Prefetcher", "prefetch"]
+__all__ = ["Fetcher", "Prefetcher", "prefetch"]
 
-Find = Callable[[str], WeightsSource | None]
-"""Where a model's weights come from, by its name; None where nothing is to be downloaded."""
-
-_POLL = 0.05  # seconds between two looks for room
+_PAUSE = 2.0  # seconds until a full cache is looked at again for room that another process has left
 
 
-class _PostponedError(Exception):
-    """Nobody waits for these weights yet, and somebody does for others."""
+@dataclass(frozen=True)
+class Fetcher:
+    """How weights come to disk.
+
+    Attributes:
+        find: Where a model's weights come from, by its name; None where nothing is downloaded.
+        cache: Where they go, with its limit.
+        retry: What to do about transient errors and damaged files.
+        offline: Only look at what is on disk.
+    """
+
+    find: Callable[[str], WeightsSource | None]
+    cache: WeightsCache = field(default_factory=WeightsCache)
+    retry: Retry = field(default_factory=Retry)
+    offline: bool = False
+
+    def fetch(self, name: str, kept: ExitStack) -> Fetched:
+        """Fetch weights under a lease that `kept` takes over; a failure is a result.
+
+        Raises:
+            CacheFullError: If there is no room, now.
+        """
+        start = time.monotonic()
+        try:
+            source = self.find(name)
+            if source is None:
+                return Fetched(name, "not needed")
+            with ExitStack() as lease:
+                if source.repo:
+                    lease.enter_context(self.cache.using(source.repo))
+                fetched = fetch_weights(
+                    source, cache=self.cache, retry=self.retry, offline=self.offline
+                )
+                kept.push(lease.pop_all())
+            return fetched
+        except CacheFullError:
+            raise
+        except Exception as error:  # a full disk, say: the models that follow may still be there
+            reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: "
+            return Fetched(
+                name,
+                "failed",
+                str(error) if isinstance(error, LieDerivError) else reason + printable(error),
+                seconds=time.monotonic() - start,
+                disk_full=disk_is_full(error),
+            )
 
 
-def prefetch(
-    names: Sequence[str],
-    find: Find,
-    *,
-    cache: WeightsCache | None = None,
-    retry: Retry | None = None,
-) -> Iterator[Fetched]:
+def prefetch(names: Sequence[str], how: Fetcher) -> Iterator[Fetched]:
     """Fetch the weights of all models, one after the other, and keep them all.
 
-    Args:
-        names: Of the models.
-        find: Where their weights come from.
-        cache: See `fetch_weights`. What was fetched earlier in the same call is not evicted for
-            what comes later; that fails instead.
-        retry: See `fetch_weights`.
+    What was fetched earlier in the same call is not evicted for what comes later; that fails.
 
     Yields:
         What became of each, in order; failures have status ``failed``.
     """
-    cache = cache or WeightsCache()
     with ExitStack() as kept, _silent_hub():
         for name in dict.fromkeys(names):
-            yield _fetch_and_keep(name, find, cache, retry, kept, offline=False)
+            try:
+                yield how.fetch(name, kept)
+            except CacheFullError as error:
+                yield Fetched(name, "failed", str(error))
 
 
 class Prefetcher:
     """Fetches weights in the background, a few models ahead of their use.
 
-    Downloads run in one thread, in the order in which models are asked for. What is fetched stays
-    on disk until it has been used, or until its room is needed for a model that somebody waits for.
+    One thread downloads what is asked for, in that order, and then what comes next. What is fetched
+    stays on disk until it has been used, or until its room is needed for a model that somebody
+    waits for.
 
     Args:
         names: Models in the order of their use.
-        find: Where their weights come from.
-        cache: See `fetch_weights`. With a limit, a download waits until there is room.
-        retry: See `fetch_weights`.
+        how: They come to disk. Where the cache has a limit, a download waits until there is room.
         ahead: How many models to fetch before their turn; 0 fetches each when it is used.
-        offline: Only look at what is on disk.
         patience: How long to wait for room for a model that is needed, in seconds.
     """
 
     def __init__(
         self,
         names: Sequence[str],
-        find: Find,
+        how: Fetcher,
         *,
-        cache: WeightsCache | None = None,
-        retry: Retry | None = None,
         ahead: int = 1,
-        offline: bool = False,
         patience: float = 3600.0,
     ) -> None:
-        self._names, self._find = list(dict.fromkeys(names)), find
-        self._cache = cache or WeightsCache()
-        self._retry, self._offline = retry, offline
+        self._names, self._how = list(dict.fromkeys(names)), how
         self._ahead, self._patience = ahead, patience
-        self._queue: queue.SimpleQueue[tuple[str, Future[Fetched]] | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._futures: dict[str, Future[Fetched]] = {}
-        self._kept: dict[str, ExitStack] = {}
-        self._wanted: dict[str, int] = {}
+        self._changed = threading.Condition()
+        self._changes = 0
+        self._asked: Counter[str] = Counter()  # by how many who have not got it yet
+        self._next: dict[str, None] = {}
+        self._ready: dict[str, tuple[Fetched, ExitStack]] = {}
         self._closed = False
         self._silence = ExitStack()
         self._silence.enter_context(_silent_hub())
@@ -105,60 +130,46 @@ class Prefetcher:
             What became of them; a failure has status ``failed`` and its reason.
         """
         self.request(name)
-        while (got := self.poll(name)) is None:
-            wait([self._submit(name)], timeout=1.0)
+        with self._changed:
+            while (got := self.poll(name)) is None:
+                self._changed.wait(1.0)
         fetched, kept = got
         with kept:
             yield fetched
 
     def request(self, name: str) -> None:
         """Ask for the weights of one model now, and for the next ones after it."""
-        with self._lock:
-            self._wanted[name] = self._wanted.get(name, 0) + 1
-        self._submit(name)
-        if name in self._names:
-            first = self._names.index(name) + 1
-            for following in self._names[first : first + self._ahead]:
-                self._submit(following)
+        with self._changed:
+            self._asked[name] += 1
+            if name in self._names:
+                first = self._names.index(name) + 1
+                self._next |= dict.fromkeys(self._names[first : first + self._ahead])
+            self._tell()
 
     def poll(self, name: str) -> tuple[Fetched, ExitStack] | None:
         """What became of a request, without waiting; None as long as it is under way.
 
         The weights stay on disk until the returned stack is closed.
         """
-        future = self._submit(name)
-        if not future.done():
-            return None
-        with self._lock:
-            if self._futures.get(name) is future:
-                del self._futures[name]
-            kept = self._kept.pop(name, None)
-        try:
-            fetched = future.result()
-        except _PostponedError:
-            return None  # it is wanted by now, and will be tried again
-        except CancelledError:
-            fetched = Fetched(name, "failed", "the scan was stopped")
-        if kept is None and fetched.status in ("cached", "downloaded"):
-            return None  # dropped to make room, or another user of the same model has the lease
-        with self._lock:
-            self._wanted[name] -= 1
-            if not self._wanted[name]:
-                del self._wanted[name]
-        return fetched, kept or ExitStack()
+        with self._changed:
+            if name not in self._ready:
+                stopped = Fetched(name, "failed", "the scan was stopped")
+                return (stopped, ExitStack()) if self._closed else None
+            self._asked -= Counter([name])
+            self._next.pop(name, None)
+            self._tell()  # another may wait for the same model
+            return self._ready.pop(name)
 
     def close(self, *, at_once: bool = False) -> None:
         """Give up what has not begun; wait for the download that runs, unless `at_once`."""
-        with self._lock:
+        with self._changed:
             self._closed = True
-            for future in self._futures.values():
-                future.cancel()
-        self._queue.put(None)
+            self._tell()
         if not at_once:
             self._thread.join()
-        with self._lock:
-            leases = list(self._kept.values())
-            self._kept.clear()
+        with self._changed:
+            leases = [lease for _, lease in self._ready.values()]
+            self._ready.clear()
         for lease in leases:
             lease.close()
         self._silence.close()
@@ -169,102 +180,58 @@ class Prefetcher:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _submit(self, name: str) -> Future[Fetched]:
-        with self._lock:
-            if name not in self._futures:
-                future: Future[Fetched] = Future()
-                self._futures[name] = future
-                if self._closed:
-                    future.cancel()
-                else:
-                    self._queue.put((name, future))
-            return self._futures[name]
+    def _tell(self) -> None:
+        with self._changed:
+            self._changes += 1
+            self._changed.notify_all()
+
+    def _missing(self) -> list[str]:
+        """What is to be fetched, the most urgent first."""
+        return [name for name in (*self._asked, *self._next) if name not in self._ready]
 
     def _serve(self) -> None:
-        """Runs in the background thread."""
-        while (item := self._queue.get()) is not None:
-            name, future = item
-            if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(self._fetch(name))
-                except BaseException as error:  # to be raised where somebody waits
-                    future.set_exception(error)
+        """Runs in the background thread; nobody waits for it once it has ended."""
+        try:
+            self._work()
+        finally:
+            with self._changed:
+                self._closed = True
+                self._tell()
 
-    def _fetch(self, name: str) -> Fetched:
-        deadline = time.monotonic() + self._patience
+    def _work(self) -> None:
+        full_since: dict[str, float] = {}
         while True:
-            kept = ExitStack()
-            try:
-                fetched = _fetch_and_keep(
-                    name,
-                    self._find,
-                    self._cache,
-                    self._retry,
-                    kept,
-                    offline=self._offline,
-                    full_is_error=True,
-                )
-            except CacheFullError as error:
-                kept.close()
-                if self._closed or time.monotonic() > deadline:
-                    return Fetched(name, "failed", str(error))
-                self._wait_for_room(name)
-                continue
-            with self._lock:
-                if fetched.status in ("cached", "downloaded"):
-                    self._kept[name] = kept
-            return fetched
-
-    def _wait_for_room(self, name: str) -> None:
-        """Drop what nobody waits for; step back where only others are waited for."""
-        with self._lock:
-            idle = [n for n in self._kept if n not in self._wanted]
-            if name in self._wanted:
-                if idle:
-                    self._futures.pop(idle[-1], None)
-                    self._kept.pop(idle[-1]).close()
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._missing())
+                if self._closed:
                     return
-            elif self._wanted.keys() - self._kept.keys():
-                raise _PostponedError
-        time.sleep(_POLL)
+                name, seen = self._missing()[0], self._changes
+            kept = ExitStack()
+            kept.callback(self._tell)  # there is room again
+            try:
+                fetched = self._how.fetch(name, kept)
+            except CacheFullError as error:
+                waited = time.monotonic() - full_since.setdefault(name, time.monotonic())
+                if name not in self._asked or waited <= self._patience:
+                    self._wait_for_room(name, seen)
+                    continue
+                fetched = Fetched(name, "failed", str(error))
+            full_since.pop(name, None)
+            with self._changed:
+                if self._closed:
+                    kept.close()
+                else:
+                    self._ready[name] = fetched, kept
+                self._tell()
 
-
-def _fetch_and_keep(
-    name: str,
-    find: Find,
-    cache: WeightsCache,
-    retry: Retry | None,
-    kept: ExitStack,
-    *,
-    offline: bool,
-    full_is_error: bool = False,
-) -> Fetched:
-    """Fetch weights under a lease that `kept` holds; a failure is a result."""
-    start = time.monotonic()
-    try:
-        source = find(name)
-        if source is None:
-            return Fetched(name, "not needed")
-        lease = ExitStack()
-        with lease:
-            if source.repo:
-                lease.enter_context(cache.using(source.repo))
-            fetched = fetch_weights(source, cache=cache, retry=retry, offline=offline)
-            kept.push(lease.pop_all())
-        return fetched
-    except CacheFullError as error:
-        if full_is_error:
-            raise
-        return Fetched(name, "failed", str(error), seconds=time.monotonic() - start)
-    except Exception as error:  # a full disk, say: the models that follow may still be there
-        reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: {printable(error)}"
-        return Fetched(
-            name,
-            "failed",
-            str(error) if isinstance(error, LieDerivError) else reason,
-            seconds=time.monotonic() - start,
-            disk_full=disk_is_full(error),
-        )
+    def _wait_for_room(self, name: str, seen: int) -> None:
+        """Drop what nobody has asked for, if somebody has for this; else wait for news."""
+        with self._changed:
+            idle = [n for n in self._ready if n not in self._asked]
+            if name in self._asked and idle:
+                self._ready.pop(idle[-1])[1].close()
+            else:
+                self._changed.wait_for(lambda: self._changes != seen, _PAUSE)
 
 
 @contextmanager

@@ -1,9 +1,10 @@
 """Bound the disk space of downloaded weights: the least recently used go first, none in use.
 
-The books lie beside the hub's own locks, in CACHE/.locks/liederiv: one folder per repository that
-was downloaded through here, with its size, and a lock file per process that uses it. Only what is
-in these books counts towards a limit and is ever removed: what other programs keep in the same
-cache stays. The lock of a process that has died does not hold.
+The hub's client knows what lies in its cache and how to delete a revision. What it does not know is
+kept beside its own locks, in CACHE/.locks/liederiv: one folder per repository, with the files that
+were downloaded through here, and a lock file per process that uses them. Only these count towards a
+limit and are ever removed: what other programs keep in the same cache, even in the same repository,
+stays. The lock of a process that has died does not hold.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filelock
 
 from liederiv.errors import LieDerivError
+from liederiv.files import write_json
 
 __all__ = ["CacheFullError", "CachedWeights", "WeightsCache", "parse_size", "readable_size"]
 
+_BOOK = "entry.json"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 
@@ -60,19 +63,24 @@ def parse_size(text: str, argument: str = "--cache-limit") -> int:
 
 @dataclass(frozen=True)
 class CachedWeights:
-    """One repository in the books.
+    """What was downloaded from one repository.
 
     Attributes:
         repo: On the hub.
-        size: In bytes, on disk or expected.
+        commits: By commit, the names of the files and their sizes in bytes, on disk or expected.
         used: Time of last use, in seconds since 1970.
         in_use: Whether a living process uses it.
     """
 
     repo: str
-    size: int
+    commits: Mapping[str, Mapping[str, int]]
     used: float
     in_use: bool
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(sum(files.values()) for files in self.commits.values())
 
 
 class WeightsCache:
@@ -105,95 +113,103 @@ class WeightsCache:
             yield
             return
         with self._locked():
-            lock = self._take(repo)
+            self._touch(repo)
+            path = self._shelf(repo) / f"{uuid.uuid4().hex}.lock"
+            lock = filelock.FileLock(path, thread_local=False)
+            lock.acquire()
         try:
             yield
         finally:
-            self._give_back(repo, lock)
+            lock.release()
+            with suppress(OSError, LieDerivError), self._locked():  # a full disk: nothing is lost
+                path.unlink(missing_ok=True)
+                self._touch(repo)
 
-    def reserve(self, repo: str, size: int) -> None:
-        """Enter a repository that is about to be downloaded, and make room for it.
+    def reserve(self, repo: str, commit: str, files: Mapping[str, int]) -> None:
+        """Enter files that are about to be downloaded, and make room for them.
+
+        A revision of which something was there before belongs to another program: it is not
+        entered.
 
         Args:
             repo: On the hub.
-            size: Of its weights, in bytes.
+            commit: Of the revision.
+            files: Their sizes in bytes, by name.
 
         Raises:
-            LieDerivError: If it is larger than the limit.
-            CacheFullError: If what fills the cache is in use.
+            LieDerivError: If they are larger than the limit.
+            CacheFullError: If what fills the cache is in use, or cannot be deleted.
         """
+        size = sum(files.values())
         if self.limit is not None and size > self.limit:
             raise LieDerivError(
                 f"`cache_limit`={readable_size(self.limit)} (--cache-limit) is less than the "
                 f"weights of {repo} alone ({readable_size(size)}); raise it."
             )
         with self._locked():
-            if self._make_room(size, repo):
-                self._write(repo, size)
+            entries = {entry.repo: entry for entry in self._entries()}
+            own = dict(entries[repo].commits) if repo in entries else {}
+            if self._strange(repo, commit, own.get(commit, {})):
+                return
+            own[commit] = files
+            mine = CachedWeights(repo, own, time.time(), True)
+            if self._make_room([*({**entries, repo: mine}.values())]):
+                write_json(self._shelf(repo) / _BOOK, {"repo": repo, "commits": own})
                 return
         raise CacheFullError(
             f"`cache_limit`={readable_size(self.limit or 0)} (--cache-limit) is taken up by "
-            f"weights in use, and {repo} needs {readable_size(size)}; raise it, or use fewer "
-            "workers."
+            f"weights in use or undeletable, and {repo} needs {readable_size(size)}; raise it, or "
+            "use fewer workers."
         )
-
-    def forget(self, repo: str) -> None:
-        """Strike a repository from the books, whose download has failed."""
-        with self._locked():
-            (self._book(repo) / "entry.json").unlink(missing_ok=True)
 
     def _entries(self) -> list[CachedWeights]:
         found = []
-        for path in self._books.glob("*/entry.json"):
-            with suppress(OSError, ValueError, KeyError):  # a half-written or foreign file
-                entry = json.loads(path.read_text(encoding="utf-8"))
-                repo, size = str(entry["repo"]), int(entry["size"])
-                found.append(CachedWeights(repo, size, path.stat().st_mtime, self._in_use(repo)))
+        for path in self._books.glob(f"*/{_BOOK}"):
+            with suppress(AttributeError, KeyError, OSError, TypeError, ValueError):  # not ours
+                book = json.loads(path.read_text(encoding="utf-8"))
+                repo, in_use = str(book["repo"]), self._in_use(path.parent)
+                sizes = {c: {n: int(b) for n, b in f.items()} for c, f in book["commits"].items()}
+                if in_use or self._repo(repo).exists():
+                    found.append(CachedWeights(repo, sizes, path.stat().st_mtime, in_use))
         return sorted(found, key=lambda e: e.used)
 
-    def _make_room(self, size: int, repo: str) -> bool:
-        """Remove what is least recently used until `size` more bytes fit."""
-        if self.limit is None:
+    def _make_room(self, entries: list[CachedWeights]) -> bool:
+        """Remove what is least recently used until the rest is within the limit."""
+        excess = sum(e.size for e in entries) - (self.limit or 0)
+        free = [e for e in entries if not e.in_use]
+        if self.limit is None or excess <= 0:
             return True
-        others = [e for e in self._entries() if e.repo != repo]
-        excess = sum(e.size for e in others) + size - self.limit
-        free = [e for e in others if not e.in_use]
         if excess > sum(e.size for e in free):
             return False  # not even by removing everything: then remove nothing
         for entry in free:
-            if excess <= 0:
-                break
-            self._remove(entry.repo)
-            excess -= entry.size
-        return True
+            if excess > 0 and self._remove(entry):
+                excess -= entry.size
+        return excess <= 0
 
-    def _remove(self, repo: str) -> None:
+    def _remove(self, entry: CachedWeights) -> bool:
+        """Delete what was downloaded, and say whether it is gone."""
         from huggingface_hub import scan_cache_dir
 
-        cached = scan_cache_dir(self.folder).repos if self.folder.is_dir() else ()
-        found = [r for r in cached if r.repo_id == repo and r.repo_type == "model"]
-        for item in found:
-            commits = [revision.commit_hash for revision in item.revisions]
-            scan_cache_dir(self.folder).delete_revisions(*commits).execute()
-        (self._book(repo) / "entry.json").unlink(missing_ok=True)
+        folder = self._repo(entry.repo)
+        cache = scan_cache_dir(self.folder)
+        repos = [r for r in cache.repos if r.repo_path.name == folder.name]
+        ours = {c for c, files in entry.commits.items() if not self._strange(entry.repo, c, files)}
+        present = ours & {revision.commit_hash for r in repos for revision in r.revisions}
+        # Of this repository alone: a renamed one lies there under both names with the same commits.
+        replace(cache, repos=frozenset(repos)).delete_revisions(*present).execute()
+        if any((folder / "snapshots" / commit).exists() for commit in ours):
+            return False
+        (self._shelf(entry.repo) / _BOOK).unlink(missing_ok=True)
+        return True
 
-    def _take(self, repo: str) -> filelock.BaseFileLock:
-        book = self._book(repo)
-        book.mkdir(parents=True, exist_ok=True)
-        entry = book / "entry.json"
-        _touch(entry)
-        lock = filelock.FileLock(book / f"{uuid.uuid4().hex}.lock", thread_local=False)
-        lock.acquire()
-        return lock
+    def _strange(self, repo: str, commit: str, files: Mapping[str, int]) -> bool:
+        """Whether a revision on disk holds anything but these files."""
+        snapshot = self._repo(repo) / "snapshots" / commit
+        found = (path for path in snapshot.rglob("*") if not path.is_dir())
+        return any(path.relative_to(snapshot).as_posix() not in files for path in found)
 
-    def _give_back(self, repo: str, lock: filelock.BaseFileLock) -> None:
-        lock.release()
-        with self._locked():
-            Path(lock.lock_file).unlink(missing_ok=True)
-            _touch(self._book(repo) / "entry.json")
-
-    def _in_use(self, repo: str) -> bool:
-        for path in self._book(repo).glob("*.lock"):
+    def _in_use(self, shelf: Path) -> bool:
+        for path in shelf.glob("*.lock"):
             lock = filelock.FileLock(path, timeout=0)
             try:
                 lock.acquire()
@@ -203,20 +219,25 @@ class WeightsCache:
             path.unlink(missing_ok=True)
         return False
 
-    def _write(self, repo: str, size: int) -> None:
-        book = self._book(repo)
-        book.mkdir(parents=True, exist_ok=True)
-        draft = book / f"{uuid.uuid4().hex}.draft"
-        draft.write_text(json.dumps({"repo": repo, "size": size}), encoding="utf-8")
-        os.replace(draft, book / "entry.json")
+    def _touch(self, repo: str) -> None:
+        """Note the time of use, finer than the file system's own clock."""
+        with suppress(FileNotFoundError):
+            os.utime(self._shelf(repo) / _BOOK, ns=(time.time_ns(), time.time_ns()))
+
+    def _repo(self, repo: str) -> Path:
+        """The folder that the hub's client gives a repository."""
+        return self.folder / f"models--{repo.replace('/', '--')}"
+
+    def _shelf(self, repo: str) -> Path:
+        """The folder of its book and locks."""
+        shelf = self._books / repo.replace("/", "--")
+        shelf.mkdir(parents=True, exist_ok=True)
+        return shelf
 
     def _writable(self) -> bool:
         with suppress(OSError):
             self._books.mkdir(parents=True, exist_ok=True)
         return os.access(self._books, os.W_OK)
-
-    def _book(self, repo: str) -> Path:
-        return self._books / repo.replace("/", "--")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -229,13 +250,6 @@ class WeightsCache:
             ) from error
         with filelock.FileLock(self._books / "books.lock"):
             yield
-
-
-def _touch(path: Path) -> None:
-    """Note the present time, finer than the file system's own clock."""
-    if path.exists():
-        now = time.time_ns()
-        os.utime(path, ns=(now, now))
 
 
 def readable_size(size: int) -> str:

@@ -10,8 +10,10 @@ import time
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.error import HTTPError, URLError
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign_code import causes
@@ -19,6 +21,9 @@ from liederiv.foreign_code import causes
 from .cache import WeightsCache
 from .hub import REMEDY, download_errors, hub_is_offline
 from .origin import WeightsSource, check_file
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
 
 __all__ = ["Fetched", "Retry", "fetch_weights"]
 
@@ -35,19 +40,11 @@ class Retry:
         times: Repetitions after the first attempt.
         wait: Before the first repetition, in seconds; doubled each time.
         longest: Wait, in seconds, unless the server asks for a longer one.
-
-    Example:
-        >>> [Retry(wait=2, longest=10).pause(i, None) for i in range(4)]
-        [2, 4, 8, 10]
     """
 
     times: int = 5
     wait: float = 2.0
     longest: float = 120.0
-
-    def pause(self, repetition: int, asked: float | None) -> float:
-        """Seconds to wait before repetition number 0, 1 and so on."""
-        return max(min(self.wait * 2**repetition, self.longest), asked or 0)
 
 
 @dataclass(frozen=True)
@@ -107,7 +104,7 @@ def fetch_weights(
             state = f"are damaged ({wrong})" if wrong else "are not cached here"
             raise ModelError(f"Weights {remote.label} {state} and the hub is offline: {REMEDY}.")
         with download_errors(remote.label):
-            path, attempts = _insist(remote, retry or Retry(), damaged=bool(wrong))
+            path, attempts = _insist(remote, retry or Retry(), again=bool(wrong))
     seconds = time.monotonic() - start
     status: FetchStatus = "downloaded" if attempts else "cached"
     return Fetched(source.name, status, "", path, path.stat().st_size, seconds, attempts)
@@ -141,27 +138,30 @@ class _Repository:
         from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
         repo, revision = self.source.repo, self.source.revision
-        # Asked for on its own, the metadata comes or fails at once: waiting is up to us.
-        if self.source.config:
-            get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=revision))
+
+        def about(file: str) -> HfFileMetadata:
+            # Asked for on its own, it comes or fails at once: waiting is up to us.
+            return get_hf_file_metadata(hf_hub_url(repo, file, revision=revision))
+
+        def fetch(file: str, again: bool = False) -> Path:
+            where = self.cache.folder
+            path = hf_hub_download(
+                repo, file, revision=revision, cache_dir=where, force_download=again
+            )
+            return Path(path)
+
+        sizes = {"config.json": about("config.json").size or 0} if self.source.config else {}
         for file in self.source.files:
             try:
-                metadata = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision))
+                metadata = about(file)
                 break
             except errors.EntryNotFoundError:
                 if file == self.source.files[-1]:
                     raise
-        self.cache.reserve(repo, metadata.size or 0)
-        try:
-            if self.source.config:
-                hf_hub_download(repo, "config.json", revision=revision, cache_dir=self.cache.folder)
-            path = hf_hub_download(
-                repo, file, revision=revision, cache_dir=self.cache.folder, force_download=again
-            )
-        except BaseException:
-            self.cache.forget(repo)
-            raise
-        return Path(path), metadata.etag or ""
+        self.cache.reserve(repo, metadata.commit_hash or "", sizes | {file: metadata.size or 0})
+        for small in sizes:
+            fetch(small)
+        return fetch(file, again), metadata.etag or ""
 
 
 @dataclass(frozen=True)
@@ -187,56 +187,61 @@ class _Address:
         return target, ""
 
 
-def _insist(remote: _Repository | _Address, retry: Retry, damaged: bool) -> tuple[Path, int]:
+class _DamagedError(Exception):
+    """What has arrived is not what was published."""
+
+
+def _insist(remote: _Repository | _Address, retry: Retry, again: bool) -> tuple[Path, int]:
     """Download, again after transient errors and damage; the path and the number of attempts."""
-    for attempt in range(retry.times + 1):
-        asked = None
-        try:
-            path, checksum = remote.download(again=damaged)
-        except Exception as error:  # sorted into transient ones and others
-            reason, asked = _transient(error)
-            if not reason:
-                raise
-            cause: Exception | None = error
-        else:
-            wrong = check_file(path, checksum)
-            if not wrong:
-                return path, attempt + 1
-            damaged, cause, reason = True, None, f"the file arrives damaged: {wrong}"
-        if attempt < retry.times:
-            time.sleep(retry.pause(attempt, asked))
-    if damaged:  # nobody must load it
-        path = remote.on_disk() or path
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-    raise ModelError(
-        f"Weights {remote.label} cannot be downloaded in {retry.times + 1} attempts ({reason}): "
-        f"{REMEDY}."
-    ) from cause
+    longer = wait_exponential(retry.wait, max=retry.longest)
+    attempts = Retrying(
+        retry=retry_if_exception(lambda error: bool(_passing(error)[0])),
+        stop=stop_after_attempt(retry.times + 1),
+        wait=lambda state: max(
+            longer(state), _passing(state.outcome and state.outcome.exception())[1]
+        ),
+        reraise=True,
+    )
+    damaged: Path | None = None
+    try:
+        for attempt in attempts:
+            with attempt:
+                path, checksum = remote.download(again or damaged is not None)
+                if wrong := check_file(path, checksum):
+                    damaged = path
+                    raise _DamagedError(f"the file arrives damaged: {wrong}")
+        return path, attempts.statistics["attempt_number"]
+    except Exception as error:
+        if damaged is not None:  # nobody must load it
+            damaged.resolve().unlink(missing_ok=True)
+            damaged.unlink(missing_ok=True)
+        reason, _ = _passing(error)
+        if not reason:
+            raise
+        raise ModelError(
+            f"Weights {remote.label} cannot be downloaded in {retry.times + 1} attempts "
+            f"({reason}): {REMEDY}."
+        ) from error
 
 
-def _transient(error: BaseException | None) -> tuple[str, float | None]:
+def _passing(error: BaseException | None) -> tuple[str, float]:
     """Why a later attempt may succeed, empty if not; and the wait that the server asks for."""
     from huggingface_hub import errors
 
     for cause in causes(error):
         reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
-        local = isinstance(cause, errors.LocalEntryNotFoundError)
-        if isinstance(cause, errors.EntryNotFoundError) and not local:
-            return "", None
-        if isinstance(cause, errors.HfHubHTTPError):
-            asked = cause.response.headers.get("Retry-After", "")
-            passing = cause.response.status_code in TRANSIENT
-            return reason if passing else "", float(asked) if asked.isdecimal() else None
+        if isinstance(cause, errors.HfHubHTTPError | HTTPError):
+            answer: Any = cause if isinstance(cause, HTTPError) else cause.response
+            status = answer.code if isinstance(cause, HTTPError) else answer.status_code
+            asked = answer.headers.get("Retry-After") or ""
+            return reason if status in TRANSIENT else "", float(asked) if asked.isdecimal() else 0.0
         if isinstance(cause, errors.OfflineModeIsEnabled | LieDerivError):
-            return "", None
-        if isinstance(cause, HTTPError):
-            return reason if cause.code in TRANSIENT else "", None
+            break
         transport = type(cause).__module__.partition(".")[0] in TRANSPORTS
-        if transport or isinstance(cause, URLError | TimeoutError | HTTPException):
-            return reason, None
-        if isinstance(cause, ConnectionError) and not local:
-            return reason, None
+        if transport or isinstance(
+            cause, _DamagedError | URLError | ConnectionError | TimeoutError | HTTPException
+        ):
+            return reason, 0.0
         if type(cause) is OSError and "Consistency check failed" in str(cause):
-            return "fewer bytes arrive than were announced", None
-    return "", None
+            return "fewer bytes arrive than were announced", 0.0
+    return "", 0.0

@@ -16,7 +16,7 @@ from patience import PATIENCE, wait_for
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import load, weights_fingerprint
 from liederiv.model_zoo.published_weights import weights_source
-from liederiv.model_zoo.weights.ahead import Prefetcher, prefetch
+from liederiv.model_zoo.weights.ahead import Fetcher, Prefetcher, prefetch
 from liederiv.model_zoo.weights.cache import WeightsCache
 from liederiv.model_zoo.weights.download import Retry, fetch_weights
 
@@ -78,7 +78,7 @@ def overlapping(root):
     names = [f"hf-hub:org/slow-{n}" for n in "abcd"]
     cache = WeightsCache(folder=root / "overlap")
     came, states = [], []
-    with Prefetcher(names, weights_source, cache=cache, retry=RETRY) as fetcher:
+    with Prefetcher(names, Fetcher(weights_source, cache, RETRY)) as fetcher:
         for name, following in zip(names, [*names[1:], None], strict=True):
             with fetcher.using(name) as fetched:
                 states.append(fetched.status)
@@ -94,9 +94,8 @@ def tight(root):
     names = [f"hf-hub:org/plain-{n}-20000" for n in "abcdef"]
     cache = WeightsCache(limit=45_000, folder=root / "tight")
     states, largest = {}, []
-    with Prefetcher(
-        names, weights_source, cache=cache, retry=RETRY, ahead=2, patience=PATIENCE
-    ) as fetcher:
+    how = Fetcher(weights_source, cache, RETRY)
+    with Prefetcher(names, how, ahead=2, patience=PATIENCE) as fetcher:
 
         def work(mine):
             for name in mine:
@@ -113,14 +112,26 @@ def tight(root):
     return {"states": states, "largest": max(largest)}
 
 
+def waiting(root):
+    """There is no room for what is asked for until what is in use has been used."""
+    held, name = (f"hf-hub:org/plain-{n}-20000" for n in ("held", "waits"))
+    how = Fetcher(weights_source, WeightsCache(25_000, root / "waiting"), RETRY)
+    with Prefetcher([held, name], how, ahead=0, patience=PATIENCE) as fetcher:
+        with fetcher.using(held):
+            fetcher.request(name)
+            time.sleep(0.7)
+            early = fetcher.poll(name)
+        with fetcher.using(name) as fetched:
+            return {"early": early, "status": fetched.status}
+
+
 def all_at_once(root):
     cache = WeightsCache(limit=50_000, folder=root / "all")
     names = [
         f"hf-hub:org/{n}" for n in ("plain-a-20000", "absent", "plain-b-20000", "plain-c-20000")
     ]
     return [
-        asdict(f) | {"path": None}
-        for f in prefetch(names, weights_source, cache=cache, retry=RETRY)
+        asdict(f) | {"path": None} for f in prefetch(names, Fetcher(weights_source, cache, RETRY))
     ]
 
 
@@ -143,8 +154,10 @@ if __name__ == "__main__":
     else:
         found = {name: fetch(name) for name in SINGLE}
         found["plain again"] = fetch("plain")
-        found["no download"] = asdict(next(prefetch(["tf_efficientnet_lite0"], weights_source)))
-        for scenario in (bounded, foreign, overlapping, tight, all_at_once):
+        found["no download"] = asdict(
+            next(prefetch(["tf_efficientnet_lite0"], Fetcher(weights_source)))
+        )
+        for scenario in (bounded, foreign, overlapping, tight, waiting, all_at_once):
             found[scenario.__name__] = scenario(root)
         found["damaged on disk"] = damaged_on_disk()
         found["real"] = real_model()
