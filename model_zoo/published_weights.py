@@ -5,7 +5,7 @@ from __future__ import annotations
 from .point_models import is_point_model
 from .recipes import recipe_for
 from .user_models import is_factory_name
-from .weights.origin import WeightsSource
+from .weights.origin import HubWeights, WebWeights, WeightsSource
 from .weights.packaged import has_sample_weights
 
 __all__ = ["weights_source"]
@@ -34,7 +34,7 @@ def weights_source(name: str) -> WeightsSource | None:
     kind, _, rest = name.partition(":")
     if kind in ("hf-hub", "hf_hub"):
         repo, _, revision = rest.partition("@")
-        return WeightsSource(name, repo, revision or None, _candidates(DEFAULT_FILE), config=True)
+        return HubWeights(name, repo, _candidates(DEFAULT_FILE), revision or None, config=True)
     if kind == "local-dir" or is_factory_name(name) or is_point_model(name):
         return None
     recipe = recipe_for(name, None, None, {}, 0)
@@ -43,9 +43,9 @@ def weights_source(name: str) -> WeightsSource | None:
     if recipe.config.get("hf_hub_id"):
         repo, _, revision = str(recipe.config["hf_hub_id"]).partition("@")
         file = recipe.config.get("hf_hub_filename") or DEFAULT_FILE
-        return WeightsSource(name, repo, revision or None, _candidates(file))
+        return HubWeights(name, repo, _candidates(file), revision or None)
     url = str(recipe.config.get("url") or "")
-    return WeightsSource(name, url=url) if url else None
+    return WebWeights(name, url) if url else None
 
 
 def _candidates(file: str) -> tuple[str, ...]:

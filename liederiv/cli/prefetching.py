@@ -12,8 +12,9 @@ from liederiv.cli.command import Leave
 from liederiv.cli.terminal import say
 from liederiv.model_zoo.published_weights import weights_source
 from liederiv.model_zoo.scan import WeightsPolicy
-from liederiv.model_zoo.weights.ahead import Fetcher, prefetch
+from liederiv.model_zoo.weights.ahead import prefetch
 from liederiv.model_zoo.weights.cache import WeightsCache, readable_size
+from liederiv.model_zoo.weights.download import Fetcher
 
 __all__ = ["fetch_all"]
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from liederiv.model_zoo.published_weights import weights_source
-from liederiv.model_zoo.weights.ahead import Fetcher, Prefetcher
+from liederiv.model_zoo.weights.ahead import Prefetcher
 from liederiv.model_zoo.weights.cache import WeightsCache
-from liederiv.model_zoo.weights.download import Fetched
+from liederiv.model_zoo.weights.download import Fetched, Fetcher
 
 __all__ = ["WeightsPolicy", "fetched_weights"]
 

@@ -5,69 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
-from liederiv.errors import LieDerivError
-from liederiv.foreign import printable
+from .cache import CacheFullError
+from .download import Fetched, Fetcher
 
-from .cache import CacheFullError, WeightsCache
-from .disk import disk_is_full
-from .download import Fetched, Retry, fetch_weights
-from .origin import WeightsSource
-
-__all__ = ["Fetcher", "Prefetcher", "prefetch"]
+__all__ = ["Prefetcher", "prefetch"]
 
 _PAUSE = 2.0  # seconds until a full cache is looked at again for room that another process has left
-
-
-@dataclass(frozen=True)
-class Fetcher:
-    """How weights come to disk.
-
-    Attributes:
-        find: Where a model's weights come from, by its name; None where nothing is downloaded.
-        cache: Where they go, with its limit.
-        retry: What to do about transient errors and damaged files.
-        offline: Only look at what is on disk.
-    """
-
-    find: Callable[[str], WeightsSource | None]
-    cache: WeightsCache = field(default_factory=WeightsCache)
-    retry: Retry = field(default_factory=Retry)
-    offline: bool = False
-
-    def fetch(self, name: str, kept: ExitStack) -> Fetched:
-        """Fetch weights under a lease that `kept` takes over; a failure is a result.
-
-        Raises:
-            CacheFullError: If there is no room, now.
-        """
-        start = time.monotonic()
-        try:
-            source = self.find(name)
-            if source is None:
-                return Fetched(name, "not needed")
-            with ExitStack() as lease:
-                if source.repo:
-                    lease.enter_context(self.cache.using(source.repo))
-                fetched = fetch_weights(
-                    source, cache=self.cache, retry=self.retry, offline=self.offline
-                )
-                kept.push(lease.pop_all())
-            return fetched
-        except CacheFullError:
-            raise
-        except Exception as error:  # a full disk, say: the models that follow may still be there
-            reason = f"Weights of {name} cannot be fetched: {type(error).__name__}: "
-            return Fetched(
-                name,
-                "failed",
-                str(error) if isinstance(error, LieDerivError) else reason + printable(error),
-                seconds=time.monotonic() - start,
-                disk_full=disk_is_full(error),
-            )
 
 
 def prefetch(names: Sequence[str], how: Fetcher) -> Iterator[Fetched]:

@@ -7,18 +7,18 @@ import json
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from patience import PATIENCE, wait_for
 
-from liederiv.errors import LieDerivError
 from liederiv.model_zoo import load, weights_fingerprint
 from liederiv.model_zoo.published_weights import weights_source
-from liederiv.model_zoo.weights.ahead import Fetcher, Prefetcher, prefetch
-from liederiv.model_zoo.weights.cache import WeightsCache
-from liederiv.model_zoo.weights.download import Retry, fetch_weights
+from liederiv.model_zoo.weights.ahead import Prefetcher, prefetch
+from liederiv.model_zoo.weights.cache import CacheFullError, WeightsCache
+from liederiv.model_zoo.weights.download import Fetcher, Retry
 
 RETRY = Retry(times=3, wait=0.05, longest=0.1)
 SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten", "down",
@@ -26,10 +26,14 @@ SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten
 
 
 def fetch(name, **options):
-    try:
-        got = asdict(fetch_weights(weights_source(f"hf-hub:org/{name}"), retry=RETRY, **options))
-    except LieDerivError as error:
-        return {"error": str(error)}
+    with ExitStack() as kept:
+        try:
+            how = Fetcher(weights_source, retry=RETRY, **options)
+            got = asdict(how.fetch(f"hf-hub:org/{name}", kept))
+        except CacheFullError as error:
+            return {"error": str(error)}
+    if got["status"] == "failed":
+        return {"error": got["reason"]}
     return got | {"path": str(got["path"]), "content": got["path"].read_bytes().hex()[:16]}
 
 
@@ -137,8 +141,8 @@ def all_at_once(root):
 
 def real_model():
     """A timm model whose repository this hub holds: fetched once, loaded without the hub."""
-    fetched = fetch_weights(weights_source("hf-hub:org/real"), retry=RETRY)
-    return {"status": fetched.status, "path": str(fetched.path)}
+    fetched = fetch("real")
+    return {"status": fetched["status"], "path": fetched["path"]}
 
 
 def loaded_offline():

@@ -29,7 +29,6 @@ from liederiv.model_zoo.store_schema import (
     columns_of,
     columns_of_provenance,
 )
-from liederiv.model_zoo.weights.origin import WeightsSource
 from liederiv.results import Provenance
 
 FEW = SLOW[:3]
@@ -309,11 +308,10 @@ def test_a_full_disk_under_a_model_is_not_its_failure(tmp_path):
 
 
 def test_a_full_disk_under_weights_is_not_the_models_failure(tmp_path, monkeypatch):
-    def fetch(source, **_):
+    def fetch(name):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("liederiv.model_zoo.scan.weights.weights_source", WeightsSource)
-    monkeypatch.setattr("liederiv.model_zoo.weights.ahead.fetch_weights", fetch)
+    monkeypatch.setattr("liederiv.model_zoo.scan.weights.weights_source", fetch)
     run_scan(tmp_path, ["good"], weights=WeightsPolicy())
     row = Store.open(tmp_path).read("score").iloc[0]
     assert row["outcome"] == "interrupted"

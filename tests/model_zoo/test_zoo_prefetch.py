@@ -17,11 +17,10 @@ from safetensors.torch import save
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo import weights_fingerprint
 from liederiv.model_zoo.published_weights import weights_source
-from liederiv.model_zoo.weights import ahead
-from liederiv.model_zoo.weights.ahead import Fetcher, Prefetcher
+from liederiv.model_zoo.weights.ahead import Prefetcher
 from liederiv.model_zoo.weights.cache import CacheFullError, WeightsCache, parse_size
-from liederiv.model_zoo.weights.download import Fetched
-from liederiv.model_zoo.weights.origin import WeightsSource, check_file
+from liederiv.model_zoo.weights.download import Fetcher
+from liederiv.model_zoo.weights.origin import check_file
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 
@@ -207,7 +206,7 @@ def test_source_of_weights():
     assert source.files == ("model.safetensors", "pytorch_model.bin")
     other = weights_source("legacy_seresnet18.in1k")
     assert other.url.endswith("seresnet18-4bb0ce65.pth")
-    assert other.url_target.name == "seresnet18-4bb0ce65.pth"
+    assert other.target.name == "seresnet18-4bb0ce65.pth"
     assert weights_source("hf-hub:me/net@v2").revision == "v2"
     assert weights_source("local-dir:/tmp/x") is None
     assert weights_source("mypackage.models:build") is None
@@ -327,16 +326,15 @@ def test_an_unwritable_cache_can_be_read(tmp_path):
         WeightsCache(folder=tmp_path).reserve("org/a", A, {"w": 1})
 
 
-def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
+def test_closing_gives_up_what_has_not_begun(tmp_path):
     begun, go = threading.Event(), threading.Event()
 
-    def slow(source, **_):
+    def slow(name):
         begun.set()
         assert go.wait(20)
-        return Fetched(source.name, "cached")
+        return None
 
-    monkeypatch.setattr(ahead, "fetch_weights", slow)
-    fetcher = Prefetcher(["a", "b"], Fetcher(WeightsSource, WeightsCache(folder=tmp_path)))
+    fetcher = Prefetcher(["a", "b"], Fetcher(slow, WeightsCache(folder=tmp_path)))
     fetcher.request("a")
     assert begun.wait(20)
     assert fetcher.poll("a") is None
@@ -347,13 +345,12 @@ def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
     go.set()
 
 
-def test_any_error_of_a_download_is_a_result(monkeypatch, tmp_path):
-    def full(source, **_):
+def test_any_error_of_a_download_is_a_result(tmp_path):
+    def full(name):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ahead, "fetch_weights", full)
     with (
-        Prefetcher(["a"], Fetcher(WeightsSource, WeightsCache(folder=tmp_path))) as fetcher,
+        Prefetcher(["a"], Fetcher(full, WeightsCache(folder=tmp_path))) as fetcher,
         fetcher.using("a") as fetched,
     ):
         assert fetched.status == "failed"
