@@ -14,15 +14,15 @@ from tqdm import tqdm
 
 from liederiv.errors import ModelError
 from liederiv.lie_derivative import lie_derivative_with_output
+from liederiv.model_zoo.clouds import load_clouds, nbody_cloud
+from liederiv.model_zoo.nbody_data import NBodyData, nbody_data
+from liederiv.model_zoo.point_models import load_point_model, training_records
+from liederiv.model_zoo.rapidash.grids import orientation_grid
+from liederiv.model_zoo.rapidash.inputs import RapidashOnClouds
+from liederiv.model_zoo.rapidash.variants import VARIANTS, Variant
 from liederiv.points import PointCloud
 
-from ..clouds import load_clouds, nbody_cloud
-from ..nbody_data import NBodyData, nbody_data
-from ..point_models import load_point_model, training_records
-from .grids import orientation_grid
-from .inputs import RapidashOnClouds
 from .training import mean_squared_error
-from .variants import VARIANTS, Variant
 
 __all__ = [
     "MOTIONS",
