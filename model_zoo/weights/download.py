@@ -24,7 +24,7 @@ from tenacity import (
 )
 
 from liederiv.errors import LieDerivError, ModelError
-from liederiv.foreign import printable
+from liederiv.foreign import first_line, printable
 from liederiv.foreign_code import causes
 
 from .cache import CacheFullError, WeightsCache
@@ -190,7 +190,7 @@ def _passing(error: BaseException | None) -> tuple[str, float]:
     from huggingface_hub import errors
 
     for cause in causes(error):
-        reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0].rstrip(".")
+        reason = first_line(cause)
         if isinstance(cause, errors.HfHubHTTPError | HTTPError):
             answer: Any = cause if isinstance(cause, HTTPError) else cause.response
             status = answer.code if isinstance(cause, HTTPError) else answer.status_code

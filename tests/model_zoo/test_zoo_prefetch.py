@@ -355,3 +355,15 @@ def test_any_error_of_a_download_is_a_result(tmp_path):
     ):
         assert fetched.status == "failed"
         assert "No space left on device" in fetched.reason
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_ended(tmp_path):
+    def leaves(name):
+        raise SystemExit
+
+    with (
+        Prefetcher(["a"], Fetcher(leaves, WeightsCache(folder=tmp_path))) as fetcher,
+        fetcher.using("a") as fetched,
+    ):
+        assert fetched.status == "failed"
