@@ -29,7 +29,7 @@ from liederiv.domains import domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError
 from liederiv.files import json_ready, write_atomically
-from liederiv.measurement import measure
+from liederiv.measurement.measuring import measure
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
 __all__ = [

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from liederiv.errors import LieDerivError
 from liederiv.generators import Catalogue, Generator
-from liederiv.scoring import targets
+from liederiv.measurement.scoring import targets
 
 __all__ = [
     "Step",

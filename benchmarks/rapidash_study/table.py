@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.errors import ModelError
-from liederiv.lie_derivative import lie_derivative_with_output
+from liederiv.lie_derivatives import lie_derivative_with_output
 from liederiv.model_zoo.clouds import load_clouds, nbody_cloud
 from liederiv.model_zoo.nbody_data import NBodyData, nbody_data
 from liederiv.model_zoo.point_models import load_point_model, training_records

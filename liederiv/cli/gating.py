@@ -13,11 +13,20 @@ from rich.text import Text
 from liederiv.cli.command import Leave
 from liederiv.cli.failures import complain, sentence
 from liederiv.cli.tables import console, described_inputs, new_table, number
-from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
-from liederiv.gate import (
+from liederiv.measurement.comparison import contrast_of
+from liederiv.measurement.results import Measurement
+from liederiv.model_zoo.clouds import CloudSet
+from liederiv.model_zoo.images import ImageSet
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import clusters, measure_loaded
+from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.names import DEFAULT_TRANSFORMS
+from liederiv.steps import base_name, parse_steps
+from liederiv.testing.junit import write_junit
+from liederiv.testing.limits import (
     GATED,
     Limit,
     Verdict,
@@ -27,15 +36,6 @@ from liederiv.gate import (
     parse_limits,
     read_baseline,
 )
-from liederiv.junit import write_junit
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import clusters, measure_loaded
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.names import DEFAULT_TRANSFORMS
-from liederiv.results import Measurement
-from liederiv.steps import base_name, parse_steps
 
 __all__ = ["Request", "conclude", "judged", "keep_apart", "measured", "reported"]
 

@@ -35,7 +35,7 @@ def report(
     """
     writable(out)
     o.check_endings({"--out": (out, ".html")})
-    from liederiv.analysis.accuracy import read_accuracy
+    from liederiv.analysis.models.accuracy import read_accuracy
     from liederiv.analysis.report import report_html
     from liederiv.model_zoo.store import Store
 

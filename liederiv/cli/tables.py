@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from liederiv.cli.terminal import SafeConsole
-from liederiv.comparison import Difference
 from liederiv.foreign import printable
+from liederiv.measurement.comparison import Difference
+from liederiv.measurement.results import Measurement, Provenance, Score
 from liederiv.metrics.registry import METRICS, metric_names
-from liederiv.results import Measurement, Provenance, Score
 
 __all__ = [
     "comparison_tables",

@@ -16,6 +16,7 @@ import torch
 
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measuring import (
@@ -32,7 +33,6 @@ from liederiv.model_zoo.scan.tasks import Task
 from liederiv.model_zoo.store_schema import columns_of_provenance
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.model_zoo.weights.hub import offline_hub
-from liederiv.results import Provenance
 
 __all__ = ["LoadedTask", "peak_memory"]
 

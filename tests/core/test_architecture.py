@@ -138,6 +138,53 @@ def test_faults_that_are_planted_are_found(tmp_path):
     assert "liederiv.model_zoo.names" in graph["liederiv.analysis.plots"]
 
 
+def hidden(root=ROOT, packages=PACKAGES):
+    """Modules that nobody sees: their package has a function or class of the same name."""
+    known, found = modules(root, packages), []
+    for name, path in known.items():
+        if path.name == "__init__.py":
+            inner = {m.rpartition(".")[2] for m in known if m.rpartition(".")[0] == name}
+            found += [f"{name}.{n}" for n in sorted(taken(path, known) & inner)]
+    return found
+
+
+def taken(path, known):
+    """Names that a package imports from modules, those of its ``exports`` included."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                star = alias.name == "*"
+                names |= taken(known[node.module], known) if star else {alias.asname or alias.name}
+    return names
+
+
+def test_no_module_hides_behind_what_its_package_exports(tmp_path):
+    (tmp_path / "liederiv").mkdir()
+    (tmp_path / "liederiv/__init__.py").write_text("from liederiv.gate import gate, limit\n")
+    (tmp_path / "liederiv/gate.py").write_text("")
+    assert hidden(tmp_path, {"liederiv": "liederiv"}) == ["liederiv.gate"]
+    assert hidden() == []
+
+
+def absolute_imports(source, wing):
+    """Lines of a wing's module that import from the wing by its installed name."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        and not node.level
+        and f"{node.module}.".startswith(f"{wing}.")
+    ]
+
+
+@pytest.mark.parametrize("wing", ["liederiv.analysis"])
+def test_a_wing_imports_itself_relatively(wing):
+    assert absolute_imports(f"from {wing} import a\nfrom .b import c", wing) == [1]
+    found = {n: absolute_imports(p.read_text("utf-8"), wing) for n, p in modules().items()}
+    assert not [n for n, lines in found.items() if n.startswith(f"{wing}.") and lines]
+
+
 def lie_formulas(source):
     """Differences whose right side is what a group does to something: … − ρ.act(…)."""
     return [
@@ -179,9 +226,9 @@ def test_the_name_of_a_metric_stands_once():
     metrics = {n for n in found if n.startswith("liederiv.metrics.")}
     assert set(found) - metrics <= {
         "liederiv.names",  # families
-        "liederiv.images",  # names of independent random numbers
+        "liederiv.grids.domain",  # names of independent random numbers
         "liederiv.points.domain",
-        *(f"liederiv.analysis.{n}" for n in ("repair_trials", "trajectory", "report.data")),
+        *(f"liederiv.analysis.{n}" for n in ("aliasing.trials", "plots.trajectory", "report.data")),
         "liederiv.cli.tracking",  # studies and pages of certain metrics
     }
     assert not {"liederiv.metrics.registry", "liederiv.metrics.base"} & metrics

@@ -19,6 +19,7 @@ from PIL import Image
 from scan_cases import SLOW, TESTS, plan_for, run_scan, scan_command, settings_for, table
 
 from liederiv import LieDerivError
+from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.scan import LocalEngine, Stop, WeightsPolicy, isolation, make_plan
 from liederiv.model_zoo.scan.selection import Candidate
 from liederiv.model_zoo.scan.tasks import Result
@@ -29,7 +30,6 @@ from liederiv.model_zoo.store_schema import (
     columns_of,
     columns_of_provenance,
 )
-from liederiv.results import Provenance
 
 FEW = SLOW[:3]
 
