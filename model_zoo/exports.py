@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .checkpoints import Checkpoint, read_checkpoint
 from .inputs.base import Asked, Inputs, register_inputs
 from .inputs.clouds import CloudSet, load_clouds
 from .inputs.data_config import DataConfig
@@ -14,7 +13,8 @@ from .sources.loaded import Loaded, LoadedModel, Target
 from .sources.rapidash_models import LoadedPointModel
 from .sources.registry import list_models, load, register_source, source_of
 from .sources.source import ModelEntry, Source
-from .weights import weights_fingerprint
+from .weights.checkpoints import Checkpoint, read_checkpoint
+from .weights.state import weights_fingerprint
 
 __all__ = [
     "PRESETS",

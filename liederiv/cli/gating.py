@@ -186,12 +186,9 @@ def conclude(
 def _print(measurement: Measurement, before: Measurement | None, verdicts: list[Verdict]) -> None:
     p = measurement.provenance
     out = console()
-    table = new_table("")
+    columns = ("score", "verdict", "95 % interval", "unit")
+    table = new_table("", *columns, numbers=("value", "limit"))
     table.title = Text(one_line(f"{p.model} on {described_inputs(p)}, scheme {p.scheme}"))
-    for header in ("score", "verdict", "95 % interval", "unit"):
-        table.add_column(header, no_wrap=True)
-    for header in ("value", "limit"):
-        table.add_column(header, justify="right", no_wrap=True)
     for v in verdicts:
         interval = "" if v.ci_low is None else f"[{number(v.ci_low)}, {number(v.ci_high)}]"
         cells = (interval, v.unit, number(v.value), number(v.limit))

@@ -21,7 +21,6 @@ from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
 from liederiv.measurement.results import Provenance
 
-from ..hub import offline_hub
 from ..inputs.base import Inputs
 from ..requests.layers import LayersRun
 from ..requests.measuring import (
@@ -33,6 +32,7 @@ from ..requests.measuring import (
 )
 from ..sources.loaded import Loaded
 from ..sources.random_weights import calibrate
+from ..weights.hub import offline_hub
 from .columns import columns_of_provenance
 from .tasks import Task
 

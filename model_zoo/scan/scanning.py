@@ -18,8 +18,8 @@ from typing import Any
 
 from liederiv.measurement.results import Provenance
 
-from ..prefetcher import Prefetcher
 from ..sources.registry import modules_of_source, source_of
+from ..weights.ahead import Prefetcher
 from .columns import Origin, versions_of
 from .engines import Engine
 from .plan import Job

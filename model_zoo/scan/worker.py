@@ -25,7 +25,7 @@ from tqdm import tqdm
 from liederiv.foreign import one_line
 from liederiv.foreign_code import causes, is_about_memory
 
-from ..disk import disk_is_full
+from ..weights.disk import disk_is_full
 from .measurements import LoadedTask, peak_memory
 from .tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
 

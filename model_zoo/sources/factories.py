@@ -18,11 +18,11 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import one_line, printable
 from liederiv.foreign_code import users_code
 
-from ..checkpoint_files import shown
-from ..checkpoint_fitting import find_weights, load_weights
-from ..checkpoint_parts import Target
 from ..inputs.data_config import DataConfig
-from ..weights import Mismatch
+from ..weights.files import shown
+from ..weights.fitting import find_weights, load_weights
+from ..weights.parts import Target
+from ..weights.state import Mismatch
 from .contents import hash_of
 from .image_source import Built, ImageSource, Wanted
 

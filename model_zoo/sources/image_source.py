@@ -15,9 +15,9 @@ from torch import nn
 from liederiv.errors import ModelError
 from liederiv.foreign import described
 
-from ..checkpoints import Checkpoint, read_checkpoint
 from ..inputs.data_config import DataConfig
 from ..inputs.kinds import inputs_of_kind
+from ..weights.checkpoints import Checkpoint, read_checkpoint
 from .construction import seed_generators
 from .loaded import Loaded, LoadedModel
 from .source import Source

@@ -12,7 +12,7 @@ from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.representations import FeatureMap, Representation, TokenGrid
 
 from ..inputs.data_config import DataConfig
-from ..weights import Weighted
+from ..weights.state import Weighted
 from .layouts import OutputLayout, declared_layout
 
 __all__ = ["Features", "Loaded", "LoadedModel", "Target"]

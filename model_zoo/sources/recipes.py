@@ -14,19 +14,28 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described, one_line
 
-from ..hub import download_errors, offline_if_unreachable
 from ..inputs.data_config import DataConfig
+from ..weights.hub import download_errors, offline_if_unreachable
+from ..weights.origin import HubWeights
 from .model_arguments import data_only
 
 __all__ = [
+    "DEFAULT_FILE",
     "Recipe",
     "Stored",
+    "hub_weights",
     "local_weights",
     "stored_in_folder",
     "stored_in_hub",
     "stored_in_timm",
 ]
 
+DEFAULT_FILE = "pytorch_model.bin"
+# What timm takes instead of a pickle where the repository has it, in its order.
+SAFE_FILES = {
+    DEFAULT_FILE: ("model.safetensors",),
+    "open_clip_pytorch_model.bin": ("open_clip_model.safetensors",),
+}
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
 SUFFIXES = (".safetensors", ".pth", ".pt", ".pth.tar", ".bin")
 
@@ -75,6 +84,24 @@ def stored_in_timm(full_name: str) -> Stored:
     found = timm.get_pretrained_cfg(full_name)
     config = found.to_dict() if found is not None else PretrainedCfg(architecture=arch).to_dict()
     return Stored(config, arch)
+
+
+def hub_weights(
+    name: str, repository: str, file: str = DEFAULT_FILE, *, config: bool = False
+) -> HubWeights:
+    """Weights in a repository of the hub.
+
+    Args:
+        name: Of the model.
+        repository: Its name, with a revision after an @ unless it is the main branch.
+        file: As the model's config names it; formats that are safe to read come first.
+        config: Whether the repository's config.json is needed, too.
+    """
+    repo, _, revision = repository.partition("@")
+    safe = SAFE_FILES.get(file, ())
+    if not safe and file.endswith(".bin"):
+        safe = (file[: -len(".bin")] + ".safetensors",)
+    return HubWeights(name, repo, (*safe, file), revision or None, config=config)
 
 
 def local_weights(folder: Path) -> Path:

@@ -9,8 +9,8 @@ from typing import Any
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 
-from ..weights_files import WeightsSource
-from .checkpoint_models import CheckpointFile
+from ..weights.origin import WeightsSource
+from .checkpoint_names import CheckpointFile
 from .factories import Factory
 from .rapidash_models import RapidashModel
 from .source import ModelEntry, Source

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ..weights_files import WeightsSource
+from ..weights.origin import WeightsSource
 from .loaded import Loaded
 
 __all__ = ["ModelEntry", "Source"]

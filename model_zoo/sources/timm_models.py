@@ -16,20 +16,22 @@ from torch import nn
 from liederiv.errors import ModelError
 from liederiv.foreign import at_home, described, one_line
 
-from ..checkpoint_models import model_from_checkpoint
-from ..checkpoints import read_checkpoint
-from ..hub import download_errors, offline_if_unreachable
 from ..inputs.data_config import DataConfig, spatial_size
-from ..sample_weights import describe_sample_weights, has_sample_weights, sample_state_dict
-from ..weights_files import DEFAULT_FILE, WeightsSource, repository_weights
+from ..weights.checkpoints import read_checkpoint
+from ..weights.hub import download_errors, offline_if_unreachable
+from ..weights.origin import HubWeights, WebWeights, WeightsSource
+from ..weights.packaged import describe_sample_weights, has_sample_weights, sample_state_dict
+from .checkpoint_models import model_from_checkpoint
 from .construction import create, create_with_state_dict
 from .contents import hash_of
 from .image_source import Built, ImageSource, Wanted, checked_classes
 from .model_arguments import check_arguments
 from .parameters import parameter_count
 from .recipes import (
+    DEFAULT_FILE,
     Recipe,
     Stored,
+    hub_weights,
     local_weights,
     stored_in_folder,
     stored_in_hub,
@@ -167,10 +169,10 @@ class TimmModel(RecipeSource):
         if has_sample_weights(recipe.arch):
             return None
         if recipe.config.get("hf_hub_id"):
-            file = recipe.config.get("hf_hub_filename") or DEFAULT_FILE
-            return repository_weights(self.name, str(recipe.config["hf_hub_id"]), file)
+            file = recipe.config.get("hf_hub_filename")
+            return hub_weights(self.name, str(recipe.config["hf_hub_id"]), file or DEFAULT_FILE)
         url = str(recipe.config.get("url") or "")
-        return WeightsSource(self.name, url=url) if url else None
+        return WebWeights(self.name, url) if url else None
 
     def parameters(self) -> int | None:
         """See `Source.parameters`."""
@@ -199,9 +201,9 @@ class HubModel(RecipeSource):
         """See `Source.identity`."""
         return {"weights": self.name if pretrained else None, "config": None}
 
-    def download(self) -> WeightsSource:
+    def download(self) -> HubWeights:
         """See `Source.download`."""
-        return repository_weights(self.name, self.repository, config=True)
+        return hub_weights(self.name, self.repository, config=True)
 
 
 class LocalFolder(RecipeSource):

@@ -14,7 +14,7 @@ from timm.models import get_deprecated_models, is_model, list_modules, split_mod
 
 from liederiv.errors import ModelError
 
-from ..sample_weights import has_sample_weights
+from ..weights.packaged import has_sample_weights
 from .source import ModelEntry
 
 __all__ = ["family_of", "find_model", "list_models", "names_like", "resolve_name"]

@@ -85,6 +85,28 @@ def test_the_wings_do_not_know_the_command_line(graph):
             assert not any(other.startswith("liederiv.cli") for other in others), name
 
 
+def unreached(graph, doors):
+    """Modules that no user comes to from these, packages on the way included."""
+    seen, ahead = set(), list(doors)
+    while ahead:
+        here = ahead.pop()
+        if here and here not in seen:
+            seen.add(here)
+            ahead += [*graph.get(here, ()), here.rpartition(".")[0]]
+    return sorted(set(graph) - seen)
+
+
+def test_what_is_installed_is_reached_from_a_public_name_or_a_command():
+    """Studies that only their own `python -m` would start lie in benchmarks/."""
+    known = modules() | {"pytest_liederiv": ROOT / "pytest_liederiv.py"}
+    graph = imports(known)
+    doors = [n for n in graph if n.endswith(".exports")]
+    doors += ["liederiv", "liederiv.__main__", "liederiv.cli", "pytest_liederiv"]
+    assert unreached(graph, doors) == []
+    study = {"liederiv.study": {"liederiv.cli"}, "liederiv.study.part": set()}
+    assert unreached(graph | study, doors) == sorted(study)
+
+
 def test_no_modules_import_each_other(graph):
     assert cycles(graph) == []
 
@@ -241,9 +263,6 @@ def test_the_name_of_a_metric_stands_once():
         "liederiv.grids.domain",  # names of independent random numbers
         "liederiv.points.domain",
         *(f"liederiv.analysis.{n}" for n in ("aliasing.trials", "plots.trajectory", "report.data")),
-        *(
-            "liederiv.cli.tracking",
-            "liederiv.training.digits",
-        ),  # studies and pages of certain metrics
+        "liederiv.cli.tracking",  # studies and pages of certain metrics
     }
     assert not {"liederiv.metrics.registry", "liederiv.metrics.base"} & metrics

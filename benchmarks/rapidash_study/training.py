@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from liederiv.errors import ModelError
 from liederiv.files import write_atomically
-
-from ..inputs.nbody_data import NBodyData, random_rotations
-from ..rapidash.inputs import RapidashOnClouds
-from ..rapidash.variants import Variant
+from liederiv.model_zoo.inputs.nbody_data import NBodyData, random_rotations
+from liederiv.model_zoo.rapidash.inputs import RapidashOnClouds
+from liederiv.model_zoo.rapidash.variants import Variant
 
 __all__ = ["TrainingSettings", "mean_squared_error", "predict", "target_of", "train"]
 

@@ -19,6 +19,7 @@ from urllib.parse import urlparse
 import torch
 
 from liederiv.errors import ModelError
+from liederiv.foreign import first_line
 
 __all__ = [
     "REMEDY",
@@ -116,8 +117,7 @@ def download_errors(weights: str, url: str | None = None) -> Iterator[None]:
             f"{weights} is not the name of a hub model; write 'hf-hub:organisation/name'."
         ) from error
     except (errors.HfHubHTTPError, URLError, ConnectionError, TimeoutError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        reason = lines[0].rstrip(".")
+        reason = first_line(error)
         raise ModelError(f"Weights {weights} cannot be downloaded ({reason}): {REMEDY}.") from error
 
 

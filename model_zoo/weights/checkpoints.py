@@ -2,7 +2,7 @@
 
 Which of them are the weights is not decided here: a training script's file holds averaged weights
 beside raw ones, a teacher beside a student, an optimizer's state and metrics, and only the model
-that is to receive them tells which part fits (`checkpoint_parts`).
+that is to receive them tells which part fits (`parts`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from liederiv.errors import ModelError
 from liederiv.foreign import at_home, one_line
 
-from .checkpoint_files import read_content, shown
+from .files import read_content, shown
 
 __all__ = ["Checkpoint", "Entry", "read_checkpoint"]
 

@@ -6,7 +6,7 @@ Reported on images that were not trained on, as mean and standard deviation over
 accuracy on rotated and on shifted images, and the local equivariance error (LEE) of the
 probabilities.
 
-    python -m liederiv.training.digits [--seeds 3] [--epochs 40] [--json table.json]
+    python benchmarks/digits.py [--seeds 3] [--epochs 40] [--json table.json]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Train the Rapidash variants that ship with liederiv.
 
-``python -m liederiv.model_zoo.rapidash_study.train`` writes, for each variant, its weights and
+``python benchmarks/train_rapidash.py`` writes, for each variant, ``NAME.safetensors`` and
 ``NAME.json`` (settings, errors, baselines) into a folder; a run that was interrupted goes on where
 it stopped.
 """
@@ -16,14 +16,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rapidash_study.training import TrainingSettings, mean_squared_error, target_of, train
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.files import write_atomically
-
-from ..inputs.nbody_data import (
+from liederiv.model_zoo.inputs.nbody_data import (
     BURN_IN,
     DT,
     HORIZON,
@@ -32,8 +32,7 @@ from ..inputs.nbody_data import (
     nbody_data,
     random_rotations,
 )
-from ..rapidash.variants import VARIANTS, Variant
-from .training import TrainingSettings, mean_squared_error, target_of, train
+from liederiv.model_zoo.rapidash.variants import VARIANTS, Variant
 
 __all__ = ["baselines", "main"]
 
@@ -199,7 +198,7 @@ def _record(
         },
         "baselines": baselines(variant, test),
         "unit": "length² per component",
-        "command": f"python -m liederiv.model_zoo.rapidash_study.train {variant.name} "
+        "command": f"python benchmarks/train_rapidash.py {variant.name} "
         f"--epochs {settings.epochs} --seed {settings.seed}",
         "versions": {
             "liederiv": __version__,

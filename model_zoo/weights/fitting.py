@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 
-from .checkpoint_files import shown
-from .checkpoint_parts import INNER_WRAPPERS, Part, Target, fitting_parts, plausible_parts
 from .checkpoints import Checkpoint
-from .weight_values import check_values, numbers_alike
-from .weights import FilterFn, Mismatch, StateDict
+from .files import shown
+from .parts import INNER_WRAPPERS, Part, Target, fitting_parts, plausible_parts
+from .state import FilterFn, Mismatch, StateDict
+from .values import check_values, numbers_alike
 
 __all__ = ["Fitted", "find_weights", "load_weights"]
 

@@ -14,14 +14,15 @@ from tqdm import tqdm
 
 from liederiv.errors import ModelError
 from liederiv.lie_derivatives import lie_derivative_with_output
+from liederiv.model_zoo import load
+from liederiv.model_zoo.inputs.clouds import load_clouds, nbody_cloud
+from liederiv.model_zoo.inputs.nbody_data import NBodyData, nbody_data
+from liederiv.model_zoo.rapidash.grids import orientation_grid
+from liederiv.model_zoo.rapidash.inputs import RapidashOnClouds
+from liederiv.model_zoo.rapidash.variants import VARIANTS, Variant
+from liederiv.model_zoo.sources.rapidash_models import training_records
 from liederiv.points import PointCloud
 
-from ..inputs.clouds import load_clouds, nbody_cloud
-from ..inputs.nbody_data import NBodyData, nbody_data
-from ..rapidash.grids import orientation_grid
-from ..rapidash.inputs import RapidashOnClouds
-from ..rapidash.variants import VARIANTS, Variant
-from ..sources.rapidash_models import RapidashModel, training_records
 from .training import mean_squared_error
 
 __all__ = [
@@ -102,7 +103,7 @@ def symmetry_table(
     clouds = load_clouds("nbody", systems).clouds.double()
     rows = []
     for name in tqdm(names or tuple(VARIANTS), unit="model", disable=not progress):
-        loaded, record = RapidashModel(name).load(), training_records()[name]
+        loaded, record = load(name), training_records()[name]
         errors = lie_errors(loaded.model.double(), clouds)
         test, baseline = record["test"], record["baselines"]["fitted linear"]
         rows.append(VariantRow(loaded.variant, errors, test["aligned"], test["rotated"], baseline))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .checkpoints import Entry
-from .weights import Mismatch, StateDict
+from .state import Mismatch, StateDict
 
 __all__ = ["INNER_WRAPPERS", "Part", "Target", "fitting_parts", "plausible_parts"]
 

@@ -1,1 +1,0 @@
-"""How the shipped Rapidash variants were trained, and what they measure beside what is derived."""
