@@ -57,10 +57,16 @@ def modules(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modules")
     for name in ("rapidash", "resnet18"):
         (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()  # before a module of the same name elsewhere
         (folder / name / "models.py").write_text(MODULE)
-    sys.path.insert(0, str(folder))
-    yield
-    sys.path.remove(str(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        for name in [m for m in sys.modules if m.split(".")[0] in ("rapidash", "resnet18")]:
+            patch.delitem(sys.modules, name)
+        yield
+    for name in [m for m in sys.modules if m.split(".")[0] in ("rapidash", "resnet18")]:
+        if str(folder) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="module")
