@@ -121,7 +121,8 @@ def _entries(
     (g,) = action.generators
     half = r.x.shape[_ALONG[g.name]] / 2
     t = pixels / half if g.unit == "half-width" else pixels
-    u = r.at(action, torch.tensor([[t]], dtype=torch.float64)).flatten(1)
+    u = r.at(action, torch.tensor([[t]], dtype=torch.float64))
+    u = u.reshape(len(u), -1)  # of outputs [B], too
     step(len(u))
     if u.shape[1] > _MOST_ENTRIES:
         keep = np.random.default_rng(0).choice(u.shape[1], _MOST_ENTRIES, replace=False)

@@ -239,7 +239,7 @@ def verify_product(
         if not has_cuts and recall(model, x, action, purpose) is not None:
             return
         with evaluated((model,)):
-            _check_batch(model, x, action)
+            check_batch(model, x, action)
         some = x.detach() if has_cuts else _first_and_last(x)
         function = PlainFunction(model, (model,))
         _, direction = combination(domain_of(x).rebind(action, some), some)
@@ -267,7 +267,7 @@ def verify_product(
         remember(model, x, action, purpose, Known.of(known, (model,)))
 
 
-def _check_batch(model: nn.Module, x: Any, action: Action) -> None:
+def check_batch(model: nn.Module, x: Any, action: Action) -> None:
     """Rows of a model as `Trial` checks them, without any derivative."""
     tangents = action.tangents(x)
     trial = Trial(model, x, tangents, action, None, "keep", derivatives=False)

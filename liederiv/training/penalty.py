@@ -48,7 +48,13 @@ from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 from liederiv.steps import Step, Steps
-from liederiv.training.penalty_steps import check_moves, ends_of, squared_change, step_sizes
+from liederiv.training.penalty_steps import (
+    check_moves,
+    check_passes,
+    ends_of,
+    squared_change,
+    step_sizes,
+)
 
 __all__ = ["equivariance_penalty", "multitask_loss"]
 
@@ -97,9 +103,10 @@ def equivariance_penalty(
         num_images: how many of the images are drawn, or which share of them (a float, rounded
             up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
-        verify: compare the derivative, and its gradient, with differences of the model first, on
-            two images, once per model and size of image (where there is a derivative: ``lie``
-            without a step); False for who counts passes.
+        verify: check first, once per model and size of image, that the rows of the batch do not
+            depend on each other nor on chance, and, where there is a derivative (``lie`` without a
+            step), compare it and its gradient with differences of the model on two images; False
+            for who counts passes.
 
     Returns:
         a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
@@ -144,9 +151,11 @@ def equivariance_penalty(
     limits = _amplitudes(amplitudes, known)
     parts = []
     with _without_side_effects(model), forward_mode(), elementary_norms(), as_it_was([model]):
-        verifying = verify and method == "lie" and steps is None
-        every = domain.bind(known, x, scheme) if verifying else None
-        if every is not None:
+        derives = method == "lie" and steps is None
+        every = domain.bind(known, x, scheme) if verify else None
+        if every is not None and not derives:
+            check_passes(model, x, every)
+        elif every is not None:
             verify_product(model, x, every, _product, "penalty")
         cuts = Cuts()
         for k in chosen.tolist():
@@ -157,7 +166,7 @@ def equivariance_penalty(
             else:
                 value = part.lie() if steps is None else part.over(steps[k])
                 parts.append(value * limits[k] ** 2)
-        if every is not None and cuts.seen:  # other images may be treated otherwise
+        if every is not None and derives and cuts.seen:  # other images may be treated otherwise
             verify_product(model, x, every, _product, "penalty", has_cuts=True)
     return torch.stack(parts).mean()
 

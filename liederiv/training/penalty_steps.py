@@ -12,19 +12,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from liederiv.actions import Action
 from liederiv.base_representation import Representation
+from liederiv.checks import preflight
 from liederiv.domains import Domain
 from liederiv.errors import LieDerivError
+from liederiv.forward_mode import Verification, sound_numerics
 from liederiv.forward_mode.calls import norm
+from liederiv.forward_mode.differentiate import check_batch
+from liederiv.forward_mode.models import evaluated, kept_randomness
+from liederiv.forward_mode.verification import Known, recall, remember
 from liederiv.generators import Catalogue, Generator
 from liederiv.metrics.finite import act_finite
 from liederiv.steps import Step, Steps, plan_of, step_label
 
-__all__ = ["check_moves", "ends_of", "squared_change", "step_sizes"]
+__all__ = ["check_moves", "check_passes", "ends_of", "squared_change", "step_sizes"]
 
 _ROUNDINGS, _ROUNDINGS_OF_HALVES = 100.0, 30.0
 """By how many roundings a step must move the input at least; of half precision, where that many
@@ -67,6 +72,25 @@ def ends_of(domain: Domain, action: Action, step: Step) -> tuple[Any, Any]:
     """T_{h/2} and T_{−h/2}, of an action of one generator that is bound to the input."""
     half = torch.tensor([[step.t / 2]], dtype=torch.float64)
     return domain.transform(action, half), domain.transform(action, -half)
+
+
+def check_passes(model: nn.Module, x: Any, action: Action) -> None:
+    """Whether the change from pass to pass is the motion's, once per model and size of input.
+
+    Args:
+        model: to be trained; examined in eval mode.
+        x: the batch.
+        action: the generators, bound to it.
+
+    Raises:
+        ModelError: for a stochastic model, or one whose rows depend on each other.
+    """
+    purpose = "passes"  # under which the outcome is remembered
+    if recall(model, x, action, purpose) is None:
+        with evaluated((model,)), sound_numerics(), kept_randomness(x):
+            preflight(model, x)
+            check_batch(model, x, action)
+        remember(model, x, action, purpose, Known.of(Verification(purpose), (model,)))
 
 
 def check_moves(domain: Domain, action: Action, step: Step, x: Any, moved: Any, y: Tensor) -> None:

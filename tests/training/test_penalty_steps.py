@@ -8,7 +8,7 @@ from torch import nn
 
 import liederiv
 from liederiv import equivariance_penalty
-from liederiv.errors import LieDerivError, UnknownLayoutError
+from liederiv.errors import LieDerivError, ModelError, UnknownLayoutError
 
 EVERYTHING = {"num_generators": None, "num_images": None}
 
@@ -211,3 +211,22 @@ def test_an_output_that_cannot_be_moved_by_a_step_is_refused(images):
 def test_blank_images_are_no_reason_to_stop():
     flat = torch.ones(2, 3, 8, 8)
     assert equivariance_penalty(network(), flat, "rotation", step="rotation=5").item() < 1e-12
+
+
+class Noisy(nn.Module):
+    def __init__(self, across=False):
+        super().__init__()
+        self.net, self.across = network().double(), across
+
+    def forward(self, x):
+        y = self.net(x)
+        return y - y.mean(0) if self.across else nn.functional.dropout(y, 0.5, training=True)
+
+
+@pytest.mark.parametrize("how", [{"step": "rotation=10"}, {"method": "finite"}])
+def test_chance_and_neighbours_are_no_motion(images, how):
+    """Both would change from pass to pass, or with the draw of images, by themselves."""
+    with pytest.raises(ModelError, match="stochastic"):
+        equivariance_penalty(Noisy(), images, "rotation", **how)
+    with pytest.raises(ModelError, match="depend on the other images"):
+        equivariance_penalty(Noisy(across=True), images, "rotation", **how)
