@@ -81,6 +81,12 @@ def period_of(
         return made(pixels=1, p_value=within.p_value, share=within.share)
     if whole.still and within.still:
         reason = "the output does not change beyond rounding"
+    elif whole.weak or within.weak:
+        at, share = (whole.weak, whole.share) if whole.weak else (1, within.share)
+        reason = (
+            f"lines at {at} px stand out, but hold {share:.2g} of the variation: the answer as a "
+            "whole does not repeat"
+        )
     else:
         reason = (
             f"no line stands out at 1 px or at whole pixels up to {whole.longest} px, "

@@ -99,14 +99,14 @@ def smooth(items, size, seed=0):
     return torch.fft.ifft2(torch.fft.fft2(x) * (f[:, None] & f[None])).real
 
 
-def strided(*strides, padding="circular", seed=0):
+def strided(*strides, padding="circular", seed=0, classes=5):
     """A classifier of that total stride, which circular padding makes exact."""
     torch.manual_seed(seed)
     layers, channels = [], 3
     for s in strides:
         layers += [nn.Conv2d(channels, 6, 3, s, 1, padding_mode=padding), nn.ReLU()]
         channels = 6
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
     return net.double().eval()
 
 
@@ -231,6 +231,39 @@ def test_harmonics_and_multiples_are_not_taken_for_the_period(period, harmonic):
     assert find_period([gram(both)], [1e-12]).period == period
     drift = np.outer(np.linspace(0, 3, 97), [1.0, -0.5])
     assert find_period([gram(both + drift)], [1e-12]).period == period
+
+
+def test_faint_lines_are_said_to_be_faint():
+    """A line that stands out, of 2 % of the variation: no period, and not "no line"."""
+    rng = np.random.default_rng(0)
+    t = np.arange(193.0)[:, None]
+    noise = rng.normal(size=(193, 64))
+    weights = rng.normal(size=(1, 64))
+    found = find_period([gram(noise + 0.35 * weights * np.sin(2 * math.pi * t / 4))], [1e-12])
+    assert found.period is None
+    assert found.weak % 4 == 0
+    assert found.weak
+    assert 0.01 < found.share < 0.05
+    assert not find_period([gram(noise)], [1e-12]).weak
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 2, 2)])
+def test_outputs_of_any_shape_have_a_period(shape):
+    """Also one number per image [B], and [B, 1]."""
+
+    class Shaped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = strided(4, classes=max(1, math.prod(shape)))
+
+        def forward(self, x):
+            return self.net(x).reshape(len(x), *shape)
+
+    kwargs = {"output_type": "output", "points": 2, "worst": 10, "ranges": {"translation": 1}}
+    how = {"output": "invariant", "resamples": 2, **kwargs}
+    found = orbit(Shaped().eval(), smooth(2, 48), "translation_x", **how)
+    assert found.periods[0].pixels == 4
+    assert found.curves[0].change.shape == (2, 5)
 
 
 def test_noise_and_drifts_have_no_period():
