@@ -26,8 +26,8 @@ LEAST_SHIFTS = 12
 """Whole-pixel shifts below which no period can be told from chance."""
 
 _PARTS, _SPAN = 4, 16  # of a pixel, and over how many pixels, to look within pixels
-SUBPIXEL_PASSES = _SPAN * (_PARTS - 1)
-"""Passes beyond those at whole pixels, at most."""
+SUBPIXEL_PASSES = _SPAN * _PARTS + 1
+"""Passes beyond those of the search at whole pixels, at most."""
 
 _ALONG = {"translation_x": -1, "translation_y": -2}  # axes of images [B, C, H, W]
 _ALL = 0.95  # of the variance
