@@ -16,7 +16,7 @@ from liederiv.analysis.orbits.batches import Run
 from liederiv.analysis.orbits.periods import LEAST_SHIFTS
 from liederiv.analysis.orbits.response import Response
 from liederiv.analysis.orbits.results import Orbits
-from liederiv.analysis.orbits.units import ranges_of, usual_range
+from liederiv.analysis.orbits.units import beyond_the_border, ranges_of, usual_range
 from liederiv.base_representation import class_axis
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
@@ -76,7 +76,8 @@ def orbit(
         images: one batch of images or clouds, as the model expects them.
         generators: see `liederiv.lie_derivative`.
         ranges: how far each orbit is followed either way, by name of generator or group, in px, °
-            or % (see `liederiv.analysis.orbits.readable`). Default: 8 px, 15°, 10 %; clouds by
+            or % (see `liederiv.analysis.orbits.readable`). Default: 8 px (at most a quarter of the
+            image), 15°, 10 %; clouds by
             their rms radius, half a turn, a factor of 1.5.
         points: even steps of each orbit; the derivative is taken at 2·points + 1 places.
         labels: classes of the images [B], whole numbers, if the output is scores of classes [B, n].
@@ -114,8 +115,8 @@ def orbit(
     domain = domain_of(images)
     action = domain.action(generators, images, scheme, unit)
     limits = ranges_of(action.generators, images, ranges)
-    notes: list[str] = []
-    with users_code("the model", library=True), kept_randomness(images), _noted(notes):
+    notes, slower = beyond_the_border(action, limits, images), list[str]()
+    with users_code("the model", library=True), kept_randomness(images), _noted(slower):
         first = preflight(model, images)
         if not isinstance(first, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(first).__name__))
@@ -155,7 +156,7 @@ def orbit(
         border=_border(action),
         engine=engine,
         verification=str(verification),
-        warnings=tuple(notes),
+        warnings=(*notes, *slower),
         seed=seed,
         item=domain.item,
         image_names=tuple(image_names)[: len(images)],

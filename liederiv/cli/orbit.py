@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,13 +123,14 @@ def orbit(
     module, output, kind = _target(loaded, how)
     y = try_model(module, x[:1])
     scored = kind in ("auto", "probs", "logits")
+    labels = _labels(found, loaded, y) if scored else None
     orbits = follow_orbits(
         module,
         x,
         how.transforms,
         ranges=wanted,
         points=points,
-        labels=_labels(found, loaded, y) if scored else None,
+        labels=labels,
         output=output,
         output_type=kind,
         scheme=how.scheme,
@@ -141,7 +143,10 @@ def orbit(
         image_names=found.names,
         progress=not quiet,
     )
-    report = OrbitReport(orbits, described(provenance_of(loaded, found), orbits, x))
+    known = provenance_of(loaded, found)
+    if scored and labels is None and getattr(found, "labels", None) is not None:
+        known = replace(known, warnings=(*known.warnings, _unused(found, loaded)))
+    report = OrbitReport(orbits, described(known, orbits, x))
     save = Saving()
     save(json, lambda path: report.save(json=path))
     save(figure, lambda path: report.save(figure=path))
@@ -165,6 +170,11 @@ def _ranges(text: str | None) -> Mapping[str, float] | None:
             raise LieDerivError(
                 f"--range={shortened(text, 80)!r}: {shortened(part, 40)!r} must have the form "
                 "TRANSFORM=NUMBER with a positive number, e.g. translation=8."
+            )
+        if name.strip() in found:
+            raise LieDerivError(
+                f"--range={shortened(text, 80)!r} names {shortened(name, 40)!r} twice; give one "
+                "number for each transform."
             )
         found[name.strip()] = size
     return found
@@ -191,6 +201,16 @@ def _labels(found: Any, loaded: LoadedModel | LoadedPointModel, y: object) -> An
         return None
     scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.num_classes
     return found.labels if scores and len(found.class_names) == loaded.num_classes else None
+
+
+def _unused(found: ImageSet, loaded: LoadedModel | LoadedPointModel) -> str:
+    """Why labels that the images have are not used."""
+    has = getattr(loaded, "num_classes", None)
+    model = "does not declare its classes (num_classes)" if has is None else f"has {has}"
+    return (
+        f"the images have labels of {len(found.class_names)} classes, but the model {model}: "
+        "accuracy and loss are left out."
+    )
 
 
 def _print(report: OrbitReport, loaded: LoadedModel | LoadedPointModel, orbits: Orbits) -> None:
