@@ -56,8 +56,15 @@ STEP = "translation=2px;rotation=0.5rad"
 """As large as the largest motion: from −1 to 1 pixel, from −14 to 14 degrees."""
 GRID = (1.0, 10.0, 100.0)
 """Weights of the penalties beside the cross entropy, to choose from."""
-WEIGHTS: dict[tuple[str, str], float] = {}
-"""Chosen by `choose`, by network and method; 10 where nothing was chosen."""
+WEIGHTS = {
+    ("CNN", "Lie penalty"): 100.0,
+    ("CNN", "step penalty"): 100.0,
+    ("CNN", "finite penalty"): 100.0,
+    ("ViT", "Lie penalty"): 10.0,
+    ("ViT", "step penalty"): 10.0,
+    ("ViT", "finite penalty"): 100.0,
+}
+"""What `choose` found, by network and method."""
 
 
 @dataclass(frozen=True)
