@@ -314,11 +314,13 @@ def table(
 
 
 def _reach(values: pd.Series[Any]) -> str:
-    """Mean ± standard deviation, or what is said instead of a number."""
+    """Mean ± standard deviation, and the first word of what is said instead of a number."""
     numbers = [v for v in values if not isinstance(v, str)]
     said = {v: sum(v == other for other in values) for v in values if isinstance(v, str)}
-    parts = [f"{np.mean(numbers):.2g} ± {np.std(numbers):.1g}"] if numbers else []
-    return "; ".join([*parts, *(f"{text} ({n} of {len(values)})" for text, n in said.items())])
+    spread = f" ± {np.std(numbers):.1g}" if len(numbers) > 1 else ""
+    parts = [f"{np.mean(numbers):.2g}{spread}"] if numbers else []
+    parts += [f"{text.split()[0]} ({n} of {len(values)})" for text, n in said.items()]
+    return ", ".join(parts)
 
 
 def summary(rows: pd.DataFrame) -> str:
@@ -326,8 +328,8 @@ def summary(rows: pd.DataFrame) -> str:
     percent = ["accuracy", "accuracy_rotated", "accuracy_shifted"]
     lines = [
         "| network | trained | weight | accuracy, % | rotated ±29°, % | shifted ±2 px, % | "
-        "LEE rotation, prob²/rad² | LEE over 29° | reach of rotation, ° | "
-        "LEE translation, prob²/px² | LEE over 2 px | reach of translation, px |",
+        "LEE rotation, prob²/rad² | LEE(29°) | reach of rotation, ° | "
+        "LEE translation, prob²/px² | LEE(2 px) | reach of translation, px |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (network, method), own in rows.groupby(["network", "method"], sort=False):
