@@ -148,7 +148,8 @@ def beyond_the_border(action: Action, limits: Sequence[float], x: Any) -> list[s
     Raises:
         LieDerivError: if nothing of the image is left.
     """
-    domain, said = domain_of(x), []
+    said: list[str] = []
+    domain = domain_of(x)
     if not domain.is_images or getattr(action, "scheme", None) is None:
         return said
     periodic = action.scheme.boundary == "periodic"  # type: ignore[attr-defined]

@@ -204,7 +204,7 @@ def _labels(found: Any, loaded: LoadedModel | LoadedPointModel, y: object) -> An
     return found.labels if scores and len(found.class_names) == loaded.num_classes else None
 
 
-def _unused(found: ImageSet, loaded: LoadedModel | LoadedPointModel) -> str:
+def _unused(found: Any, loaded: LoadedModel | LoadedPointModel) -> str:
     """Why labels that the images have are not used."""
     has = getattr(loaded, "num_classes", None)
     model = "does not declare its classes (num_classes)" if has is None else f"has {has}"
