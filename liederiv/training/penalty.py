@@ -264,7 +264,7 @@ class _Part:
         """E ‖f(T x) − ρ_T f(x)‖² / dim."""
         (t,) = draw_coordinates(len(self.x), [limit], num_samples=1, rng=rng)
         element = self.domain.transform(self.action, t)
-        y, moved = self.model(self.x), self.model(element.on_input(self.x))
+        y, moved = self._pass(self.x), self._pass(element.on_input(self.x))
         rho, axis = self._representation(y)
         if axis is not None:
             y, moved = y.softmax(axis), moved.softmax(axis)
@@ -275,12 +275,17 @@ class _Part:
         ends = ends_of(self.domain, self.action, step)
         x, back = (end.on_input(self.x) for end in ends)
         # Each end by itself: batch norms that saw both would share what tells them apart.
-        y = self.model(x), self.model(back)
+        y = self._pass(x), self._pass(back)
         rho, axis = self._representation(y[0])
         moved = tree_map(lambda a, b: a - b, x, back)
         check_moves(self.domain, self.action, step, self.x, moved, y[0])
         squares = squared_change(rho, ends, y, lambda v: v if axis is None else v.softmax(axis))
         return self._mean(squares[None] / step.t**2, rho)
+
+    def _pass(self, x: Any) -> Any:
+        """f(x), that knows nothing of other passes: a cache would answer with the other end."""
+        with kept_randomness(x), as_it_was([self.model]):
+            return self.model(tree_map(torch.clone, x))
 
     def _representation(self, y: Any) -> tuple[Any, int | None]:
         if not isinstance(y, Tensor):
