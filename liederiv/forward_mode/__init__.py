@@ -14,6 +14,7 @@ from liederiv.forward_mode.cuts import Cuts
 from liederiv.forward_mode.differentiate import (
     ForwardModeWarning,
     Pushforward,
+    check_batch,
     forward_engine,
     inner_pushforward,
     pushforward,
@@ -30,6 +31,7 @@ __all__ = [
     "ForwardModeWarning",
     "Pushforward",
     "Verification",
+    "check_batch",
     "double_backward_jvp",
     "forget",
     "forward_engine",
