@@ -5,7 +5,8 @@ On sample photographs, for translations along x, rotations and scalings:
 * ``networks``: EfficientNet-Lite0, 1 and 2 with their packaged ImageNet weights, Lite0 with random
   ones too, and the vision transformer of `packaged_vit`, where it is installed. Logits, and the
   pooled features before them; of the transformer the class token and the mean patch token;
-* ``repairs``: copies of Lite0 in which one thing is changed and the weights stay, on its logits.
+* ``repairs``: copies of Lite0 in which one thing is changed and the weights stay, on its logits, at
+  128 pixels.
 
 For each LEE(h)/LEE, the reach with its interval, and the response beside noise of equal norm: of
 the derivative, and of a step of 1 px, 1 degree, 1 %.
@@ -17,7 +18,6 @@ the derivative, and of a step of 1 px, 1 degree, 1 %.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +26,8 @@ from typing import Any
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from packaged_vit import NAME, packaged_vit
+from packaged_vit import NAME as VIT
+from packaged_vit import packaged_vit
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -39,7 +40,9 @@ from liederiv.model_zoo import load, load_images
 LITE = "tf_efficientnet_lite0"
 STEPS = {"translation_x": "1px", "rotation": "1deg", "scale": "1%"}
 COLUMNS = (("share", "LEE(h) ÷ LEE"), ("noise", "LEE ÷ noise"), ("noise_step", "at the step"))
+SMALL = 128  # pixels of what the repaired copies see
 Row = dict[str, Any]
+Subject = tuple[str, str, Callable[[], tuple[nn.Module, Tensor]]]
 
 
 class SmoothClamp(nn.Module):
@@ -67,35 +70,44 @@ class MeanToken(nn.Module):
         return tokens[:, 1:].mean(1)
 
 
-def calibrated(model: nn.Module, x: Tensor) -> nn.Module:
-    """Batch norms set to what the photographs do; for random weights."""
+def networks(num_images: int) -> Iterator[Subject]:
+    """Name, what of it is measured, and what makes the network and the photographs at its size."""
+    for name in (LITE, "tf_efficientnet_lite2", "tf_efficientnet_lite1"):
+        yield name, "logits", lambda name=name: _lite(name, num_images)
+        if name == LITE:
+            yield name, "features", lambda: _lite(LITE, num_images, classes=False)
+            yield f"{LITE}, random", "logits", lambda: _random(LITE, num_images)
+    vit = packaged_vit()
+    if vit is not None:
+        yield VIT, "class token", lambda: (vit, _standardised(num_images))
+        yield VIT, "mean token", lambda: (MeanToken(vit).eval(), _standardised(num_images))
+
+
+def _lite(
+    name: str, num_images: int, *, classes: bool = True, size: int | None = None
+) -> tuple[nn.Module, Tensor]:
+    loaded = load(name, img_size=size)
+    if not classes:
+        loaded.model.reset_classifier(0)  # type: ignore[operator]
+    return loaded.model, photographs(loaded.data_config, num_images)
+
+
+def _random(name: str, num_images: int) -> tuple[nn.Module, Tensor]:
+    """Batch norms set to what the photographs do."""
+    torch.manual_seed(0)
+    model, x = load(name, pretrained=False).model, _lite(name, num_images)[1]
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # type: ignore[assignment]
     with torch.no_grad():
         model.train()(x)
-    return model.eval()
+    return model.eval(), x
 
 
-def networks(num_images: int) -> Iterator[tuple[str, str, nn.Module, Tensor]]:
-    """Name, what of it is measured, the network, the photographs at its size."""
-    for name in (LITE, "tf_efficientnet_lite1", "tf_efficientnet_lite2"):
-        loaded = load(name)
-        x = photographs(loaded.data_config, num_images)
-        yield name, "logits", loaded.model, x
-        pooled = copy.deepcopy(loaded.model)
-        pooled.reset_classifier(0)  # type: ignore[operator]
-        yield name, "features", pooled, x
-        if name == LITE:
-            torch.manual_seed(0)
-            fresh = load(name, pretrained=False).model
-            yield f"{name}, random", "logits", calibrated(fresh, x), x
-    vit = packaged_vit()
-    if vit is not None:
-        x = photographs(load(LITE).data_config, num_images)
-        yield NAME, "class token", vit, (x * 0.5 + 0.5 - MEAN) / STD
-        yield NAME, "mean token", MeanToken(vit).eval(), (x * 0.5 + 0.5 - MEAN) / STD
+def _standardised(num_images: int) -> Tensor:
+    """The photographs as DINOv2 wants them, in place of [−1, 1]."""
+    return (_lite(LITE, num_images)[1] * 0.5 + 0.5 - MEAN) / STD
 
 
 MEAN = torch.tensor((0.485, 0.456, 0.406)).reshape(3, 1, 1)
@@ -110,23 +122,29 @@ def photographs(config: Any, count: int) -> Tensor:
     return x
 
 
-def repairs(num_images: int) -> Iterator[tuple[str, str, nn.Module, Tensor]]:
+def repairs(num_images: int) -> Iterator[Subject]:
     """Copies of Lite0, one thing changed at a time; weights stay, nothing is trained again."""
-    loaded = load(LITE)
-    model, x = loaded.model, photographs(loaded.data_config, num_images)
-    yield "as it is", "logits", model, x
-    every = [name for name, _ in model.named_modules()]
-    for repair in (("alias_free", "low_pass"), ("alias_free",), ("low_pass",), ("mirror_padding",)):
-        found = list(repairable(model, every, repair, x[:1]))
-        repaired = intervene(model, found, repair, example=x[:1]).eval()
-        yield " and ".join(repair), "logits", repaired, x
+    yield "as it is", "logits", lambda: _lite(LITE, num_images, size=SMALL)
+    for names in (("alias_free", "low_pass"), ("low_pass",), ("alias_free",), ("mirror_padding",)):
+        yield " and ".join(names), "logits", lambda names=names: _repaired(names, num_images)
     for width in (0.3, 0.1):
-        smooth = copy.deepcopy(model)
-        for module in list(smooth.modules()):
-            for name, child in module.named_children():
-                if isinstance(child, nn.ReLU6):
-                    setattr(module, name, SmoothClamp(width))
-        yield f"kinks rounded over {width:g}", "logits", smooth.eval(), x
+        name = f"kinks rounded over {width:g}"
+        yield name, "logits", lambda width=width: _smooth(width, num_images)
+
+
+def _repaired(names: tuple[str, ...], num_images: int) -> tuple[nn.Module, Tensor]:
+    model, x = _lite(LITE, num_images, size=SMALL)
+    found = repairable(model, [name for name, _ in model.named_modules()], names, x[:1])
+    return intervene(model, list(found), names, example=x[:1]).eval(), x
+
+
+def _smooth(width: float, num_images: int) -> tuple[nn.Module, Tensor]:
+    model, x = _lite(LITE, num_images, size=SMALL)
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU6):
+                setattr(module, name, SmoothClamp(width))
+    return model.eval(), x
 
 
 def rows_of(result: Measurement, **about: Any) -> list[Row]:
@@ -159,10 +177,13 @@ def rows_of(result: Measurement, **about: Any) -> list[Row]:
     return rows
 
 
-def run(part: Callable[[int], Iterator[Any]], num_images: int) -> Iterator[list[Row]]:
+def run(part: Callable[[int], Iterator[Subject]], only: str, images: int) -> Iterator[list[Row]]:
     """Measure all that a part yields, one network after the other."""
     first = None
-    for name, output, model, x in part(num_images):
+    for name, output, build in part(images):
+        if only not in f"{name} {output}":
+            continue
+        model, x = build()
         with torch.no_grad():
             decided = model(x).argmax(1)
         first = decided if first is None else first
@@ -194,7 +215,7 @@ def show(rows: list[Row]) -> None:
 
 
 COLOURS = {LITE: "#0072B2", "tf_efficientnet_lite1": "#56B4E9", "tf_efficientnet_lite2": "#009E73",
-           NAME: "#D55E00"}  # fmt: skip
+           VIT: "#D55E00"}  # fmt: skip
 DASHES = {"logits": "-", "features": "--", "class token": "-", "mean token": "--"}
 
 
@@ -222,17 +243,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--parts", default="networks,repairs")
+    parser.add_argument("--only", default="", help="networks with this in their names")
     parser.add_argument("--num-images", type=int, default=8)
-    parser.add_argument("--read", type=Path, help="a file of --json, in place of measuring")
+    parser.add_argument("--read", type=Path, nargs="*", help="files of --json, not measured again")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args(arguments)
     rows: list[Row] = []
     if given.read:
-        rows = json.loads(given.read.read_text())
+        rows = [row for path in given.read for row in json.loads(path.read_text())]
     for part in (networks, repairs) if not given.read else ():
         if part.__name__ in given.parts.split(","):
-            for some in run(part, given.num_images):
+            for some in run(part, given.only, given.num_images):
                 show(some)
                 rows += some
                 if given.json:

@@ -2,11 +2,11 @@
 
 A CNN of three convolutions with ReLU and one stride of 2, and a vision transformer, trained anew
 for each variant and seed on scikit-learn's digits (1,000 images of 16 × 16 pixels, as in
-`liederiv.training.digits`), measured on 100 others: reach of the logits along translations and
+`liederiv.training.digits`), measured on 64 others: reach of the logits along translations and
 rotations, LEE(h)/LEE at 1 px, accuracy on 797. Beside it stands the ratio of the reach to that of
 the first of its kind, seeds in pairs: geometric mean and 95 % t interval over seeds.
 
-    python benchmarks/reach_digits.py [--seeds 5] [--epochs 20] [--json out.json]
+    python benchmarks/reach_digits.py [--seeds 5] [--epochs 12] [--json out.json]
     python benchmarks/reach_digits.py --read out.json
 """
 
@@ -79,9 +79,7 @@ CNN, TRANSFORMER = "CNN", "transformer"
 VARIANTS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "CNN: 3 convolutions, ReLU, one stride of 2": (CNN, cnn),
     "GELU": (CNN, lambda: cnn(nn.GELU)),
-    "SiLU": (CNN, lambda: cnn(nn.SiLU)),
     "9 convolutions": (CNN, lambda: cnn(strides=(1, 2, *[1] * 7))),
-    "9 convolutions, GELU": (CNN, lambda: cnn(nn.GELU, strides=(1, 2, *[1] * 7))),
     "no stride": (CNN, lambda: cnn(strides=(1, 1, 1))),
     "three strides of 2": (CNN, lambda: cnn(strides=(2, 2, 2))),
     "low-pass before the stride": (CNN, lambda: cnn(repair=("low_pass",))),
@@ -170,20 +168,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--num-images", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument(
         "--variants", type=int, default=len(VARIANTS), help="only the first so many"
     )
-    parser.add_argument("--read", type=Path, help="a file of --json, in place of measuring")
+    parser.add_argument("--read", type=Path, nargs="*", help="files of --json, not measured again")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args(arguments)
     if given.read:
-        report(json.loads(given.read.read_text()))
+        report([row for path in given.read for row in json.loads(path.read_text())])
         return
     torch.set_num_threads(1)  # the images are tiny
     rows: list[Row] = []
-    for seed in range(given.seeds):
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         for name in list(VARIANTS)[: given.variants]:
             rows += [row(name, seed, given.epochs, given.num_images)]
             if given.json:

@@ -158,8 +158,8 @@
   function curves() {
     const found = data.curves[element("curves-transform").value];
     const classes = Object.fromEntries(data.models.model.map((m, i) => [m, data.models.class[i]]));
-    const traces = Object.entries(found.models).map(([model, curve]) => ({
-      type: "scatter", mode: "lines+markers", name: text(model), x: curve.h, y: curve.share, showlegend: false,
+    const traces = found.curves.map(({ model, h, share }) => ({
+      type: "scatter", mode: "lines+markers", name: text(model), x: h, y: share, showlegend: false,
       line: { color: data.classColours[classes[model]] || data.classColours.other, width: 1.5 }, marker: { size: 5 },
       hovertemplate: `${text(model)}<br>h = %{x} ${text(found.unit)}: %{y:.2f} of LEE<extra></extra>`,
     }));
