@@ -109,11 +109,14 @@ def _curves(scores: pd.DataFrame, output: str) -> dict[str, Any] | None:
     newest = latest(scores)
     rows = newest[(newest["metric"] == "lee_share") & (newest["output"] == output)]
     rows = rows[(rows["outcome"] == "measured") & (rows["status"] == "measured")]
+    if rows.empty:
+        return None
     steps = rows["transform"].astype(str).str.extract(_STEP)
     rows = rows.assign(base=steps["base"], h=pd.to_numeric(steps["h"]), step_unit=steps["unit"])
     rows = rows.dropna(subset=["h"])
     known = set(rows["base"])
-    rows = rows[[b == _group(b) or _group(b) not in known for b in rows["base"]]]
+    whole = [b == _group(b) or _group(b) not in known for b in rows["base"]]
+    rows = rows.loc[whole]
     found: dict[str, Any] = {}
     for (base, unit), same in rows.groupby(["base", "step_unit"], sort=False):
         name = base if base not in found else f"{base} ({unit})"
@@ -122,7 +125,7 @@ def _curves(scores: pd.DataFrame, output: str) -> dict[str, Any] | None:
             for _, c in same.sort_values("h").groupby("requested_model", sort=False)
         ]
         found[str(name)] = {"unit": unit, "curves": curves}
-    return found or None
+    return found or None  # where no row's name has a size
 
 
 _STEP = r"^(?P<base>[^@]+)@(?P<h>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>.*)$"

@@ -165,7 +165,7 @@
     }));
     Plotly.react("curves", traces, {
       font, margin: { l: 60, r: 20, t: 14, b: 50 }, plot_bgcolor: "#fff",
-      xaxis: { type: "log", title: { text: `step h (${text(found.unit)})` }, gridcolor: grid },
+      xaxis: { type: "log", title: { text: `step h (${text(found.unit)})` }, gridcolor: grid, tickvals: found.curves[0].h, tickformat: ".2~g" },
       yaxis: { title: { text: "LEE(h) ÷ LEE" }, gridcolor: grid, rangemode: "tozero" },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.5, y1: 0.5, line: { color: "#5b6675", dash: "dot", width: 1 } }],
       hoverlabel: { bgcolor: "#fff", font },
