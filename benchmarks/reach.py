@@ -34,7 +34,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from liederiv import Measurement, measure
-from liederiv.analysis.interventions import intervene, repairable
+from liederiv.analysis.aliasing.interventions import intervene, repairable
 from liederiv.model_zoo import load, load_images
 
 LITE = "tf_efficientnet_lite0"

@@ -29,7 +29,7 @@ from scipy import stats
 from torch import nn
 
 from liederiv import measure
-from liederiv.analysis.interventions import intervene, repairable
+from liederiv.analysis.aliasing.interventions import intervene, repairable
 from liederiv.training.digits import Digits, ViT, load_digits
 
 STEPS = "rotation=64deg"  # beside the usual ones, which end at 32°
@@ -46,7 +46,7 @@ def cnn(
     Args:
         activation: makes one.
         strides: of the convolutions.
-        repair: names of `liederiv.analysis.repairs`, built in before the training.
+        repair: names of `liederiv.analysis.aliasing.repairs`, built in before the training.
     """
     layers: list[nn.Module] = []
     width = 1

@@ -324,7 +324,7 @@ _LANES = 32  # items × tangents per pass on a CPU: more images no longer fit it
 DOMAINS: list[Domain] = []
 """The kinds of input that are known by now; `known_domains` has those of liederiv first."""
 
-_OURS = ("liederiv.images", "liederiv.points.domain")  # importing them registers their kinds
+_OURS = ("liederiv.grids.domain", "liederiv.points.domain")  # importing them registers their kinds
 
 _DECLARED: ContextVar[Domain | None] = ContextVar("declared domain", default=None)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line
 from liederiv.generators import Catalogue, Generator
-from liederiv.scoring import targets
+from liederiv.measurement.scoring import targets
 
 __all__ = [
     "RANGE",

@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from liederiv.analysis.layer_statistics import kind_shares, kind_totals
-from liederiv.analysis.leaderboard import Leaderboard, latest
-from liederiv.analysis.metric_agreement import metric_agreement
-from liederiv.analysis.plot_style import KIND_COLOURS
 from liederiv.metrics.registry import words_of
+
+from ..models.layer_statistics import kind_shares, kind_totals
+from ..models.leaderboard import Leaderboard, latest
+from ..models.metric_agreement import metric_agreement
+from ..plots.style import KIND_COLOURS
 
 __all__ = ["chart_data", "safe_json"]
 

@@ -14,8 +14,6 @@ from liederiv.analysis.orbits.periodogram import f_tail, find_period, gram
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.generators import generator
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 N = 32
 WAVE = 2 * math.pi / N  # radians per pixel of one wave over the image
 BARE = {"shifts": 0, "worst": 0}

@@ -12,7 +12,7 @@ import pytest
 from made_scan import MODELS, NASTY, make_scan, origin, score_frame
 from patience import PATIENCE, wait_for
 
-from liederiv.analysis.leaderboard import leaderboard
+from liederiv.analysis.models.leaderboard import leaderboard
 from liederiv.analysis.report import report_html
 from liederiv.analysis.report.data import safe_json
 from liederiv.errors import LieDerivError

@@ -11,17 +11,17 @@ from torch import nn
 import liederiv
 from liederiv import measure
 from liederiv.cli.tables import score_tables
-from liederiv.comparison import compare
 from liederiv.errors import LieDerivError
-from liederiv.gate import judge_limits, parse_limits
 from liederiv.generators import GENERATORS
+from liederiv.measurement.comparison import compare
+from liederiv.measurement.results import Measurement
+from liederiv.metrics.reach import crossing
+from liederiv.metrics.structure_function import _Runner
 from liederiv.points.cloud import PointCloud
-from liederiv.reach import crossing
 from liederiv.representations import FeatureMap
-from liederiv.results import Measurement
 from liederiv.steps import Step, parse_steps, plan_of
-from liederiv.structure_function import _Runner
 from liederiv.testing import assert_equivariant
+from liederiv.testing.limits import judge_limits, parse_limits
 from liederiv.training.metric import LocalEquivarianceError
 
 HALF = 1.391557  # sin²(u)/u² = 1/2

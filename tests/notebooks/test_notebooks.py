@@ -12,6 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from patience import PATIENCE
 
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NOTEBOOKS = {path.stem: path for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb")}
 
 # notebook: what stands in its code, and what takes its place
@@ -48,6 +49,7 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_notebook_runs(name, whole, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS))  # cells run in another folder than their own
     notebook = nbformat.read(NOTEBOOKS[name], as_version=4)
     nbformat.validate(notebook)
     notebook.metadata["kernelspec"] = {
