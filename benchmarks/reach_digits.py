@@ -2,7 +2,7 @@
 
 A CNN of three convolutions with ReLU and one stride of 2, and a vision transformer, trained anew
 for each variant and seed on scikit-learn's digits (1,000 images of 16 × 16 pixels, as in
-`liederiv.training.digits`), measured on 64 others: reach of the logits along translations and
+benchmarks/digits.py), measured on 64 others: reach of the logits along translations and
 rotations, LEE(h)/LEE at 1 px, accuracy on 797. Beside it stands the ratio of the reach to that of
 the first of its kind, seeds in pairs: geometric mean and 95 % t interval over seeds.
 
@@ -30,7 +30,7 @@ from torch import nn
 
 from liederiv import measure
 from liederiv.analysis.aliasing.interventions import intervene, repairable
-from liederiv.training.digits import Digits, ViT, load_digits
+from digits import Digits, ViT, load_digits
 
 STEPS = "rotation=64deg"  # beside the usual ones, which end at 32°
 Row = dict[str, Any]
