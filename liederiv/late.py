@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -12,13 +11,12 @@ from typing import Any
 __all__ = ["import_late"]
 
 
-def import_late(package: str, exports: str, *, hidden: Collection[str] = ()) -> None:
+def import_late(package: str, exports: str) -> None:
     """Let a package take its public names from a module that is not imported yet.
 
     Args:
         package: its ``__name__``.
         exports: the module that holds them, with ``__all__``.
-        hidden: submodules behind functions of their name, which importing them must not replace.
     """
 
     class Package(ModuleType):
@@ -26,7 +24,7 @@ def import_late(package: str, exports: str, *, hidden: Collection[str] = ()) -> 
             if name.startswith("__") and name != "__all__":
                 raise AttributeError(f"module {package!r} has no attribute {name!r}")
             module = f"{package}.{name}"
-            if name not in hidden and find_spec(module) is not None:
+            if find_spec(module) is not None:
                 return import_module(module)  # which may be one that the exports are made of
             try:
                 value = getattr(import_module(exports), name)
@@ -34,10 +32,6 @@ def import_late(package: str, exports: str, *, hidden: Collection[str] = ()) -> 
                 raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
             self.__dict__[name] = value
             return value
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            if not (name in hidden and isinstance(value, ModuleType)):
-                super().__setattr__(name, value)
 
         def __dir__(self) -> list[str]:
             return sorted({*self.__dict__, *self.__getattr__("__all__")})

@@ -10,11 +10,11 @@ from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 
 from .checkpoint_models import model_from_checkpoint
-from .checkpoints import Checkpoint, read_checkpoint
 from .construction import create, create_with_state_dict
-from .hub import download_errors, offline_if_unreachable
 from .recipes import Recipe, local_weights
-from .sample_weights import describe_sample_weights, has_sample_weights, sample_state_dict
+from .weights.checkpoints import Checkpoint, read_checkpoint
+from .weights.hub import download_errors, offline_if_unreachable
+from .weights.packaged import describe_sample_weights, has_sample_weights, sample_state_dict
 
 __all__ = ["Built", "build_recipe"]
 

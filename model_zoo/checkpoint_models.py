@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from liederiv.errors import ModelError
 from liederiv.foreign import one_line
 
-from .checkpoint_files import shown
-from .checkpoint_fitting import Fitted, find_weights, load_weights
-from .checkpoint_parts import Target, plausible_parts
-from .checkpoints import Checkpoint
 from .construction import create, create_with_state_dict
 from .recipes import Recipe
-from .weights import FilterFn, Mismatch
+from .weights.checkpoints import Checkpoint
+from .weights.files import shown
+from .weights.fitting import Fitted, find_weights, load_weights
+from .weights.parts import Target, plausible_parts
+from .weights.state import FilterFn, Mismatch
 
 __all__ = ["model_from_checkpoint"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from liederiv.errors import LieDerivError
-from liederiv.measurement import measure
+from liederiv.measurement.measuring import measure
+from liederiv.measurement.results import Measurement, Provenance
 from liederiv.points import PointCloud
-from liederiv.results import Measurement, Provenance
 
 from .clouds import CloudSet, load_clouds
 from .measure_options import MeasureOptions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .checkpoints import Checkpoint, read_checkpoint
 from .clouds import CloudSet, load_clouds
 from .data_config import DataConfig
 from .images import ImageSet, load_images
@@ -12,7 +11,8 @@ from .names import ModelEntry
 from .point_models import LoadedPointModel
 from .presets import PRESETS, PresetEntry, preset
 from .timm_models import LoadedModel
-from .weights import weights_fingerprint
+from .weights.checkpoints import Checkpoint, read_checkpoint
+from .weights.state import weights_fingerprint
 
 __all__ = [
     "PRESETS",

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from liederiv.errors import LieDerivError
-from liederiv.measurement import measure
-from liederiv.results import Measurement, Provenance
+from liederiv.measurement.measuring import measure
+from liederiv.measurement.results import Measurement, Provenance
 
 from .cloud_measuring import measure_clouds, open_clouds, provenance_of_clouds
 from .clouds import CloudSet

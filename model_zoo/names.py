@@ -13,7 +13,7 @@ from timm.models import get_deprecated_models, is_model, split_model_name_tag
 
 from liederiv.errors import ModelError
 
-from .sample_weights import has_sample_weights
+from .weights.packaged import has_sample_weights
 
 __all__ = ["ModelEntry", "list_models", "resolve_name"]
 

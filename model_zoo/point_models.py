@@ -22,7 +22,7 @@ from .rapidash.checkpoints import load_checkpoint
 from .rapidash.inputs import RapidashOnClouds
 from .rapidash.presets import PAPER
 from .rapidash.variants import VARIANTS, Variant
-from .weights import Weighted
+from .weights.state import Weighted
 
 __all__ = [
     "LoadedPointModel",

@@ -15,9 +15,9 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import at_home, described, one_line
 
 from .data_config import DataConfig, spatial_size
-from .hub import download_errors, offline_if_unreachable
 from .model_arguments import check_arguments, data_only
 from .names import resolve_name
+from .weights.hub import download_errors, offline_if_unreachable
 
 __all__ = ["Recipe", "local_weights", "recipe_for"]
 

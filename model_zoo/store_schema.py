@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from liederiv.results import Provenance
+from liederiv.measurement.results import Provenance
 
 __all__ = [
     "MEASUREMENTS",

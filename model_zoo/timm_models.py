@@ -15,16 +15,16 @@ from liederiv.errors import ModelError
 from liederiv.foreign import described, one_line
 
 from .builders import build_recipe
-from .checkpoint_files import shown
-from .checkpoint_fitting import find_weights, load_weights
-from .checkpoint_parts import Target
-from .checkpoints import Checkpoint, read_checkpoint
 from .construction import seed_generators
 from .data_config import DataConfig, spatial_size
 from .layouts import OutputLayout, declared_layout
 from .recipes import Recipe, recipe_for
 from .user_models import build_user_model, is_factory_name, user_data_config
-from .weights import Mismatch, Weighted
+from .weights.checkpoints import Checkpoint, read_checkpoint
+from .weights.files import shown
+from .weights.fitting import find_weights, load_weights
+from .weights.parts import Target
+from .weights.state import Mismatch, Weighted
 
 __all__ = ["LoadedModel", "load"]
 

@@ -15,16 +15,17 @@ from tolerances import close
 from torch import nn
 
 import liederiv
-from liederiv import domains, errors, gate, generators
+from liederiv import domains, errors, generators
 from liederiv.actions import ImageAction
 from liederiv.analysis import intervene, what_if
-from liederiv.analysis.repairs import REPAIRS, Repair
-from liederiv.analysis.sites import Site
+from liederiv.analysis.aliasing.repairs import REPAIRS, Repair
+from liederiv.analysis.layers.sites import Site
 from liederiv.domains import DOMAINS
 from liederiv.metrics import base, values
 from liederiv.metrics.finite import evaluate
 from liederiv.metrics.registry import METRICS, register_metric
 from liederiv.model_zoo.scan.isolation import Worker
+from liederiv.testing.limits import judge_limits, parse_limits
 from liederiv.transforms import transform
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text()
@@ -107,10 +108,10 @@ def test_a_metric_is_a_class():
     assert largest.unit == "logit/rad"
     change = (net(x / 2) - net(x) / 2).square().mean(1)
     assert dimming.per_image == pytest.approx(change.tolist(), rel=1e-5)
-    limits = gate.parse_limits(f"largest/rotation={largest.ci_low / 2}")
-    assert not gate.judge_limits(found, limits)[0].passed
+    found_limits = parse_limits(f"largest/rotation={largest.ci_low / 2}")
+    assert not judge_limits(found, found_limits)[0].passed
     with pytest.raises(liederiv.LieDerivError, match="'dimming' cannot be limited"):
-        gate.parse_limits("dimming/brightness=1")
+        parse_limits("dimming/brightness=1")
 
 
 @pytest.fixture

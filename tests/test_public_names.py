@@ -78,8 +78,13 @@ def test_guides_use_no_private_name():
 
 
 def test_private_names_are_seen():
-    tree = ast.parse("from liederiv.bootstrap import _nothing\nfrom .generators import _linear")
+    tree = ast.parse(
+        "from liederiv.measurement.bootstrap import _nothing\nfrom .generators import _linear"
+    )
     found = list(own_imports(tree, "liederiv.actions"))
-    assert found == [("liederiv.bootstrap", "_nothing"), ("liederiv.generators", "_linear")]
+    assert found == [
+        ("liederiv.measurement.bootstrap", "_nothing"),
+        ("liederiv.generators", "_linear"),
+    ]
     assert all(private(*pair) for pair in found)
     assert not private("liederiv.generators", "siblings")

@@ -10,14 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.curves import Followed, Grid, follow
-from liederiv.analysis.orbits.periods import SUBPIXEL_PASSES, period_of, shifted
-from liederiv.analysis.orbits.response import Response
-from liederiv.analysis.orbits.results import OrbitCurve, Period, Worst
-from liederiv.analysis.orbits.units import readable
-from liederiv.analysis.orbits.worst import Budget, combining, search
 from liederiv.derivatives import Scheme
 from liederiv.generators import Generator
+
+from .curves import Followed, Grid, follow
+from .periods import SUBPIXEL_PASSES, period_of, shifted
+from .response import Response
+from .results import OrbitCurve, Period, Worst
+from .units import readable
+from .worst import Budget, combining, search
 
 __all__ = ["Run"]
 

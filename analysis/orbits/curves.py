@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.response import Response
 from liederiv.base_representation import class_axis
+from liederiv.differentiation import Verification
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import Verification
+
+from .response import Response
 
 __all__ = ["Followed", "Grid", "cross_entropy", "follow", "path_length"]
 

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from liederiv.analysis.orbits.results import OrbitCurve, Orbits, Period
-from liederiv.analysis.plot_labels import new_axes
-from liederiv.analysis.plot_style import BLACK, BLUE, GREEN, GREY, RED
 from liederiv.foreign import figure_label
+
+from ..plots.labels import new_axes
+from ..plots.style import BLACK, BLUE, GREEN, GREY, RED
+from .results import OrbitCurve, Orbits, Period
 
 __all__ = ["orbits_figure", "plot_change", "plot_decisions", "plot_lee"]
 

@@ -12,23 +12,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.batches import Run
-from liederiv.analysis.orbits.periods import LEAST_SHIFTS
-from liederiv.analysis.orbits.response import Response
-from liederiv.analysis.orbits.results import Orbits
-from liederiv.analysis.orbits.units import beyond_the_border, ranges_of, usual_range
 from liederiv.base_representation import class_axis
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
+from liederiv.differentiation import ForwardModeWarning
+from liederiv.differentiation.models import kept_randomness
 from liederiv.domains import Names, domain_of, pieces
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 from liederiv.foreign_code import users_code
-from liederiv.forward_mode import ForwardModeWarning
-from liederiv.forward_mode.models import kept_randomness
 from liederiv.metrics.local import NOT_ONE_TENSOR, is_classifier
 from liederiv.representations import OutputSpec, declared
 from liederiv.resolution import resolve_output
+
+from .batches import Run
+from .periods import LEAST_SHIFTS
+from .response import Response
+from .results import Orbits
+from .units import beyond_the_border, ranges_of, usual_range
 
 __all__ = ["KINDS", "check_numbers", "orbit"]
 

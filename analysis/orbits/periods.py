@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.periodogram import Finding, find_period, gram, rounding_floor
-from liederiv.analysis.orbits.response import Response
-from liederiv.analysis.orbits.results import Period
 from liederiv.generators import Generator
+
+from .periodogram import Finding, find_period, gram, rounding_floor
+from .response import Response
+from .results import Period
 
 __all__ = ["LEAST_SHIFTS", "SUBPIXEL_PASSES", "period_of", "shifted"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from liederiv.bootstrap import bootstrap_mean, bootstrap_ratio
 from liederiv.errors import LieDerivError
+from liederiv.measurement.bootstrap import bootstrap_mean, bootstrap_ratio
 
 __all__ = ["Array", "Estimate", "OrbitCurve", "Orbits", "Period", "Worst"]
 

@@ -56,8 +56,8 @@ def compare(
         _compare_scans(a, b, how.seed, csv, quiet)
         return
     from liederiv.cli.tables import comparison_tables, console
-    from liederiv.comparison import compare as compare_measurements
-    from liederiv.comparison import contrast_of
+    from liederiv.measurement.comparison import compare as compare_measurements
+    from liederiv.measurement.comparison import contrast_of
     from liederiv.model_zoo.measuring import clusters, measure_loaded
     from liederiv.spreadsheets import frame_of, write_csv
 
@@ -89,7 +89,11 @@ def compare(
 
 
 def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> None:
-    from liederiv.analysis.scan_comparison import compare_scans, scan_notes, summarise_differences
+    from liederiv.analysis.models.scan_comparison import (
+        compare_scans,
+        scan_notes,
+        summarise_differences,
+    )
     from liederiv.cli.tables import console, scan_tables
     from liederiv.model_zoo.store import Store
     from liederiv.spreadsheets import write_csv

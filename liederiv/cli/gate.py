@@ -76,7 +76,7 @@ def gate(
     writable(junit)
     o.check_endings({"--junit": (junit, ".xml")})
     from liederiv.cli.gating import Request, conclude, judged, keep_apart, measured, reported
-    from liederiv.junit import write_junit
+    from liederiv.testing.junit import write_junit
 
     save = Saving()
     request = Request(model, model_flag, checkpoint, max_, baseline, max_increase, transforms)

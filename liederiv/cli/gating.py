@@ -13,11 +13,20 @@ from rich.text import Text
 from liederiv.cli.command import Leave
 from liederiv.cli.failures import complain, sentence
 from liederiv.cli.tables import console, described_inputs, new_table, number
-from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
-from liederiv.gate import (
+from liederiv.measurement.comparison import contrast_of
+from liederiv.measurement.results import Measurement
+from liederiv.model_zoo.clouds import CloudSet
+from liederiv.model_zoo.images import ImageSet
+from liederiv.model_zoo.measure_options import MeasureOptions
+from liederiv.model_zoo.measuring import clusters, measure_loaded
+from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.names import DEFAULT_TRANSFORMS
+from liederiv.steps import base_name, parse_steps
+from liederiv.testing.junit import write_junit
+from liederiv.testing.limits import (
     GATED,
     Limit,
     Verdict,
@@ -27,15 +36,6 @@ from liederiv.gate import (
     parse_limits,
     read_baseline,
 )
-from liederiv.junit import write_junit
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import clusters, measure_loaded
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.names import DEFAULT_TRANSFORMS
-from liederiv.results import Measurement
-from liederiv.steps import base_name, parse_steps
 
 __all__ = ["Request", "conclude", "judged", "keep_apart", "measured", "reported"]
 
@@ -187,12 +187,9 @@ def conclude(
 def _print(measurement: Measurement, before: Measurement | None, verdicts: list[Verdict]) -> None:
     p = measurement.provenance
     out = console()
-    table = new_table("")
+    columns = ("score", "verdict", "95 % interval", "unit")
+    table = new_table("", *columns, numbers=("value", "limit"))
     table.title = Text(one_line(f"{p.model} on {described_inputs(p)}, scheme {p.scheme}"))
-    for header in ("score", "verdict", "95 % interval", "unit"):
-        table.add_column(header, no_wrap=True)
-    for header in ("value", "limit"):
-        table.add_column(header, justify="right", no_wrap=True)
     for v in verdicts:
         interval = "" if v.ci_low is None else f"[{number(v.ci_low)}, {number(v.ci_high)}]"
         cells = (interval, v.unit, number(v.value), number(v.limit))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from liederiv.analysis.accuracy import join_accuracy, read_accuracy
-from liederiv.analysis.leaderboard import Leaderboard, failures, leaderboard
+from liederiv.analysis.models.accuracy import join_accuracy, read_accuracy
+from liederiv.analysis.models.leaderboard import Leaderboard, failures, leaderboard
 from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving
 from liederiv.cli.tables import console, new_table, number

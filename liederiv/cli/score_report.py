@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from liederiv.cli.tables import console, count, described_inputs, headline, score_tables
+from liederiv.measurement.results import Measurement
 from liederiv.model_zoo import ImageSet, LoadedModel
 from liederiv.model_zoo.cloud_measuring import describe_clouds
 from liederiv.model_zoo.clouds import CloudSet
 from liederiv.model_zoo.point_models import LoadedPointModel
-from liederiv.results import Measurement
 
 __all__ = ["print_scores"]
 

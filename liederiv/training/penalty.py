@@ -35,12 +35,12 @@ from torch.utils._pytree import tree_map
 from liederiv.base_representation import class_axis, lie_value, softmax_pushforward
 from liederiv.batches import as_one
 from liederiv.derivatives import Scheme
+from liederiv.differentiation import Cuts, forward_mode, verify_product
+from liederiv.differentiation.gradient_rules import elementary_norms
+from liederiv.differentiation.models import as_it_was, kept_randomness
 from liederiv.domains import Domain, domain_of
 from liederiv.draws import draw_coordinates
 from liederiv.errors import LieDerivError, ModelError, NotDifferentiableError
-from liederiv.forward_mode import Cuts, forward_mode, verify_product
-from liederiv.forward_mode.gradient_rules import elementary_norms
-from liederiv.forward_mode.models import as_it_was, kept_randomness
 from liederiv.generators import Generator, by_generator
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import is_classifier

@@ -1,4 +1,6 @@
-r"""The penalty at a step of finite size: S(h)/h² with its graph (`liederiv.structure_function`).
+r"""The penalty at a step of finite size: S(h)/h² with its graph.
+
+See `liederiv.metrics.structure_function`.
 
     S(h) = E ‖ρ_{h/2}⁻¹ f(T_{h/2} x) − ρ_{−h/2}⁻¹ f(T_{−h/2} x)‖² / dim
 
@@ -18,13 +20,13 @@ from torch.utils._pytree import tree_flatten, tree_map
 from liederiv.actions import Action
 from liederiv.base_representation import Representation
 from liederiv.checks import preflight
+from liederiv.differentiation import Verification, sound_numerics
+from liederiv.differentiation.calls import norm
+from liederiv.differentiation.differentiate import check_batch
+from liederiv.differentiation.models import evaluated, kept_randomness
+from liederiv.differentiation.verification import Known, recall, remember
 from liederiv.domains import Domain
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode import Verification, sound_numerics
-from liederiv.forward_mode.calls import norm
-from liederiv.forward_mode.differentiate import check_batch
-from liederiv.forward_mode.models import evaluated, kept_randomness
-from liederiv.forward_mode.verification import Known, recall, remember
 from liederiv.generators import Catalogue, Generator
 from liederiv.metrics.finite import act_finite
 from liederiv.steps import Step, Steps, plan_of, step_label

@@ -18,8 +18,8 @@ from liederiv.errors import ModelError
 from liederiv.foreign import at_home
 from liederiv.model_zoo.point_models import is_point_model, shipped_weights
 from liederiv.model_zoo.recipes import local_weights
-from liederiv.model_zoo.sample_weights import describe_sample_weights, has_sample_weights
 from liederiv.model_zoo.user_models import is_factory_name
+from liederiv.model_zoo.weights.packaged import describe_sample_weights, has_sample_weights
 
 __all__ = ["weights_identity"]
 

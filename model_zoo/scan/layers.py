@@ -21,12 +21,12 @@ from liederiv.analysis import (
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
+from liederiv.measurement.results import Provenance
 from liederiv.metrics.local import is_classifier
 from liederiv.model_zoo.measured_output import output_of, try_model
 from liederiv.model_zoo.point_models import LoadedPointModel
 from liederiv.model_zoo.timm_models import LoadedModel
 from liederiv.representations import OutputSpec
-from liederiv.results import Provenance
 
 __all__ = ["LayersRun", "needs_images"]
 

@@ -16,8 +16,8 @@ import torch
 
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.hub import offline_hub
 from liederiv.model_zoo.images import ImageSet
 from liederiv.model_zoo.measuring import (
     as_batch,
@@ -32,7 +32,7 @@ from liederiv.model_zoo.scan.layers import LayersRun
 from liederiv.model_zoo.scan.tasks import Task
 from liederiv.model_zoo.store_schema import columns_of_provenance
 from liederiv.model_zoo.timm_models import LoadedModel
-from liederiv.results import Provenance
+from liederiv.model_zoo.weights.hub import offline_hub
 
 __all__ = ["LoadedTask", "peak_memory"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from timm.models import split_model_name_tag
 
-from liederiv.model_zoo.prefetcher import Prefetcher
+from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.presets import family_of
 from liederiv.model_zoo.scan.engines import Engine
 from liederiv.model_zoo.scan.plan import Job
@@ -36,7 +36,7 @@ from liederiv.model_zoo.scan.tasks import (
 from liederiv.model_zoo.scan.weights import WeightsPolicy
 from liederiv.model_zoo.store import Store, TableError
 from liederiv.model_zoo.store_schema import Origin, versions_of
-from liederiv.results import Provenance
+from liederiv.model_zoo.weights.ahead import Prefetcher
 
 __all__ = ["Limits", "Scan", "Summary"]
 

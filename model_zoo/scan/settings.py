@@ -76,9 +76,9 @@ class ScanSettings(MeasureRequest):
             LieDerivError: naming the first setting that is not understood.
         """
         from liederiv.derivatives import get_scheme
+        from liederiv.measurement.row_names import check_steps, row_names, step_rows
         from liederiv.metrics.registry import resolve_metrics
         from liederiv.metrics.sampled import check_sampling
-        from liederiv.row_names import check_steps, row_names, step_rows
 
         unknown = [m for m in self.measurements if m not in MEASUREMENTS]
         if unknown or not self.measurements:

@@ -13,7 +13,7 @@ from PIL import Image
 
 import liederiv
 from liederiv import ModelError
-from liederiv.analysis.trajectory import plot_trajectory
+from liederiv.analysis.plots.trajectory import plot_trajectory
 from liederiv.cli import tracking
 from liederiv.model_zoo import load, load_images
 from liederiv.model_zoo.run_folder import find_checkpoints

@@ -13,14 +13,13 @@ from liederiv.errors import ModelError
 from liederiv.model_zoo import (
     DataConfig,
     OutputLayout,
-    hub,
     list_models,
     load,
     load_images,
-    sample_weights,
     weights_fingerprint,
 )
 from liederiv.model_zoo.names import resolve_name
+from liederiv.model_zoo.weights import hub, packaged
 
 CATS = range(281, 286)
 CUPS = (504, 967, 968)
@@ -57,7 +56,7 @@ def user_module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_samples(monkeypatch):
-    monkeypatch.setattr(sample_weights, "PACKAGES", {})
+    monkeypatch.setattr(packaged, "PACKAGES", {})
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from rapidash_study.training import mean_squared_error, predict
 from typer.testing import CliRunner
 
 from liederiv.cli import app
@@ -16,7 +17,6 @@ from liederiv.model_zoo.nbody_data import nbody_data, random_rotations
 from liederiv.model_zoo.point_models import load_point_model, training_records
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
-from liederiv.model_zoo.rapidash.training import mean_squared_error, predict
 from liederiv.model_zoo.rapidash.variants import VARIANTS, variant
 from liederiv.points import Scalars, Vectors
 
