@@ -426,12 +426,12 @@ def test_differences_carry_their_error():
         ({"labels": ["cat"]}, "are no whole numbers"),
         ({"labels": [5]}, "not those of 5 classes"),
         ({"output_type": "probs,logits"}, "output_type='probs,logits' must be one of"),
-        ({"generators": "wobble"}, "wobble"),
+        ({"transforms": "wobble"}, "wobble"),
         ({"unit": "mile"}, "unit='mile'"),
     ],
 )
 def test_bad_arguments(given, message):
-    given = {"generators": "translation_x", "shifts": 0, **given}
+    given = {"transforms": "translation_x", "shifts": 0, **given}
     with pytest.raises(LieDerivError, match=message.replace("(", r"\(")):
         orbit(strided(2), smooth(1, 16), **given)
 

@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from torch import nn
 
 from liederiv.analysis import attribute, measure_aliasing
-from liederiv.analysis.plots.figures import figures as plots
+from liederiv.analysis.plots import figures as plots
 from liederiv.errors import LieDerivError
 
 
