@@ -35,7 +35,8 @@ def orbit(
             "--range",
             metavar="TRANSFORM=NUMBER,…",
             help="How far each orbit goes either way, in px, ° or %: translation=8,rotation=15, "
-            "scale=10. Default: these; clouds: their rms radius, half a turn, 50 %.",
+            "scale=10. Default: these (shifts at most a quarter of the image); clouds: their rms "
+            "radius, half a turn, 50 %.",
             rich_help_panel=_ORBIT,
         ),
     ] = None,

@@ -88,7 +88,7 @@ def _rows(c: OrbitCurve) -> list[int]:
 def _path(c: OrbitCurve, i: int) -> str:
     if not c.bound_holds:
         return "–"
-    return f"{number(float(c.path[:, i].mean()))} ± {number(float(c.path_error[:, i].mean()), 1)}"
+    return f"{number(float(c.length[:, i].mean()))} ± {number(float(c.path_error[:, i].mean()), 1)}"
 
 
 def _summary(o: Orbits) -> Table:

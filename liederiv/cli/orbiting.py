@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +65,14 @@ def followed(
     kind = target.output_type
     y = try_model(target.model, x[:1])
     scored = kind in ("auto", "probs", "logits")
+    labels = _labels(found, loaded, y) if scored else None
     orbits = follow_orbits(
         target.model,
         x,
         how.transforms,
         ranges=wanted,
         points=request.points,
-        labels=_labels(found, loaded, y) if scored else None,
+        labels=labels,
         output=target.representation,
         output_type=kind,
         scheme=how.scheme,
@@ -84,8 +85,10 @@ def followed(
         image_names=found.names,
         progress=progress,
     )
-    report = OrbitReport(orbits, described(provenance_of(loaded, found), orbits, x))
-    return report, loaded
+    known = provenance_of(loaded, found)
+    if scored and labels is None and found.labels is not None:
+        known = replace(known, warnings=(*known.warnings, _unused(found, loaded)))
+    return OrbitReport(orbits, described(known, orbits, x)), loaded
 
 
 def _ranges(text: str | None) -> Mapping[str, float] | None:
@@ -104,6 +107,11 @@ def _ranges(text: str | None) -> Mapping[str, float] | None:
                 f"--range={shortened(text, 80)!r}: {shortened(part, 40)!r} must have the form "
                 "TRANSFORM=NUMBER with a positive number, e.g. translation=8."
             )
+        if name.strip() in found:
+            raise LieDerivError(
+                f"--range={shortened(text, 80)!r} names {shortened(name, 40)!r} twice; give one "
+                "number for each transform."
+            )
         found[name.strip()] = size
     return found
 
@@ -112,6 +120,16 @@ def _labels(found: Inputs, loaded: Loaded, y: object) -> Any:
     """Labels count as the model's classes only where the numbers of classes agree."""
     scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.classes
     return found.labels if scores and len(found.class_names) == loaded.classes else None
+
+
+def _unused(found: Inputs, loaded: Loaded) -> str:
+    """Why labels that the images have are not used."""
+    has = loaded.classes
+    model = "does not declare its classes (num_classes)" if has is None else f"has {has}"
+    return (
+        f"the images have labels of {len(found.class_names)} classes, but the model {model}: "
+        "accuracy and loss are left out."
+    )
 
 
 def print_orbits(report: OrbitReport, loaded: Loaded) -> None:

@@ -42,7 +42,7 @@ _REFERENCE = {"rigid": "translation and rotation"}
 def console(*, stderr: bool = False) -> Console:
     """A console that never cuts a table short: wide where the output is no terminal."""
     out = SafeConsole(stderr=stderr)
-    return out if out.is_terminal else SafeConsole(stderr=stderr, width=160)
+    return out if out.is_terminal else SafeConsole(stderr=stderr, width=180)
 
 
 def headline(model: str, rest: str) -> Text:

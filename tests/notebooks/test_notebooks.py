@@ -26,6 +26,11 @@ LESS = {
         "(4, 6, 8, 12, 16, 24, 32, 48, 64)": "(4, 8, 16)",
         "clouds[:6]": "clouds[:2]",
     },
+    "scale": {
+        "SIZE, TRANSFORMS = 128": "SIZE, TRANSFORMS = 64",
+        "num_images=4).batches(4)": "num_images=2).batches(2)",
+        "resamples=500": "resamples=20",
+    },
     "training_with_penalty": {"range(60)": "range(5)", "epochs=12": "epochs=1"},
     "zoo_scan": {
         '"--num-images", 4': '"--num-images", 1',
