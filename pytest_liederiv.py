@@ -16,6 +16,6 @@ __all__ = ["assert_equivariant"]
 @pytest.fixture(scope="session")
 def assert_equivariant() -> Callable[..., None]:
     """`liederiv.testing.assert_equivariant`, loaded when a test first asks for it."""
-    from liederiv.testing import assert_equivariant as function
+    from liederiv.testing.assertions import assert_equivariant as function
 
     return function

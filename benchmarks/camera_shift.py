@@ -53,11 +53,11 @@ from liederiv import resolve_generators
 from liederiv.actions import ImageAction
 from liederiv.base_representation import softmax_pushforward
 from liederiv.derivatives import SCHEMES, Scheme
+from liederiv.differentiation import pushforward
 from liederiv.errors import ImageError
-from liederiv.forward_mode import pushforward
 from liederiv.generators import Generator, SpatialGenerator
 from liederiv.model_zoo import DataConfig, LoadedModel, load, load_images
-from liederiv.model_zoo.image_items import file_item
+from liederiv.model_zoo.inputs.image_items import file_item
 
 MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 TRANSFORMS = "translation,rotation,scale"

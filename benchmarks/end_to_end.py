@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from liederiv import forward_mode, lie_derivative, resolve_generators
 from liederiv.actions import ImageAction
-from liederiv.forward_mode import double_backward_jvp, forget
+from liederiv.differentiation import double_backward_jvp, forget
 from liederiv.generators import SpatialGenerator
 
 MODELS = (

@@ -43,10 +43,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from liederiv.actions import ImageAction
-from liederiv.analysis import Attribution, attribute, attribution, contributions
-from liederiv.analysis.capture import Call, measured_copy, scout
+from liederiv.analysis import Attribution, attribute
+from liederiv.analysis.layers import attribution, contributions
+from liederiv.analysis.layers.capture import Call, measured_copy, scout
 from liederiv.base_representation import lie_value
-from liederiv.forward_mode import forward_mode
+from liederiv.differentiation import forward_mode
 from liederiv.generators import resolve_generators
 from liederiv.model_zoo import load, load_images
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from liederiv import lie_derivative
-from liederiv.lie_derivative import lie_derivative_with_output
+from liederiv.lie_derivatives import lie_derivative_with_output
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
 from liederiv.points import PointCloud

@@ -34,11 +34,11 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from liederiv.analysis import attribute, intervene, rank_correlation
-from liederiv.analysis.interventions import repairable
-from liederiv.analysis.results import Attribution
-from liederiv.bootstrap import bootstrap_mean
+from liederiv.analysis.aliasing.interventions import repairable
+from liederiv.analysis.layers.results import Attribution
 from liederiv.files import json_ready, write_json
 from liederiv.generators import Generator, resolve_generators
+from liederiv.measurement.bootstrap import bootstrap_mean
 from liederiv.model_zoo import load, load_images
 from liederiv.steps import Step, step_of, unit_of
 from liederiv.transforms import transform

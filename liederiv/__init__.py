@@ -14,4 +14,4 @@ if TYPE_CHECKING:
     from liederiv.exports import *
     from liederiv.exports import __all__ as __all__
 else:
-    import_late(__name__, "liederiv.exports", hidden=("forward_mode", "lie_derivative"))
+    import_late(__name__, "liederiv.exports")

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from liederiv.actions import Action
-from liederiv.domains import domain_of
-from liederiv.errors import LieDerivError, ModelError
-from liederiv.forward_mode import ForwardModeWarning, verified_pushforward
-from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.engines import RECOVERABLE
-from liederiv.forward_mode.models import (
+from liederiv.differentiation import ForwardModeWarning, verified_pushforward
+from liederiv.differentiation.calls import PlainFunction
+from liederiv.differentiation.engines import RECOVERABLE
+from liederiv.differentiation.models import (
     ModePolicy,
     kept_randomness,
     kept_weights,
     plain_model,
     watched,
 )
+from liederiv.domains import domain_of
+from liederiv.errors import LieDerivError, ModelError
 from liederiv.names import OUTPUT_TYPES
 
 __all__ = [

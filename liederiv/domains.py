@@ -32,7 +32,7 @@ from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.generators import Catalogue, Generator, resolve_generators
 from liederiv.metrics.values import DiscreteCheck
 from liederiv.representations import Invariant, OutputSpec, Representation, Resolved
-from liederiv.steps import default_grid, unit_of
+from liederiv.steps import Step, default_grid, unit_of
 
 __all__ = [
     "DOMAINS",
@@ -214,6 +214,12 @@ class Domain(ABC):
         """Sizes of steps over which the error of g is followed, ascending; see `liederiv.steps`."""
         return default_grid(unit_of(g.unit))
 
+    def out_of_sight(
+        self, generators: Sequence[Generator], plan: Sequence[Sequence[Step]], x: Any
+    ) -> list[str]:
+        """Warnings about chosen steps so large that little of x is left in both of their ends."""
+        return []
+
     def step_noise(self, x: Any, moved: Any, action: Any, seeds: Sequence[int]) -> dict[str, Any]:
         """Displacements to compare a finite one with, by the names of `Comparisons`.
 
@@ -318,7 +324,7 @@ _LANES = 32  # items × tangents per pass on a CPU: more images no longer fit it
 DOMAINS: list[Domain] = []
 """The kinds of input that are known by now; `known_domains` has those of liederiv first."""
 
-_OURS = ("liederiv.images", "liederiv.points.domain")  # importing them registers their kinds
+_OURS = ("liederiv.grids.domain", "liederiv.points.domain")  # importing them registers their kinds
 
 _DECLARED: ContextVar[Domain | None] = ContextVar("declared domain", default=None)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from liederiv._version import __version__
 from liederiv.channels import CovectorChannels, Irreps, VectorChannels
 from liederiv.derivatives import SCHEMES, get_scheme
+from liederiv.differentiation import ForwardModeWarning, forward_mode, pushforward
 from liederiv.errors import (
     ImageError,
     LieDerivError,
@@ -17,11 +18,11 @@ from liederiv.errors import (
     PointCloudError,
     UnknownLayoutError,
 )
-from liederiv.forward_mode import ForwardModeWarning, forward_mode, pushforward
 from liederiv.generators import GENERATORS, GROUPS, Generator, generator, resolve_generators
-from liederiv.images import ImageDomain as ImageDomain  # images are the first kind of input
-from liederiv.lie_derivative import LieDerivative, lie_derivative, lie_derivative_with_output
-from liederiv.measurement import measure
+from liederiv.grids.domain import ImageDomain as ImageDomain  # images are the first kind of input
+from liederiv.lie_derivatives import LieDerivative, lie_derivative, lie_derivative_with_output
+from liederiv.measurement.measuring import measure
+from liederiv.measurement.results import Measurement, Provenance, Score
 from liederiv.points import PointCloud
 from liederiv.representations import (
     Coordinates,
@@ -31,7 +32,6 @@ from liederiv.representations import (
     Representation,
     TokenGrid,
 )
-from liederiv.results import Measurement, Provenance, Score
 from liederiv.training.penalty import equivariance_penalty, multitask_loss
 
 if TYPE_CHECKING:

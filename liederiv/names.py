@@ -23,7 +23,7 @@ DEFAULT_METRICS = "lee,relative,scale,reference"
 OUTPUT_TYPES = ("auto", "probs", "logits", "features", "output")
 """What of an output can be measured, see `liederiv.measure`."""
 
-FAMILIES = ["lee", "relative", "scale", "reference", "sampled", "decisions", "discrete", "accuracy"]
+FAMILIES = ["lee", "relative", "reference", "scale", "sampled", "decisions", "discrete", "accuracy"]
 """Families of metrics, in order; registering a metric of another adds it."""
 
 SCHEMES = ("bspline", "fourier", "fourier_mirror", "central", "bilinear")
@@ -36,7 +36,7 @@ MEASUREMENTS = ("score", "layers", "aliasing")
 """What a scan can do to a model."""
 
 GROUPS = ("family", "architecture", "class")
-"""What models can be grouped by, see `liederiv.analysis.leaderboard`."""
+"""What models can be grouped by, see `liederiv.analysis.models.leaderboard`."""
 
 PRESETS = {
     "paper-e2e": "models of the paper's end-to-end sweep, with the weights of 2022",

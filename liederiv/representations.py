@@ -17,9 +17,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from liederiv.base_representation import Custom, Invariant, Representation
-from liederiv.coordinates import Coordinates
 from liederiv.errors import UnknownLayoutError
-from liederiv.grids import FeatureMap, Placed, TokenGrid, divides
+from liederiv.grids.coordinates import Coordinates
+from liederiv.grids.outputs import FeatureMap, Placed, TokenGrid, divides
 
 __all__ = [
     "NAMED",

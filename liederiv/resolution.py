@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from liederiv.actions import Action
 from liederiv.domains import domain_of
 from liederiv.errors import UnknownLayoutError
-from liederiv.placement import misplacement
+from liederiv.grids.placement import misplacement
 from liederiv.representations import FeatureMap, OutputSpec, Resolved, declared
 
 __all__ = ["resolve_output"]
@@ -28,8 +28,8 @@ def resolve_output(
 ) -> Resolved:
     """Decide how the group acts on the output of f at x.
 
-    A map that only its shape speaks for is looked at (see `liederiv.placement`): six forward passes
-    of one image, once for each module, size and dtype.
+    A map that only its shape speaks for is looked at (see `liederiv.grids.placement`): six forward
+    passes of one image, once for each module, size and dtype.
 
     Args:
         f: the model, with one tensor as output; what it declares counts where output is ``"auto"``.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-__all__ = ["COMPUTED", "ROUNDING", "Tolerance", "assert_close", "close"]
+__all__ = ["COMPUTED", "EXACT", "ROUNDING", "Tolerance", "assert_close", "close"]
 
 
 class Tolerance(NamedTuple):
@@ -24,6 +24,10 @@ ROUNDING = {torch.float64: Tolerance(1e-13, 1e-13), torch.float32: Tolerance(1e-
 
 COMPUTED = {torch.float64: Tolerance(1e-10, 1e-12), torch.float32: Tolerance(1e-4, 1e-6)}
 """The same quantity by another way: through a network, an interpolation, a matrix function."""
+
+
+EXACT = {torch.float64: Tolerance(0.0, 0.0), torch.float32: Tolerance(0.0, 0.0)}
+"""To the bit."""
 
 
 def assert_close(got: Any, want: Any, within: dict[torch.dtype, Tolerance] = ROUNDING) -> None:

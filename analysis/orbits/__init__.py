@@ -6,9 +6,9 @@
 * ``results`` holds what was found, ``measuring`` puts it together.
 """
 
-from liederiv.analysis.orbits.measuring import KINDS, orbit
-from liederiv.analysis.orbits.results import Estimate, OrbitCurve, Orbits, Period, Worst
-from liederiv.analysis.orbits.units import Readable, ranges_of, readable
+from .measuring import KINDS, orbit
+from .results import Estimate, OrbitCurve, Orbits, Period, Worst
+from .units import Readable, ranges_of, readable
 
 __all__ = [
     "KINDS",

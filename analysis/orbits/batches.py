@@ -10,14 +10,15 @@ import numpy as np
 from torch import Tensor
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.curves import Followed, Grid, follow
-from liederiv.analysis.orbits.periods import SUBPIXEL_PASSES, period_of, shifted
-from liederiv.analysis.orbits.response import Response
-from liederiv.analysis.orbits.results import OrbitCurve, Period, Worst
-from liederiv.analysis.orbits.units import readable
-from liederiv.analysis.orbits.worst import Budget, combining, search
 from liederiv.derivatives import Scheme
 from liederiv.generators import Generator
+
+from .curves import Followed, Grid, follow
+from .periods import SUBPIXEL_PASSES, period_of, shifted
+from .response import Response
+from .results import OrbitCurve, Period, Worst
+from .units import readable
+from .worst import Budget, combining, search
 
 __all__ = ["Run"]
 
@@ -59,7 +60,7 @@ class Run:
         moved = shifted(self.generators, self.is_images) if shifts else []
         x = self.batches[0].x
         shifts = min(shifts, max(x.shape[-2:])) if moved else 0
-        rolled = len(moved) * self.images * (shifts + SUBPIXEL_PASSES)
+        rolled = len(moved) * self.images * (shifts + 1 + SUBPIXEL_PASSES)
         sought = 0 if budget is None else budget.starts * budget.steps + budget.grid_passes()
         return along + rolled + sought * len(self.batches)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from liederiv.analysis.orbits.results import Array, Estimate, OrbitCurve, Orbits, Worst
 from liederiv.files import json_ready, write_atomically, write_json
-from liederiv.results import SCHEMA_VERSION, Provenance
+from liederiv.measurement.results import SCHEMA_VERSION, Provenance
+
+from .results import Array, Estimate, OrbitCurve, Orbits, Worst
 
 __all__ = ["OrbitReport", "described"]
 
@@ -71,7 +72,7 @@ class OrbitReport:
         if json is not None:
             write_json(json, self.to_dict())
         if figure is not None:
-            from liederiv.analysis.orbits.figure import orbits_figure
+            from .figure import orbits_figure
 
             drawn = orbits_figure(self.orbits, title=self.provenance.model)
             write_atomically(figure, lambda p: drawn.savefig(p, dpi=130))
@@ -109,7 +110,7 @@ def _curve(o: Orbits, c: OrbitCurve) -> dict[str, Any]:
 
 
 def _point(o: Orbits, c: OrbitCurve, i: int) -> dict[str, Any]:
-    path = None if not c.bound_holds else c.path[:, i]
+    path = None if not c.bound_holds else c.length[:, i]
     return {
         "t": float(c.t[i]),
         "shown": float(c.shown[i]),

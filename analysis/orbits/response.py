@@ -24,15 +24,15 @@ from torch.utils._pytree import tree_map
 from liederiv.actions import Action
 from liederiv.base_representation import class_axis
 from liederiv.derivatives import Scheme
-from liederiv.domains import Domain, domain_of
-from liederiv.errors import ModelError, NotDifferentiableError
-from liederiv.forward_mode import (
+from liederiv.differentiation import (
     Pushforward,
     Verification,
     sound_numerics,
     verified_pushforward,
 )
-from liederiv.forward_mode.calls import within_rounding
+from liederiv.differentiation.calls import within_rounding
+from liederiv.domains import Domain, domain_of
+from liederiv.errors import ModelError, NotDifferentiableError
 from liederiv.generators import Generator
 from liederiv.metrics.finite import act_finite, evaluate, valid
 from liederiv.metrics.local import as_output

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from liederiv.actions import Action
-from liederiv.analysis.orbits.curves import cross_entropy
-from liederiv.analysis.orbits.response import Response
 from liederiv.draws import seeded_uniform
 from liederiv.errors import LieDerivError
+
+from .curves import cross_entropy
+from .response import Response
 
 __all__ = ["Budget", "Found", "combining", "search"]
 

@@ -4,6 +4,6 @@ The page opens from disk and loads nothing: plotly draws, DataTables (through it
 filters. Needs the `report` extra.
 """
 
-from liederiv.analysis.report.page import report_html
+from .page import report_html
 
 __all__ = ["report_html"]

@@ -12,10 +12,16 @@ from typing import Any
 import pandas as pd
 
 from liederiv._version import __version__
-from liederiv.analysis.accuracy import join_accuracy
-from liederiv.analysis.leaderboard import Leaderboard, failures, latest, leaderboard
-from liederiv.analysis.report.data import chart_data, safe_json
-from liederiv.analysis.report.tables import (
+from liederiv.errors import LieDerivError
+from liederiv.foreign import printable
+from liederiv.metrics.registry import words_of
+from liederiv.spreadsheets import printable_frame
+
+from ..models.accuracy import join_accuracy
+from ..models.leaderboard import Leaderboard, failures, latest, leaderboard
+from ..models.statistics import correlations, describe_models
+from .data import chart_data, safe_json
+from .tables import (
     correlation_table,
     failure_table,
     interactive,
@@ -23,11 +29,6 @@ from liederiv.analysis.report.tables import (
     library,
     plain,
 )
-from liederiv.analysis.statistics import correlations, describe_models
-from liederiv.errors import LieDerivError
-from liederiv.foreign import printable
-from liederiv.metrics.registry import words_of
-from liederiv.spreadsheets import printable_frame
 
 __all__ = ["report_html"]
 

@@ -6,7 +6,7 @@ import importlib
 
 import pandas as pd
 
-from liederiv.analysis.leaderboard import Leaderboard
+from ..models.leaderboard import Leaderboard
 
 __all__ = [
     "correlation_table",

@@ -12,8 +12,8 @@ import typer
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["gate"]
 
@@ -76,7 +76,7 @@ def gate(
     writable(junit)
     o.check_endings({"--junit": (junit, ".xml")})
     from liederiv.cli.gating import Request, conclude, judged, keep_apart, measured, reported
-    from liederiv.junit import write_junit
+    from liederiv.testing.junit import write_junit
 
     save = Saving()
     request = Request(model, model_flag, checkpoint, max_, baseline, max_increase, transforms)

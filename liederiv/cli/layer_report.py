@@ -10,7 +10,7 @@ import pandas as pd
 
 from liederiv.analysis import AliasingReport, Attribution, FiniteLayers, WhatIf
 from liederiv.files import json_ready, write_atomically, write_json
-from liederiv.results import SCHEMA_VERSION, Provenance
+from liederiv.measurement.results import SCHEMA_VERSION, Provenance
 
 __all__ = ["LayerReport", "by_columns"]
 
@@ -79,7 +79,7 @@ class LayerReport:
             frame.insert(0, "image_name", frame["image"].map(names))
             write_atomically(parquet, lambda p: frame.to_parquet(p, index=False))
         if plot is not None:
-            from liederiv.analysis.plots import layers_figure
+            from liederiv.analysis.plots.figures import layers_figure
 
             figure = layers_figure(self.attribution, self.aliasing, title=self.provenance.model)
             write_atomically(plot, lambda p: figure.savefig(p, dpi=130))

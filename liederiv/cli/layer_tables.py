@@ -70,11 +70,9 @@ def _tree(a: Attribution, top: int) -> Table:
     """Stages, the largest share first, each with those of its modules that are among the top."""
     over = _steps(a)
     what = f"the change over a step ({over})" if over else "‖L f‖²"
-    table = new_table(f"Share of {what} that each module is responsible for")
-    table.add_column("module", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    for name in a.generators:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    title = f"Share of {what} that each module is responsible for"
+    names = [name.replace("_", "\n") for name in a.generators]
+    table = new_table(title, "module", "type", numbers=names)
     frame, columns = _shares(a), list(a.generators)
     size = frame[columns].abs().mean(axis=1).fillna(0)
     listed = set(size[size >= _SMALL].nlargest(top).index)
@@ -124,8 +122,7 @@ def _add_stage(
 
 def _bars(a: Attribution, column: Literal["kind", "stage"]) -> Table:
     """Shares by kind or stage with a bar each; bars of one transform share their scale."""
-    table = new_table(f"By {column}")
-    table.add_column(column, no_wrap=True)
+    table = new_table(f"By {column}", column)
     shares = a.by(column)
     sizes = shares.abs().mean(axis=1)
     shares = shares.loc[sizes[sizes >= _SMALL].sort_values(ascending=False).index]
@@ -221,9 +218,7 @@ def _aliasing_tables(report: AliasingReport, top: int) -> Iterable[Table | str]:
         key=lambda r: -float(r.error.sum()),
     )[:top]
     how = f"scheme {report.scheme}, nonlinearities {report.factor}× finer"
-    table = new_table(f"Aliasing of the derivative ({how})")
-    table.add_column("module", no_wrap=True)
-    table.add_column("type", no_wrap=True)
+    table = new_table(f"Aliasing of the derivative ({how})", "module", "type")
     for name in report.generators:
         table.add_column(f"{name}\n‖c‖²/‖L f‖²", justify="right")
         table.add_column("aliasing\nshare", justify="right")
@@ -254,9 +249,7 @@ def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
     leaves = [i for i in table.index if i[0] and not frame["path"].str.startswith(i[0] + ".").any()]
     worst = table.loc[leaves].mean(axis=1).nsmallest(top).index
     title = "EQ-T, EQ-T_frac and EQ-R of single modules, dB over the range of their output"
-    out = new_table(f"{title} (small: far from equivariant)")
-    out.add_column("module", no_wrap=True)
-    out.add_column("type", no_wrap=True)
+    out = new_table(f"{title} (small: far from equivariant)", "module", "type")
     for name in table.columns:
         out.add_column(str(name), justify="right")
     for i in worst:
@@ -273,12 +266,11 @@ def _what_if_tables(result: WhatIf) -> Iterable[Table | str]:
     k = len(result.trials[0].modules)
     over = f" over {', '.join(dict.fromkeys(result.steps))}" if result.steps else ""
     title = f"What if {k} modules were repaired? LEE{over} of {result.output}, relative change"
-    table = new_table(title)
-    table.add_column("repaired", no_wrap=True)
+    table = new_table(title, "repaired")
     for name in result.generators:
         table.add_column(name.replace("_", "\n"), justify="right")
-    for title in ("same\ntop class", "confidence"):
-        table.add_column(title, justify="right")
+    for header in ("same\ntop class", "confidence"):
+        table.add_column(header, justify="right")
     words = {
         "attribution": f"{k} ranked first",
         "largest": f"{k} largest maps",

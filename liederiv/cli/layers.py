@@ -13,8 +13,8 @@ from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["layers"]
 
@@ -103,12 +103,16 @@ def layers(
     from liederiv.cli.tables import console
     from liederiv.domains import domain_of
     from liederiv.generators import resolve_generators
-    from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
-    from liederiv.model_zoo.point_models import is_point_model
-    from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+    from liederiv.measurement.row_names import row_names
+    from liederiv.model_zoo import source_of
+    from liederiv.model_zoo.requests.layers import LayersRun, needs_images
+    from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of
     from liederiv.single_steps import single_steps
 
-    if not is_point_model(model or model_flag or ""):  # early, if wrong
+    named = model or model_flag
+    if named and source_of(named).inputs:  # else importing the model may register more of them
+        row_names(how.transforms, how.unit)  # type: ignore[arg-type]
+    if named and source_of(named).inputs == "images":  # early, if wrong
         single_steps(step, resolve_generators(how.transforms, unit=how.unit))  # type: ignore[arg-type]
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from liederiv.analysis.accuracy import join_accuracy, read_accuracy
-from liederiv.analysis.leaderboard import Leaderboard, failures, leaderboard
+from liederiv.analysis.models.accuracy import join_accuracy, read_accuracy
+from liederiv.analysis.models.leaderboard import Leaderboard, failures, leaderboard
 from liederiv.cli.arguments import as_given
 from liederiv.cli.saving import Saving
 from liederiv.cli.tables import console, new_table, number
 from liederiv.cli.terminal import say
 from liederiv.files import write_atomically
 from liederiv.foreign import one_line
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 from liederiv.spreadsheets import csv_text
 
 __all__ = ["list_results"]

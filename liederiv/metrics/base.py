@@ -19,13 +19,10 @@ from torch import Tensor
 
 from liederiv.derivatives import Scheme
 from liederiv.domains import Domain, domain_of
-from liederiv.floors import Floor
 from liederiv.generators import Generator
-from liederiv.metrics.local import LocalBatch
-from liederiv.metrics.values import NotApplicable, Piece
-from liederiv.representations import OutputSpec
-from liederiv.results import Measurement, Score
-from liederiv.scoring import (
+from liederiv.measurement.floors import Floor
+from liederiv.measurement.results import Measurement, Score
+from liederiv.measurement.scoring import (
     OUTPUT_UNITS,
     Bootstrap,
     empty_score,
@@ -33,6 +30,9 @@ from liederiv.scoring import (
     make_score,
     targets,
 )
+from liederiv.metrics.local import LocalBatch
+from liederiv.metrics.values import NotApplicable, Piece
+from liederiv.representations import OutputSpec
 
 __all__ = ["Context", "FiniteMetric", "LocalMetric", "Metric", "Need", "Response", "Rows"]
 
@@ -119,8 +119,8 @@ class Metric(ABC):
         summary: one line.
         needs: ``lie`` (Lie derivatives), ``comparison`` (their comparison directions), ``finite``
             (finite transforms), ``steps`` (changes over finite steps, see
-            `liederiv.structure_function`), ``reference`` (a reference network), ``classes`` (class
-            scores), ``labels``.
+            `liederiv.metrics.structure_function`), ``reference`` (a reference network), ``classes``
+            (class scores), ``labels``.
         title: its name in words.
         heading: of its column in tables of transforms; without one it has lines of its own.
         shown: what its column shows: the value, its interval too, those with the unit, or all (unit
@@ -216,7 +216,8 @@ class LocalMetric(Metric):
         direction: of `liederiv.domains.Comparisons`, which it compares with: ``noise``,
             ``spectrum``, ``blur``; empty if none.
         power: of the Lie derivative, 1 or 2; 0 for a ratio without unit.
-        rounding: what of `liederiv.floors.Floor` rounding adds to the numerator; empty if unknown.
+        rounding: what of `liederiv.measurement.floors.Floor` rounding adds to the numerator; empty
+            if unknown.
     """
 
     needs = frozenset({"lie"})
@@ -240,7 +241,7 @@ class LocalMetric(Metric):
         return f"{output}²/{transform}²" if transform.isalpha() else f"{output}²/({transform})²"
 
     def targets(self, generators: Sequence[Generator]) -> list[tuple[str, str, list[int]]]:
-        """Rows to report; see `liederiv.scoring.targets`."""
+        """Rows to report; see `liederiv.measurement.scoring.targets`."""
         return targets(generators)
 
     def measure(self, batch: LocalBatch) -> Response | None:

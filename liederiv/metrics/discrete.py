@@ -23,7 +23,7 @@ from liederiv.actions import ImageAction
 from liederiv.channels import ChannelAction
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
-from liederiv.grids import Placed, divides
+from liederiv.grids.outputs import Placed, divides
 from liederiv.metrics.base import Context, FiniteMetric
 from liederiv.metrics.finite import act_finite, evaluate
 from liederiv.metrics.values import DiscreteCheck, NotApplicable, Piece, SampledMetric

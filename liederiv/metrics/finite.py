@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from liederiv.channels import ChannelAction
-from liederiv.coordinates import Coordinates
+from liederiv.differentiation.calls import PlainFunction
+from liederiv.differentiation.models import watched
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError, UnknownLayoutError
-from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.models import watched
-from liederiv.grids import Placed
+from liederiv.grids.coordinates import Coordinates
+from liederiv.grids.outputs import Placed
 from liederiv.representations import Custom, FeatureMap, Invariant, Representation, TokenGrid
 
 __all__ = ["GroupElement", "act_finite", "evaluate", "map_size", "relative_error", "valid"]

@@ -18,10 +18,10 @@ from liederiv.base_representation import (
     lie_value,
     softmax_pushforward,
 )
+from liederiv.differentiation import Verification, sound_numerics, verified_pushforward
+from liederiv.differentiation.models import ModePolicy
 from liederiv.domains import Comparisons, Domain, domain_of
 from liederiv.errors import ModelError
-from liederiv.forward_mode import Verification, sound_numerics, verified_pushforward
-from liederiv.forward_mode.models import ModePolicy
 from liederiv.representations import OutputSpec, Resolved, hints_of
 from liederiv.resolution import resolve_output
 
@@ -90,8 +90,8 @@ def linearise(
         directions: number of noise directions per image or cloud.
         seeds: one per image or cloud, for the noise.
         chunk_size: tangents per forward-mode pass.
-        engine: see `liederiv.forward_mode`.
-        verify: see `liederiv.forward_mode.verified_pushforward`.
+        engine: see `liederiv.differentiation`.
+        verify: see `liederiv.differentiation.verified_pushforward`.
         mode: see there.
 
     Raises:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from liederiv.domains import domain_of
+from liederiv.measurement.results import Score
+from liederiv.measurement.scoring import empty_score, make_score
 from liederiv.metrics.base import Context, Metric, Response, Rows
 from liederiv.metrics.lee import RelativeNorm
 from liederiv.metrics.local import LocalBatch, linearise
 from liederiv.representations import Invariant
-from liederiv.results import Score
-from liederiv.scoring import empty_score, make_score
 
 __all__ = ["Reference"]
 

@@ -1,7 +1,7 @@
 r"""How far a derivative speaks, and the equivariance error at steps of finite size.
 
-LEE(h) = S(h)/h², with the structure function S of `liederiv.structure_function`, is LEE for small
-steps and less for larger ones, as L turns along the orbit. The *reach* is the step at which
+LEE(h) = S(h)/h², with the structure function S of `liederiv.metrics.structure_function`, is LEE for
+small steps and less for larger ones, as L turns along the orbit. The *reach* is the step at which
 LEE(h) = LEE/2, interpolated in log h.
 
 What LEE is there: the derivative's, where an engine differentiated the network to rounding. A
@@ -21,13 +21,13 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from liederiv.bootstrap import resample_counts
+from liederiv.measurement.bootstrap import resample_counts
+from liederiv.measurement.results import Measurement, Score, Status
+from liederiv.measurement.scoring import OUTPUT_UNITS, empty_score, make_score, targets
 from liederiv.metrics.base import Metric, Rows
-from liederiv.reach import crossing
-from liederiv.results import Measurement, Score, Status
-from liederiv.scoring import OUTPUT_UNITS, empty_score, make_score, targets
+from liederiv.metrics.reach import crossing
+from liederiv.metrics.structure_function import StepBatch
 from liederiv.steps import Step, StepUnit, base_name, step_label, unit_of
-from liederiv.structure_function import StepBatch
 
 __all__ = [
     "LeeShare",
@@ -156,6 +156,7 @@ class Reach(StepMetric):
     needs = frozenset({"steps", "lie"})
     summary = "step at which LEE(h) is half of LEE: how far the derivative speaks"
     title, heading, shown = "reach of the derivative", "reach", "unit"
+    larger_is_better = None  # a short reach is no fault, and a long one no merit
 
     def along(
         self, curve: _Curve, name: str, t_unit: str, index: list[int], to: Rows
@@ -376,6 +377,7 @@ class LeeShare(_AtSteps):
     needs = frozenset({"steps", "lie"})
     summary = "LEE(h) ÷ LEE over a grid of steps: the curve behind the reach"
     listed, gated, listed_steps = False, False, "all"
+    larger_is_better = None
 
     def at(self, curve: _Curve, j: int, name: str, t_unit: str, to: Rows) -> Score:
         """See `_AtSteps.at`."""

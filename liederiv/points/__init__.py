@@ -9,7 +9,7 @@ from liederiv.points.cloud import PointCloud
 from liederiv.points.discrete import discrete_point_checks, permute_within_clouds
 from liederiv.points.domain import PointDomain
 from liederiv.points.generators import POINTS, PointGenerator
-from liederiv.points.harmonics import FiberGrid, harmonics
+from liederiv.points.orientations import FiberGrid, harmonics
 from liederiv.points.reference import CentredDistances
 from liederiv.points.representations import (
     Fiber,

@@ -29,9 +29,9 @@ from liederiv.representations import OutputSpec, Resolved
 
 __all__ = ["PointDomain", "canonical_rows"]
 
-_POINTS_PER_PASS = 1024
+_POINTS_PER_PASS = 1024  # neighbourhoods cost memory: some 100 edges each in common networks
 _LANES = 2**14  # points × tangents per pass
-_VIEWS = 4
+_VIEWS = 4  # finite motions of each cloud
 
 
 class PointDomain(Domain):

@@ -2,9 +2,9 @@ r"""How motions of space act on what a network computes from point clouds.
 
 An output has one row per cloud or one per point (its *level*), and transforms as scalars (not at
 all), vectors (A v), positions (A p + b) or a function of orientation (see
-`liederiv.points.harmonics`). Which of these it is cannot be seen: [B, 3] may be a dipole moment or
-three energies. So it is declared, by the model (an attribute ``output_representation``) or by the
-caller, and never guessed.
+`liederiv.points.orientations`). Which of these it is cannot be seen: [B, 3] may be a dipole moment
+or three energies. So it is declared, by the model (an attribute ``output_representation``) or by
+the caller, and never guessed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from liederiv.actions import Action
 from liederiv.errors import UnknownLayoutError
 from liederiv.points.action import PointAction
-from liederiv.points.harmonics import FiberGrid
+from liederiv.points.orientations import FiberGrid
 from liederiv.representations import (
     Custom,
     Hints,

@@ -13,19 +13,19 @@ from torchmetrics import Metric
 from liederiv.batches import check_layout, unpack
 from liederiv.checks import check_placement, check_type
 from liederiv.derivatives import Scheme, get_scheme
+from liederiv.differentiation.calls import PlainFunction
+from liederiv.differentiation.models import plain_model, watched
 from liederiv.domains import Domain, domain_of, pieces
 from liederiv.errors import LieDerivError
-from liederiv.forward_mode.calls import PlainFunction
-from liederiv.forward_mode.models import plain_model, watched
 from liederiv.generators import Generator
+from liederiv.measurement.row_names import row_names, step_rows
+from liederiv.measurement.scoring import targets
 from liederiv.metrics.local import LocalBatch, is_classifier, linearise
+from liederiv.metrics.structure_function import step_responses, why_no_steps
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
-from liederiv.row_names import row_names, step_rows
-from liederiv.scoring import targets
 from liederiv.steps import Steps, plan_of, step_label
-from liederiv.structure_function import step_responses, why_no_steps
 from liederiv.training.untouched import untouched
 
 __all__ = ["LocalEquivarianceError"]
@@ -56,7 +56,7 @@ class LocalEquivarianceError(Metric):
         images_per_update: measure the first so many of each batch only; None measures all.
         batch_size: images or clouds per pass; None chooses by memory.
         chunk_size: tangents per pass; None chooses by memory.
-        engine: see `liederiv.forward_mode`.
+        engine: see `liederiv.differentiation`.
         verify: compare with the model and its differences on one image first, once per model and
             size of image; False for who counts passes.
         steps: sizes of motions, e.g. ``"rotation=1deg"``, see `liederiv.steps`: results then hold

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from liederiv.forward_mode.models import as_it_was, evaluated, kept_randomness
+from liederiv.differentiation.models import as_it_was, evaluated, kept_randomness
 
 __all__ = ["untouched"]
 

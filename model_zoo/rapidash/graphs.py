@@ -101,7 +101,7 @@ def build_edges(pos: Tensor, batch: Tensor, edge_type: EdgeType) -> Tensor:
 def _constant(pos: Tensor) -> Tensor:
     """Positions from which whole numbers are made: who is whose neighbour has no derivative.
 
-    `liederiv.forward_mode.cuts` need not know of this detach: nothing else comes of it.
+    `liederiv.differentiation.cuts` need not know of this detach: nothing else comes of it.
     """
     with torch._C.DisableTorchFunction():
         return pos.detach()
@@ -134,6 +134,7 @@ def coarsen(pos: Tensor, batch: Tensor, ratio: float) -> Coarsening:
     """
     cloud = _Padded.of(_constant(pos), batch)
     counts = cloud.valid.sum(1)
+    # A product that is whole but for rounding is not rounded up.
     wanted = (counts * ratio - 1e-9).ceil().long().clamp(min=1)
     steps = int(wanted.max()) if len(wanted) else 0
     rows = torch.arange(len(counts), device=pos.device)

@@ -8,9 +8,9 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from torch import nn
 
 from liederiv import lie_derivative
-from liederiv.analysis.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
-from liederiv.analysis.layouts import Layout
-from liederiv.forward_mode import double_backward_jvp, pushforward
+from liederiv.analysis.aliasing.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
+from liederiv.analysis.layers.layouts import Layout
+from liederiv.differentiation import double_backward_jvp, pushforward
 
 F64 = torch.float64
 # Remaining share ‖L σ_AF‖/‖L σ‖ on random 32 × 32 maps for factors 2, 4, 8, 16.

@@ -9,7 +9,7 @@ from torch import nn
 
 from liederiv import LieDerivError, ModelError
 from liederiv.analysis import attribute
-from liederiv.analysis.aliasing import measure_aliasing
+from liederiv.analysis.aliasing.measuring import measure_aliasing
 
 F64 = torch.float64
 

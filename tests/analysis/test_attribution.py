@@ -202,8 +202,8 @@ def test_standard_error_is_that_of_repeated_draws():
 
 def test_generators_can_be_measured_in_turns(monkeypatch):
     model, x, whole = build(BatchReordering), images(2), exact(BatchReordering)
-    monkeypatch.setattr("liederiv.analysis.attribution._TANGENT_BYTES", 1)
-    monkeypatch.setattr("liederiv.analysis.contributions._GRADIENT_BYTES", 1)
+    monkeypatch.setattr("liederiv.analysis.layers.attribution._TANGENT_BYTES", 1)
+    monkeypatch.setattr("liederiv.analysis.layers.contributions._GRADIENT_BYTES", 1)
     turns = attribute(model, x, GENERATORS, probes="exact")
     np.testing.assert_allclose(turns.exclusive, whole.exclusive, rtol=1e-9, atol=1e-25)
 
@@ -267,7 +267,7 @@ def test_the_caller_sees_no_change(stage, monkeypatch):
             attribute(model, x, GENERATORS)
         handle.remove()
     else:
-        monkeypatch.setattr("liederiv.analysis.contributions._contract", lambda *_: 1 / 0)
+        monkeypatch.setattr("liederiv.analysis.layers.contributions._contract", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             attribute(model, x, GENERATORS)
     assert_same(before, snapshot(model))

@@ -261,7 +261,7 @@ class Keeps(Net):
         return self.act(z)
 
 
-@pytest.mark.filterwarnings("ignore::liederiv.forward_mode.ForwardModeWarning")
+@pytest.mark.filterwarnings("ignore::liederiv.differentiation.ForwardModeWarning")
 def test_a_model_that_keeps_activations_can_be_copied_before_and_after():
     model, x = build(Keeps), images()
     model(x.clone().requires_grad_())  # attributes with a graph, which deepcopy refuses

@@ -10,8 +10,9 @@ from torch import nn
 
 from liederiv import ModelError
 from liederiv.actions import ImageAction
-from liederiv.analysis import Layout, attribute, contributions
-from liederiv.analysis.direct_action import direct_action
+from liederiv.analysis import Layout, attribute
+from liederiv.analysis.layers import contributions
+from liederiv.analysis.layers.direct_action import direct_action
 from liederiv.generators import resolve_generators
 from liederiv.metrics.finite import act_finite
 from liederiv.transforms import FiniteTransform

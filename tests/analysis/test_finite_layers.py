@@ -95,7 +95,7 @@ def test_a_pooled_output_is_compared_as_it_is(images):
 
 def test_whole_shifts_are_never_nothing():
     from liederiv.actions import ImageAction
-    from liederiv.analysis.finite_layers import _Draws
+    from liederiv.analysis.layers.finite import _Draws
     from liederiv.generators import resolve_generators
 
     actions = (ImageAction(resolve_generators(g), 16, 8) for g in ("translation", "rotation"))

@@ -10,11 +10,11 @@ from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import nn
 
 from liederiv import LieDerivError, ModelError, UnknownLayoutError, lie_derivative
-from liederiv.analysis.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
-from liederiv.analysis.interventions import intervene, repairable
-from liederiv.analysis.padding import ContinuedLayer
-from liederiv.analysis.repairs import REPAIRS, AliasFree, LowPass, Padding
-from liederiv.forward_mode import pushforward
+from liederiv.analysis.aliasing.alias_free import AliasFreeActivation, AliasFreeMaxPool, Filtered
+from liederiv.analysis.aliasing.interventions import intervene, repairable
+from liederiv.analysis.aliasing.padding import ContinuedLayer
+from liederiv.analysis.aliasing.repairs import REPAIRS, AliasFree, LowPass, Padding
+from liederiv.differentiation import pushforward
 
 F64 = torch.float64
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from liederiv.actions import ImageAction
 from liederiv.analysis import Layout, LayoutRecogniser
-from liederiv.analysis.capture import measured_copy, scout
-from liederiv.analysis.layouts import positions
-from liederiv.forward_mode import forward_mode, pushforward
+from liederiv.analysis.layers.capture import measured_copy, scout
+from liederiv.analysis.layers.layouts import positions
+from liederiv.differentiation import forward_mode, pushforward
 from liederiv.generators import resolve_generators
 
 IMAGE = "NCHW 224×224"

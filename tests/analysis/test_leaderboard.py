@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from made_scan import MODELS, NASTY, START, TRANSFORMS, lee_of, make_scan, origin, score_frame
 
-from liederiv.analysis.accuracy import join_accuracy, read_accuracy
-from liederiv.analysis.leaderboard import failures, leaderboard
-from liederiv.analysis.scan_comparison import compare_scans, summarise_differences
-from liederiv.analysis.statistics import describe_models
+from liederiv.analysis.models.accuracy import join_accuracy, read_accuracy
+from liederiv.analysis.models.leaderboard import failures, leaderboard
+from liederiv.analysis.models.scan_comparison import compare_scans, summarise_differences
+from liederiv.analysis.models.statistics import describe_models
 from liederiv.errors import LieDerivError
 
 NAMES = list(MODELS)

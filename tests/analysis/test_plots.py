@@ -10,7 +10,8 @@ from matplotlib.colors import to_hex
 from matplotlib.text import Text
 from torch import nn
 
-from liederiv.analysis import attribute, measure_aliasing, plots
+from liederiv.analysis import attribute, measure_aliasing
+from liederiv.analysis.plots import figures as plots
 from liederiv.errors import LieDerivError
 
 

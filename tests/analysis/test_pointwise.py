@@ -5,8 +5,8 @@ import torch
 from timm.layers import BatchNormAct2d, BlurPool2d, GroupNormAct, LayerNorm2d, SqueezeExcite
 from torch import nn
 
-from liederiv.analysis.layouts import Layout
-from liederiv.analysis.pointwise import (
+from liederiv.analysis.layers.layouts import Layout
+from liederiv.analysis.layers.pointwise import (
     is_affine,
     is_elementwise,
     is_pointwise_nonlinearity,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from liederiv.analysis.probes import choose_probes
+from liederiv.analysis.layers.probes import choose_probes
 
 
 def softmax_jacobian(p):

@@ -14,7 +14,7 @@ from torch import nn
 from liederiv import generator
 from liederiv.actions import ImageAction
 from liederiv.analysis import Layout, attribute
-from liederiv.analysis.finite_layers import _Draws
+from liederiv.analysis.layers.finite import _Draws
 from liederiv.generators import resolve_generators
 from liederiv.metrics.registry import METRICS
 from liederiv.transforms import FiniteTransform

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from liederiv import LieDerivError, get_scheme
-from liederiv.analysis.resampling import (
+from liederiv.analysis.aliasing.resampling import (
     blur,
     check_boundary,
     downsampling,

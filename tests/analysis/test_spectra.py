@@ -8,8 +8,8 @@ import scipy.stats
 import torch
 
 from liederiv import LieDerivError
-from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.analysis.spectra import average_spectra, power_spectrum
+from liederiv.analysis.aliasing.spectra import average_spectra, power_spectrum
+from liederiv.analysis.models.rank_correlation import rank_correlation
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "mirror"])

@@ -7,14 +7,18 @@ from made_scan import MODELS, TRANSFORMS, make_scan
 from scipy import stats
 from torch import nn
 
-from liederiv.analysis import architectures
-from liederiv.analysis.architectures import architecture_class, architecture_classes, mixing_of
-from liederiv.analysis.layer_statistics import kind_shares, kind_totals
-from liederiv.analysis.leaderboard import leaderboard
-from liederiv.analysis.metric_agreement import metric_agreement, metric_columns, subject_of
-from liederiv.analysis.rank_correlation import rank_correlation
-from liederiv.analysis.recipes import recipe_of, year_of
-from liederiv.analysis.statistics import (
+from liederiv.analysis.models import architectures
+from liederiv.analysis.models.architectures import (
+    architecture_class,
+    architecture_classes,
+    mixing_of,
+)
+from liederiv.analysis.models.layer_statistics import kind_shares, kind_totals
+from liederiv.analysis.models.leaderboard import leaderboard
+from liederiv.analysis.models.metric_agreement import metric_agreement, metric_columns, subject_of
+from liederiv.analysis.models.rank_correlation import rank_correlation
+from liederiv.analysis.models.recipes import recipe_of, year_of
+from liederiv.analysis.models.statistics import (
     correlations,
     describe_models,
     factor_table,

@@ -7,8 +7,8 @@ from torch import nn
 
 from liederiv import LieDerivError
 from liederiv.analysis import attribute
-from liederiv.analysis.repair_trials import rank_modules, what_if
-from liederiv.analysis.repairs import AliasFree, LowPass
+from liederiv.analysis.aliasing.repairs import AliasFree, LowPass
+from liederiv.analysis.aliasing.trials import rank_modules, what_if
 from liederiv.transforms import transform
 
 

@@ -11,7 +11,10 @@ import yaml
 from junitparser import Error, Failure, JUnitXml
 
 from liederiv.errors import LieDerivError
-from liederiv.gate import (
+from liederiv.measurement.results import Measurement, Provenance, Score
+from liederiv.model_zoo import load
+from liederiv.testing.junit import write_junit
+from liederiv.testing.limits import (
     Limit,
     judge_increase,
     judge_limits,
@@ -19,9 +22,6 @@ from liederiv.gate import (
     parse_limits,
     read_baseline,
 )
-from liederiv.junit import write_junit
-from liederiv.model_zoo import load
-from liederiv.results import Measurement, Provenance, Score
 
 DOCS = Path(__file__).parents[2] / "docs" / "ci.md"
 
@@ -119,7 +119,7 @@ def test_the_paired_ratio_of_ratios(tmp_path):
 
 
 def test_the_interval_of_a_ratio_is_that_of_the_bootstrap(tmp_path):
-    from liederiv.bootstrap import bootstrap_ratio
+    from liederiv.measurement.bootstrap import bootstrap_ratio
 
     old, new = [1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 5.0, 4.5]
     (v,) = judge_increase(measured(new), saved(tmp_path, measured(old)), 0.05, seed=3)

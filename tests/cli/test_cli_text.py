@@ -21,9 +21,9 @@ from liederiv.cli.failures import sentence
 from liederiv.cli.tables import console, headline, new_table
 from liederiv.cli.terminal import say
 from liederiv.foreign import figure_label
-from liederiv.gate import Verdict
-from liederiv.junit import write_junit
 from liederiv.spreadsheets import printable_frame
+from liederiv.testing.junit import write_junit
+from liederiv.testing.limits import Verdict
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 MARKUP = st.sampled_from(

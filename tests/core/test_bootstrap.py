@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from liederiv.bootstrap import bootstrap_mean, bootstrap_ratio, resample_counts
+from liederiv.measurement.bootstrap import bootstrap_mean, bootstrap_ratio, resample_counts
 
 
 def test_agrees_with_scipy_percentile_interval():

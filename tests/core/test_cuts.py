@@ -13,7 +13,7 @@ from torch.func import jvp, vmap
 from liederiv import NotDifferentiableError, equivariance_penalty, lie_derivative_with_output
 from liederiv.actions import ImageAction
 from liederiv.analysis import attribute
-from liederiv.forward_mode import Cuts, forward_mode
+from liederiv.differentiation import Cuts, forward_mode
 from liederiv.generators import resolve_generators
 
 pytestmark = pytest.mark.filterwarnings("ignore::liederiv.ForwardModeWarning")

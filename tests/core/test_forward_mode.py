@@ -19,7 +19,7 @@ from liederiv import (
     lie_derivative_with_output,
     pushforward,
 )
-from liederiv.forward_mode import double_backward_jvp
+from liederiv.differentiation import double_backward_jvp
 
 
 class SineWithoutForwardFormula(torch.autograd.Function):

@@ -24,8 +24,8 @@ from liederiv import (
 )
 from liederiv.actions import ImageAction
 from liederiv.checks import check_derivative
-from liederiv.comparison import compare
 from liederiv.derivatives import SCHEMES
+from liederiv.measurement.comparison import compare
 
 X = formula_images()
 

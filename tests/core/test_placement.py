@@ -12,7 +12,7 @@ from liederiv import (
     lie_derivative_with_output,
     measure,
 )
-from liederiv.placement import misplacement, paint
+from liederiv.grids.placement import misplacement, paint
 
 SIZE = 64
 

@@ -11,7 +11,6 @@ import liederiv
 from liederiv import measure
 from liederiv.actions import Action
 from liederiv.cli.tables import score_tables
-from liederiv.comparison import compare
 from liederiv.domains import (
     DOMAINS,
     Comparisons,
@@ -21,14 +20,15 @@ from liederiv.domains import (
     register_domain,
 )
 from liederiv.errors import InputError, LieDerivError
-from liederiv.gate import GATED, judge_limits, parse_limits
 from liederiv.generators import Catalogue, Generator
+from liederiv.measurement.comparison import compare
+from liederiv.measurement.row_names import row_names
 from liederiv.metrics.base import FiniteMetric, LocalMetric, Response
 from liederiv.metrics.finite import evaluate
 from liederiv.metrics.registry import METRICS, families, register_metric, resolve_metrics
 from liederiv.metrics.values import SampledMetric
-from liederiv.row_names import row_names
 from liederiv.testing import assert_equivariant
+from liederiv.testing.limits import GATED, judge_limits, parse_limits
 
 
 class Largest(LocalMetric):

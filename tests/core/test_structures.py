@@ -16,7 +16,7 @@ from liederiv import (
     lie_derivative,
     lie_derivative_with_output,
 )
-from liederiv.analysis.readout import OutputReader
+from liederiv.analysis.layers.readout import OutputReader
 from liederiv.points import PointCloud
 from liederiv.structures import match_outputs
 

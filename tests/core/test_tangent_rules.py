@@ -8,7 +8,7 @@ from tolerances import COMPUTED, assert_close
 from torch.func import jvp, vmap
 
 from liederiv import forward_mode
-from liederiv.forward_mode.tangent_rules import tangent_rules
+from liederiv.differentiation.tangent_rules import tangent_rules
 
 X = torch.randn(2, 4, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 W = torch.randn(3, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -23,9 +23,9 @@ from liederiv import (
     measure,
 )
 from liederiv.actions import ImageAction
-from liederiv.forward_mode import Pushforward, engines, jobs, verified_pushforward
-from liederiv.forward_mode import verification as memory
-from liederiv.forward_mode.models import as_it_was, in_double, watched
+from liederiv.differentiation import Pushforward, engines, jobs, verified_pushforward
+from liederiv.differentiation import verification as memory
+from liederiv.differentiation.models import as_it_was, in_double, watched
 from liederiv.generators import resolve_generators
 from liederiv.points import PointModel
 

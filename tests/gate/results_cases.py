@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from liederiv.results import Measurement, Provenance, Score
+from liederiv.measurement.results import Measurement, Provenance, Score
 
 NAMES = ("a", "b", "c", "d")
 PROVENANCE = Provenance(

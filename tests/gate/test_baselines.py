@@ -16,10 +16,10 @@ from results_cases import (
     scores,
 )
 
-from liederiv.comparison import contrast_of
 from liederiv.errors import LieDerivError
-from liederiv.gate import Limit, judge_increase, judge_limits, read_baseline
-from liederiv.results import Measurement, Provenance
+from liederiv.measurement.comparison import contrast_of
+from liederiv.measurement.results import Measurement, Provenance
+from liederiv.testing.limits import Limit, judge_increase, judge_limits, read_baseline
 
 ENDINGS = (".json", ".csv", ".parquet")
 NOT_NUMBERS = (math.nan, math.inf, -math.inf, -1.0)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from liederiv.cli import app
 from liederiv.errors import LieDerivError
-from liederiv.results import Measurement
+from liederiv.measurement.results import Measurement
 
 FACTORY = """
 import torch

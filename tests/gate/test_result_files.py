@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from results_cases import NAMES, NUMBERS, PROVENANCE, measurement, score
 
 from liederiv.errors import LieDerivError
-from liederiv.gate import read_baseline
-from liederiv.results import Measurement
+from liederiv.measurement.results import Measurement
+from liederiv.testing.limits import read_baseline
 
 ENDINGS = (".json", ".csv", ".parquet")
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12)

@@ -18,7 +18,7 @@ from torch import nn
 
 import liederiv
 from liederiv import ImageError, LieDerivError, ModelError, PointCloudError, measure
-from liederiv.forward_mode.models import plain_model
+from liederiv.differentiation.models import plain_model
 
 Lee = liederiv.LocalEquivarianceError
 

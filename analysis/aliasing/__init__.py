@@ -1,0 +1,1 @@
+"""What aliasing contributes, and what is left when it is repaired."""

@@ -1,0 +1,1 @@
+"""Figures, with the colours and labels that they share."""

@@ -1,0 +1,1 @@
+"""`measure` and what it returns: scores, intervals, provenance, files, comparisons."""
