@@ -204,7 +204,7 @@ def test_generators_can_be_measured_in_turns(monkeypatch):
     model, x, whole = build(BatchReordering), images(2), exact(BatchReordering)
     monkeypatch.setattr("liederiv.analysis.layers.attribution._TANGENT_BYTES", 1)
     monkeypatch.setattr("liederiv.analysis.layers.contributions._GRADIENT_BYTES", 1)
-    turns = attribute(model, x, GENERATORS, probes="exact")
+    turns = attribute(model, x, GENERATORS, output_type="probs", probes="exact")
     np.testing.assert_allclose(turns.exclusive, whole.exclusive, rtol=1e-9, atol=1e-25)
 
 

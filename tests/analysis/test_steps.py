@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from liederiv import LieDerivError
-from liederiv.analysis import attribute, steps
+from liederiv.analysis import attribute
+from liederiv.analysis.layers import steps
 from liederiv.transforms import transform
 
 
