@@ -62,6 +62,9 @@ bench: $(STAMP)  ## Measure speed and accuracy against named baselines
 	$(BIN)/python benchmarks/rapidash.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/orbit.py
+	$(BIN)/python benchmarks/reach.py
+	$(BIN)/python benchmarks/reach_digits.py
 
 clean:  ## Remove the environment and build products
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -57,7 +57,7 @@ from liederiv.differentiation import pushforward
 from liederiv.errors import ImageError
 from liederiv.generators import Generator, SpatialGenerator
 from liederiv.model_zoo import DataConfig, LoadedModel, load, load_images
-from liederiv.model_zoo.image_items import file_item
+from liederiv.model_zoo.inputs.image_items import file_item
 
 MODELS = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 TRANSFORMS = "translation,rotation,scale"

@@ -273,7 +273,7 @@ def run_ours(model: nn.Module, x: Tensor, probes: Any, repeats: int, *, real: bo
     for label, network, budget in runs:
 
         def once(network: nn.Module = network, budget: Any = budget) -> Attribution:
-            return attribute(network, x, GENERATORS, probes=budget)
+            return attribute(network, x, GENERATORS, output_type="probs", probes=budget)
 
         once()
         seconds, a = clock(once, repeats)
@@ -308,7 +308,7 @@ def benchmark(name: str, probes: Any, baseline: int, repeats: int, console: Cons
     ours = run_ours(model, x, probes, repeats, real=real)
     spent: dict[str, float] = defaultdict(float)
     with stopwatch(spent):
-        attribute(model, x, GENERATORS, probes=probes)
+        attribute(model, x, GENERATORS, output_type="probs", probes=probes)
     times, gap = run_published(model, x, baseline, ours[0].result)
     P = ours[0].result.num_probes[0]
     floor = (1 + 2 * K + P) * backward

@@ -47,11 +47,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from liederiv.model_zoo import load
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.parameters import parameter_count
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded
+from liederiv.model_zoo.requests.model_options import ModelOptions
+from liederiv.model_zoo.scan.store import Store
+from liederiv.model_zoo.sources.parameters import parameter_count
 
 MODELS = (
     "test_resnet,test_vit,test_convnext,test_efficientnet,"

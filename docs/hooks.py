@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 BUILT = ROOT / "build" / "docs"
 """Where `make docs` installs the distribution, so that the wings are below ``liederiv``."""
 
-MODULES = ("liederiv.testing", "liederiv.model_zoo.store", "liederiv.analysis.plots.figures")
+MODULES = ("liederiv.testing", "liederiv.model_zoo.scan.store", "liederiv.analysis.plots.figures")
 """Modules that users import from although no package exports what they hold."""
 
 GUESTS = {"README.md": "overview.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}

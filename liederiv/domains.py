@@ -32,7 +32,7 @@ from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.generators import Catalogue, Generator, resolve_generators
 from liederiv.metrics.values import DiscreteCheck
 from liederiv.representations import Invariant, OutputSpec, Representation, Resolved
-from liederiv.steps import default_grid, unit_of
+from liederiv.steps import Step, default_grid, unit_of
 
 __all__ = [
     "DOMAINS",
@@ -213,6 +213,12 @@ class Domain(ABC):
     def step_grid(self, g: Generator, x: Any) -> Sequence[float]:
         """Sizes of steps over which the error of g is followed, ascending; see `liederiv.steps`."""
         return default_grid(unit_of(g.unit))
+
+    def out_of_sight(
+        self, generators: Sequence[Generator], plan: Sequence[Sequence[Step]], x: Any
+    ) -> list[str]:
+        """Warnings about chosen steps so large that little of x is left in both of their ends."""
+        return []
 
     def step_noise(self, x: Any, moved: Any, action: Any, seeds: Sequence[int]) -> dict[str, Any]:
         """Displacements to compare a finite one with, by the names of `Comparisons`.

@@ -18,6 +18,7 @@ __all__ = [
     "at_home",
     "described",
     "figure_label",
+    "first_line",
     "for_spreadsheets",
     "one_line",
     "printable",
@@ -76,6 +77,11 @@ def printable(text: object, *, keep: str = "\n\t") -> str:
 def one_line(text: object) -> str:
     """`printable` text on one line, white space folded: for a cell, a sentence, a file's name."""
     return " ".join(printable(text).split())
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, without its full stop; the name of its class if nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:

@@ -18,10 +18,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from liederiv.errors import LieDerivError
+from liederiv.foreign import one_line
 from liederiv.generators import Catalogue, Generator
 from liederiv.measurement.scoring import targets
 
 __all__ = [
+    "RANGE",
     "Step",
     "StepUnit",
     "Steps",
@@ -30,6 +32,7 @@ __all__ = [
     "halvings",
     "parse_steps",
     "plan_of",
+    "read_size",
     "step_label",
     "step_of",
     "unit_of",
@@ -168,20 +171,34 @@ def parse_steps(steps: Steps) -> dict[str, tuple[tuple[float, str], ...]]:
 _FORM = "write TRANSFORM=SIZE,SIZE;TRANSFORM=SIZE, e.g. translation=0.5px,1px;rotation=1deg"
 
 
-def _size(name: str, value: StepValue) -> tuple[float, str]:
+RANGE = f"a number from {_SMALLEST:g} to {_LARGEST:g}, with its unit"
+"""What a step must be, in words."""
+
+
+def read_size(value: StepValue) -> tuple[float, str] | None:
+    """Size and unit (empty where none is given) of one step; None if it is no step.
+
+    Example:
+        >>> read_size("0.5px"), read_size(2), read_size("0px")
+        ((0.5, 'px'), (2.0, ''), None)
+    """
     text = str(value).strip()
     number = text.rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ%°-_ ")
     symbol = text[len(number) :].strip()
     try:
         size = float(number)
     except ValueError:
-        size = math.nan
-    if isinstance(value, bool) or not _SMALLEST <= size <= _LARGEST:
-        raise LieDerivError(
-            f"steps: {text[:40]!r} of {name} must be a number from {_SMALLEST:g} to {_LARGEST:g}, "
-            f"with its unit; {_FORM}."
-        )
-    return size, _ALIASES.get(symbol, symbol)
+        return None
+    known = not isinstance(value, bool) and _SMALLEST <= size <= _LARGEST
+    return (size, _ALIASES.get(symbol, symbol)) if known else None
+
+
+def _size(name: str, value: StepValue) -> tuple[float, str]:
+    size = read_size(value)
+    if size is None:
+        text = one_line(str(value).strip())[:40]
+        raise LieDerivError(f"steps: {text!r} of {name} must be {RANGE}; {_FORM}.")
+    return size
 
 
 def step_of(name: str, unit: StepUnit, size: float, symbol: str, *, chosen: bool) -> Step:

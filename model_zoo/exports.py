@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from .checkpoints import Checkpoint, read_checkpoint
-from .clouds import CloudSet, load_clouds
-from .data_config import DataConfig
-from .images import ImageSet, load_images
-from .layouts import FeatureLevel, OutputLayout
-from .loading import list_models, load
-from .names import ModelEntry
-from .point_models import LoadedPointModel
-from .presets import PRESETS, PresetEntry, preset
-from .timm_models import LoadedModel
-from .weights import weights_fingerprint
+from .inputs.base import Asked, Inputs, register_inputs
+from .inputs.clouds import CloudSet, load_clouds
+from .inputs.data_config import DataConfig
+from .inputs.images import ImageSet, load_images
+from .scan.presets import PRESETS, PresetEntry, preset
+from .sources.image_source import Built, ImageSource, Wanted
+from .sources.layouts import FeatureLevel, OutputLayout
+from .sources.loaded import Loaded, LoadedModel, Target
+from .sources.rapidash_models import LoadedPointModel
+from .sources.registry import list_models, load, register_source, source_of
+from .sources.source import ModelEntry, Source
+from .weights.checkpoints import Checkpoint, read_checkpoint
+from .weights.state import weights_fingerprint
 
 __all__ = [
     "PRESETS",
+    "Asked",
+    "Built",
     "Checkpoint",
     "CloudSet",
     "DataConfig",
     "FeatureLevel",
     "ImageSet",
+    "ImageSource",
+    "Inputs",
+    "Loaded",
     "LoadedModel",
     "LoadedPointModel",
     "ModelEntry",
     "OutputLayout",
     "PresetEntry",
+    "Source",
+    "Target",
+    "Wanted",
     "list_models",
     "load",
     "load_clouds",
     "load_images",
     "preset",
     "read_checkpoint",
+    "register_inputs",
+    "register_source",
+    "source_of",
     "weights_fingerprint",
 ]

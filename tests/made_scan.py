@@ -6,8 +6,8 @@ from hashlib import sha256
 import numpy as np
 import pandas as pd
 
-from liederiv.model_zoo.store import Store
-from liederiv.model_zoo.store_schema import Origin, columns_of
+from liederiv.model_zoo.scan.columns import Origin, columns_of
+from liederiv.model_zoo.scan.store import Store
 
 NASTY = "my.models:<script>alert('x')</script>|[red]&\"quoted\""
 MODELS = {

@@ -14,7 +14,7 @@ from liederiv.model_zoo.scan import (
     Stop,
     make_plan,
 )
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 # Columns that say when and how long, which no two runs share.
 TIMES = ["seconds", "started", "finished", "peak_memory"]

@@ -3,28 +3,39 @@
 import __future__
 
 import re
+import sys
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from cases import band_limited, formula_images, formula_network
-from scan_cases import run_scan, table
+from scan_cases import run_scan, settings_for, table
 from sources import ROOT
 from tolerances import close
 from torch import nn
+from typer.testing import CliRunner
 
 import liederiv
-from liederiv import domains, errors, generators
+from liederiv import domains, errors, generators, model_zoo
 from liederiv.actions import ImageAction
 from liederiv.analysis import intervene, what_if
 from liederiv.analysis.aliasing.repairs import REPAIRS, Repair
 from liederiv.analysis.layers.sites import Site
+from liederiv.cli import app
 from liederiv.domains import DOMAINS
 from liederiv.metrics import base, values
 from liederiv.metrics.finite import evaluate
 from liederiv.metrics.registry import METRICS, register_metric
+from liederiv.model_zoo.inputs.base import INPUTS
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded
+from liederiv.model_zoo.requests.model_options import ModelOptions
+from liederiv.model_zoo.scan import select_models
 from liederiv.model_zoo.scan.isolation import Worker
+from liederiv.model_zoo.sources.registry import SOURCES
 from liederiv.testing.limits import judge_limits, parse_limits
 from liederiv.transforms import transform
 
@@ -141,6 +152,50 @@ def test_a_kind_of_input_is_a_class(signals):
     assert even.get("lee", "delay").value < 1e-25
     with pytest.raises(errors.InputError, match="batches must be finite signals"):
         liederiv.measure(lambda x: x, signals / 0, "delay", "lee")
+
+
+POSTPONED = __future__.annotations.compiler_flag
+
+
+@pytest.mark.usefixtures("signals")
+def test_inputs_by_name_are_a_class():
+    class Ramp(nn.Module):
+        input_kind, length, output_representation = "signals", 9, "invariant"
+
+        def forward(self, x):
+            return x @ torch.linspace(0, 1, 9, dtype=x.dtype)
+
+    sys.modules["ramps"] = module = ModuleType("ramps")
+    module.build = Ramp
+    scope = vars(model_zoo.exports) | {"Any": Any, "Tensor": torch.Tensor, "torch": torch}
+    exec(compile(recipe("Inputs by name"), "guide", "exec", POSTPONED), scope)  # noqa: S102
+    try:
+        how = MeasureOptions(num_images=2, transforms="delay", metrics="lee", output_type="output")
+        found, inputs = measure_loaded(liederiv.model_zoo.load("ramps:build"), ModelOptions(), how)
+        x = inputs.batch(torch.device("cpu"), torch.float32)
+        want = liederiv.measure(Ramp().eval(), x, "delay", "lee", output_type="output")
+        assert found.get("lee", "delay").value == pytest.approx(want.get("lee", "delay").value)
+        assert found.image_names == ("noise-0", "noise-1")
+    finally:
+        INPUTS.pop("signals")
+        del sys.modules["ramps"]
+
+
+def test_a_source_is_a_class(tmp_path):
+    scope = vars(model_zoo.exports) | {"Any": Any, "nn": nn}
+    exec(compile(recipe("A source of models"), "guide", "exec", POSTPONED), scope)  # noqa: S102
+    try:
+        loaded = model_zoo.load("gray:10", seed=2)
+        torch.manual_seed(2)
+        assert torch.equal(loaded.model[1].weight, nn.Linear(64, 10).weight)
+        assert select_models(["gray:3", "gray:10"]).candidates[0].name == "gray:10"
+        rows = tmp_path / "rows.csv"
+        line = ["gray:3", "--num-images", "1", "--transforms", "rotation", "--metrics", "lee"]
+        assert CliRunner().invoke(app, ["score", *line, "--csv", str(rows)]).exit_code == 0
+        assert "random (seed 0)" in rows.read_text()
+        assert settings_for().key("score", "gray:3", model_zoo.source_of("gray:3").identity(True))
+    finally:
+        SOURCES.remove(scope["Grays"])
 
 
 class OneByOne:

@@ -15,11 +15,11 @@ FENCE = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 GUIDES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("notebooks/*.ipynb")]
 
 
-def exported(tree: ast.Module) -> set[str] | None:
+def exported(tree: ast.Module, package: str) -> set[str] | None:
     """What ``__all__`` lists, here or where all names are taken from; None if there is none."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            return exports(node.module)
+            return exports(f"{package}.{node.module}" if node.level else node.module)
     for node in tree.body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return set(ast.literal_eval(node.value))
@@ -28,7 +28,7 @@ def exported(tree: ast.Module) -> set[str] | None:
 
 @cache
 def exports(module: str) -> set[str] | None:
-    return exported(ast.parse(MODULES[module].read_text()))
+    return exported(ast.parse(MODULES[module].read_text()), module)
 
 
 def own_imports(tree: ast.Module, module: str = "", is_package: bool = False) -> Iterator:

@@ -123,7 +123,7 @@ def measure_aliasing(
     x = x.detach()
     expected = preflight(model, x)
     if output_type == "auto":
-        output_type = "probs" if is_classifier(domain_of(x), expected, model) else "output"
+        output_type = "logits" if is_classifier(domain_of(x), expected, model) else "output"
     action = ImageAction(resolve_generators(transforms), x.shape[-2], x.shape[-1], scheme)
     engine = forward_engine(model, x, action) if verify else None
     if boundary is None:

@@ -29,10 +29,12 @@ from liederiv.grids.developing import takes_photographs
 from liederiv.measurement.measuring import measure
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
+from liederiv.steps import Step, step_label, step_of, unit_of
 
 from ..layers.attribution import attribute
 from ..layers.readout import OutputReader
 from ..layers.results import Attribution
+from ..layers.steps import StepSpec, step_sizes
 from .interventions import intervene, repairable
 from .repairs import RepairSpec, resolve_repairs
 
@@ -49,7 +51,8 @@ class Trial:
     Attributes:
         choice: how the repaired modules were chosen; ``none`` for the original.
         modules: their paths.
-        lee: local equivariance error per generator, [K].
+        lee: local equivariance error per generator, [K]; over steps LEE(h), see
+            `liederiv.metrics.scale`.
         relative: LEE in units of the response to random directions of equal spectrum, [K].
         agreement: share of images with the original's top class; NaN if it is no classifier.
         accuracy: share of images with the label as top class; NaN without labels.
@@ -81,6 +84,8 @@ class WhatIf:
         output: on which the error is measured.
         num_images: B.
         seed: of the random choices.
+        steps: over which the error is measured, ``1px``, for each generator; empty for the
+            derivative.
     """
 
     before: Trial
@@ -94,6 +99,7 @@ class WhatIf:
     output: str
     num_images: int
     seed: int
+    steps: tuple[str, ...] = ()
 
     def reduction(self, choice: Choice) -> NDArray[np.float64]:
         """1 − LEE after / LEE before for every trial of that choice, [trials, K]."""
@@ -141,6 +147,7 @@ def what_if(
     output_type: str = "logits",
     attribution: Attribution | None = None,
     seed: int = 0,
+    step: StepSpec | None = None,
 ) -> WhatIf:
     """Repair the k modules that attribution ranks first, and measure again.
 
@@ -160,6 +167,8 @@ def what_if(
             less. ``output`` for models that are no classifiers.
         attribution: of this model for these arguments; computed if not given.
         seed: of the random choices.
+        step: None for the Lie derivative; else the size of the motion over which the error is
+            attributed and measured, see `liederiv.analysis.attribute`.
 
     Raises:
         LieDerivError: if fewer than k modules can be repaired, or an argument does not fit.
@@ -172,13 +181,14 @@ def what_if(
     label = OutputReader.label(output_type, output)
     if attribution is None:
         attribution = attribute(
-            model, images, found, scheme=scheme, output=output, output_type=output_type
+            model, images, found, scheme=scheme, output=output, output_type=output_type, step=step
         )
-    given = (attribution.generators, attribution.scheme, attribution.output)
-    if given != (names, scheme.name, label):
+    moved = () if step is None else step_sizes(step, found)
+    given = (attribution.generators, attribution.scheme, attribution.output, attribution.steps)
+    if given != (names, scheme.name, label, moved):
         raise LieDerivError(
-            f"attribution is for {given}, not for {(names, scheme.name, label)}; attribute again "
-            "with the same transforms, scheme, output and output_type."
+            f"attribution is for {given}, not for {(names, scheme.name, label, moved)}; attribute "
+            "again with the same transforms, scheme, output, output_type and step."
         )
     scores = rank_modules(attribution, rank_by)
     sites = repairable(model, [path for path in scores if path], repair, images)
@@ -186,7 +196,11 @@ def what_if(
     if not 0 < k <= len(ranking):
         raise LieDerivError(f"k={k} must lie between 1 and {len(ranking)}, the repairable modules.")
     sizes = {path: sum(z.numel() for z, _ in sites[path].inputs) for path, _ in ranking}
-    run = _Run(model, images, found, scheme, output, output_type, repair, labels)
+    steps = tuple(
+        step_of(g.name, unit, unit.size_of(t), "", chosen=True)
+        for g, t, unit in zip(found, moved, [unit_of(g.unit) for g in found], strict=bool(moved))
+    )
+    run = _Run(model, images, found, scheme, output, output_type, repair, labels, steps)
     chosen = _choices([path for path, _ in ranking], sizes, k, draws, seed)
     return WhatIf(
         before=run.trial("none", ()),
@@ -200,6 +214,7 @@ def what_if(
         output=label,
         num_images=len(images),
         seed=seed,
+        steps=tuple(step.label for step in steps),
     )
 
 
@@ -258,26 +273,32 @@ class _Run:
     output_type: str
     repair: RepairSpec
     labels: Tensor | None
+    steps: tuple[Step, ...]
 
     def trial(self, choice: Choice, modules: tuple[str, ...]) -> Trial:
         """Repair some modules and measure."""
         model = self.model
         if modules:
             model = intervene(model, modules, self.repair, example=self.images)
+        over = "_step" if self.steps else ""
+        rows = [g.name for g in self.generators]
         result = measure(
             model,
             self.images,
             self.generators,
-            "lee,relative_spectrum",
+            f"lee{over},relative_spectrum{over}",
             scheme=self.scheme,
             output=self.output,
             output_type=self.output_type,
             verify=not modules,  # what is repaired is ours
             resamples=1,
+            steps=dict(zip(rows, [s.size for s in self.steps], strict=True)) if over else None,
         )
+        if over:
+            rows = [step_label(name, s) for name, s in zip(rows, self.steps, strict=True)]
         lee, relative = (
-            np.array([_number(result.get(m, g.name).value) for g in self.generators])
-            for m in ("lee", "relative_spectrum")
+            np.array([_number(result.get(m, row).value) for row in rows])
+            for m in (f"lee{over}", f"relative_spectrum{over}")
         )
         return Trial(choice, modules, lee, relative, *self._predictions(model))
 

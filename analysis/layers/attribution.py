@@ -98,9 +98,10 @@ def attribute(
         scheme: how images and feature maps are continued between pixels.
         output: representation of the output, see `liederiv.lie_derivative`.
         output_type: ``"probs"`` for the softmax of the model's output, ``"logits"``, ``"features"``
-            or ``"output"`` for the output as it is. ``"auto"`` is ``"probs"`` for a classifier (an
+            or ``"output"`` for the output as it is. ``"auto"`` is ``"logits"`` for a classifier (an
             output [B, n] of images, unless the model declares that it has no classes), else
-            ``"output"``.
+            ``"output"``. The derivative of probabilities is one small direction, in which large
+            shares cancel.
         probes: see `liederiv.analysis.layers.probes.choose_probes`.
         tolerance: share of the norm that probes may leave out before random ones are added.
         modules: measure these only, beside the whole model: paths, or a function of path and
@@ -149,7 +150,7 @@ def attribute(
     x = x.detach()
     expected = preflight(model, x)
     if output_type == "auto":
-        output_type = "probs" if is_classifier(domain, expected, model) else "output"
+        output_type = "logits" if is_classifier(domain, expected, model) else "output"
     engine = forward_engine(model, x, action) if verify else None
     twin = measured_copy(model)
     hidden = None if progress else True  # None: hidden where the output is no terminal

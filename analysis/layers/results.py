@@ -11,10 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from liederiv.foreign import printable
+from liederiv.steps import unit_of
 
 __all__ = ["Attribution", "Entry", "EntryStatus", "ProfileRow", "Witness"]
 
 Array = NDArray[np.float64]
+_KNOWN = 0.5  # error of the integral over a step, from which on there is no share
 EntryStatus = Literal["measured", "exactly zero", "not measured", "not called"]
 
 
@@ -191,6 +193,37 @@ class Attribution:
         return float(self.quadrature.max()) if self.quadrature.size else 0.0
 
     @property
+    def share_errors(self) -> Array:
+        """Error of the shares by the integral over a step, for each generator, [K]; else 0."""
+        if not self.steps:
+            return np.zeros(len(self.generators))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weighed = (self.quadrature * self.lie_norm_squared).sum(1)
+            out: Array = weighed / self.lie_norm_squared.sum(1)
+        return out
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """For which generators there are shares, [K]: the integral is known to half of ‖Δ‖²."""
+        with np.errstate(invalid="ignore"):
+            out: NDArray[np.bool_] = self.share_errors <= _KNOWN
+        return out
+
+    @property
+    def missing(self) -> Array:
+        """How far the exclusive shares are from adding up to 1, for each generator, [K]."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            total = np.nansum(self.exclusive_projection, 0).sum(1)
+            out: Array = np.abs(total / self.lie_norm_squared.sum(1) - 1)
+        return out
+
+    @property
+    def step_labels(self) -> tuple[str, ...]:
+        """The step of each generator in the unit that people use, ``1 px``; empty without steps."""
+        pairs = zip(self.steps, self.units, strict=False)
+        return tuple(f"{unit_of(u).size_of(t):.4g} {unit_of(u).symbol}" for t, u in pairs)
+
+    @property
     def closure_error(self) -> float:
         """The worst `closure` over generators and images."""
         return float(self.closure.max())
@@ -206,16 +239,21 @@ class Attribution:
         return dict(zip(self.generators, self.lie_norm_squared.mean(1).tolist(), strict=True))
 
     def shares(self, *, exclusive: bool = True) -> Array:
-        """Signed shares of L f: Σ_images ⟨c, L f⟩ / Σ_images ‖L f‖², [E, K]; NaN if L f is 0."""
+        """Signed shares of L f: Σ_images ⟨c, L f⟩ / Σ_images ‖L f‖², [E, K].
+
+        NaN if L f is 0, and where the integral over a step is not known to half of ‖Δ‖².
+        """
         projection = self.exclusive_projection if exclusive else self.inclusive_projection
+        known = np.where(self.known, 1.0, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
-            return projection.sum(2) / self.lie_norm_squared.sum(1)
+            return projection.sum(2) / self.lie_norm_squared.sum(1) * known
 
     def to_dataframe(self, *, per_image: bool = False) -> pd.DataFrame:
         """One row per entry and generator, and per image if asked for.
 
         Without ``per_image``, squared norms and projections are means over images, and standard
-        errors those of the means (probes are independent between images).
+        errors those of the means (probes are independent between images). Over steps there are two
+        columns more: ``step``, in the generator's unit, and ``quadrature``, see `share_errors`.
         """
         images: list[int | None] = list(range(self.closure.shape[1])) if per_image else [None]
         tables = [self._table(k, b) for k in range(len(self.generators)) for b in images]
@@ -253,7 +291,12 @@ class Attribution:
                 "reason": [printable(e.reason) for e in self.entries],
             }
         )
-        frame["share"] = frame["exclusive_projection"] / total if total > 0 else np.nan
+        error_ = 0.0
+        if self.steps:
+            error_ = float(self.share_errors[k] if b is None else self.quadrature[k, b])
+            frame["step"], frame["quadrature"] = self.steps[k], error_
+        known = total > 0 and error_ <= _KNOWN
+        frame["share"] = frame["exclusive_projection"] / total if known else np.nan
         if b is not None:
             frame.insert(0, "image", b)
         return frame

@@ -60,7 +60,7 @@ class Run:
         moved = shifted(self.generators, self.is_images) if shifts else []
         x = self.batches[0].x
         shifts = min(shifts, max(x.shape[-2:])) if moved else 0
-        rolled = len(moved) * self.images * (shifts + SUBPIXEL_PASSES)
+        rolled = len(moved) * self.images * (shifts + 1 + SUBPIXEL_PASSES)
         sought = 0 if budget is None else budget.starts * budget.steps + budget.grid_passes()
         return along + rolled + sought * len(self.batches)
 

@@ -31,6 +31,7 @@ from .response import Response
 __all__ = ["Followed", "Grid", "cross_entropy", "follow", "path_length"]
 
 Array = NDArray[np.float64]
+_BETWEEN = 33  # places of the orbit at which an output's places must be inside the image
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,9 @@ def follow(
         step: told after each point.
     """
     ts = [torch.tensor([[v]], dtype=torch.float64) for v in grid.t]
-    mask = response.kept_entries(action, ts)
+    # Few points are not the whole orbit: a turn leaves out corners between two of them.
+    between = torch.linspace(grid.t[0], grid.t[-1], _BETWEEN, dtype=torch.float64)
+    mask = response.kept_entries(action, [*ts, *between.reshape(-1, 1, 1)])
     run = _Run(response, mask, grid, labels)
     origin = response.origin
     # From the middle outwards, so that each point follows its neighbour.

@@ -38,7 +38,7 @@ def plot_change(orbits: Orbits, generator: str, ax: Axes | None = None) -> Axes:
     ax.set_ylim(0, 1.4 * max(float(c.change.max()), float(orbits_floor(c))))
     if c.bound_holds:
         grid = c.on_grid
-        bound = c.path.mean(0)[grid]
+        bound = c.length.mean(0)[grid]
         ax.plot(c.shown[grid], bound, "--", color=RED, linewidth=1.2, label="path length (bound)")
     _axis(ax, orbits, c)
     ax.set_ylabel(f"rms change of {orbits.output}")

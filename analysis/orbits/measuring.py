@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from liederiv.actions import Action
 from liederiv.base_representation import class_axis
+from liederiv.batches import as_one
 from liederiv.checks import preflight
 from liederiv.derivatives import Scheme
 from liederiv.differentiation import ForwardModeWarning
@@ -22,6 +23,7 @@ from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 from liederiv.foreign_code import users_code
 from liederiv.metrics.local import NOT_ONE_TENSOR, is_classifier
+from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec, declared
 from liederiv.resolution import resolve_output
 
@@ -29,7 +31,7 @@ from .batches import Run
 from .periods import LEAST_SHIFTS
 from .response import Response
 from .results import Orbits
-from .units import ranges_of, usual_range
+from .units import beyond_the_border, ranges_of, usual_range
 
 __all__ = ["KINDS", "check_numbers", "orbit"]
 
@@ -44,10 +46,11 @@ _BORDERS = {
 }
 
 
+@renamed(images="batches", generators="transforms")
 def orbit(
     model: Callable[[Any], Tensor],
-    images: Any,
-    generators: Names = "translation,rotation,scale",
+    batches: Any,
+    transforms: Names = "translation,rotation,scale",
     *,
     ranges: Mapping[str, float] | None = None,
     points: int = 16,
@@ -74,11 +77,12 @@ def orbit(
     Args:
         model: maps images [B, C, H, W], or a `PointCloud`, to one tensor, batch (or points) first;
             in eval mode, left as it is.
-        images: one batch of images or clouds, as the model expects them.
-        generators: see `liederiv.lie_derivative`.
+        batches: images [B, C, H, W] or a `PointCloud`, as the model expects them; several
+            batches, as `liederiv.measure` takes them, are one.
+        transforms: see `liederiv.lie_derivative`.
         ranges: how far each orbit is followed either way, by name of generator or group, in px, °
-            or % (see `liederiv.analysis.orbits.readable`). Default: 8 px, 15°, 10 %; clouds by
-            their rms radius, half a turn, a factor of 1.5.
+            or % (see `liederiv.analysis.orbits.readable`). Default: 8 px (at most a quarter of the
+            image), 15°, 10 %; clouds by their rms radius, half a turn, a factor of 1.5.
         points: even steps of each orbit; the derivative is taken at 2·points + 1 places.
         labels: classes of the images [B], whole numbers, if the output is scores of classes [B, n].
         output: representation of the output, see `liederiv.lie_derivative`.
@@ -112,11 +116,12 @@ def orbit(
         True
     """
     check_numbers(points, shifts, worst, starts)
+    images = as_one(batches)
     domain = domain_of(images)
-    action = domain.action(generators, images, scheme, unit)
+    action = domain.action(transforms, images, scheme, unit)
     limits = ranges_of(action.generators, images, ranges)
-    notes: list[str] = []
-    with users_code("the model", library=True), kept_randomness(images), _noted(notes):
+    notes, slower = beyond_the_border(action, limits, images), list[str]()
+    with users_code("the model", library=True), kept_randomness(images), _noted(slower):
         first = preflight(model, images)
         if not isinstance(first, Tensor):
             raise ModelError(NOT_ONE_TENSOR.format(kind=type(first).__name__))
@@ -156,7 +161,7 @@ def orbit(
         border=_border(action),
         engine=engine,
         verification=str(verification),
-        warnings=tuple(notes),
+        warnings=(*notes, *slower),
         seed=seed,
         item=domain.item,
         image_names=tuple(image_names)[: len(images)],

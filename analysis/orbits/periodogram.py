@@ -55,11 +55,13 @@ class Finding:
         period: in samples; None without.
         p_value: of the least certain of the tests that it rests on; without a period, of the best
             candidate, times the number of candidates.
-        share: of the variance that the period's lines explain.
+        share: of the variance that the period's lines explain, or those of `weak`.
         doubt: whether a multiple of it, within `longest`, may be the period.
         still: whether the series does not change beyond rounding.
         longest: longest candidate, in samples.
         rivals: candidates between which nothing decides; there is no period then.
+        weak: of the most certain candidate, where its lines stand out but hold too little of the
+            variance for a period of the response; 0 where none stand out.
     """
 
     period: int | None
@@ -69,6 +71,7 @@ class Finding:
     longest: int
     doubt: bool = False
     rivals: tuple[int, ...] = ()
+    weak: int = 0
 
 
 def gram(series: Array) -> Array:
@@ -108,12 +111,13 @@ def find_period(
     scaled = [g / np.trace(g) * T for g, _ in kept]
     ground = [f / np.trace(g) * T for g, f in kept]
     combs = {Q: _Comb(Q, scaled, ground) for Q in tested}
-    best = min(c.p_value() for c in combs.values()) * len(tested)
-    sure = {
-        Q: c for Q, c in combs.items() if c.p_value() * len(tested) < ALPHA and c.share > _ENOUGH
-    }
+    chances = {Q: c.p_value() * len(tested) for Q, c in combs.items()}
+    best = min(chances.values())
+    sure = {Q: c for Q, c in combs.items() if chances[Q] < ALPHA and c.share > _ENOUGH}
     if not sure:
-        return Finding(None, min(1.0, best), 0.0, False, longest)
+        likely = min(chances, key=lambda Q: chances[Q])
+        weak, share = (likely, combs[likely].share) if best < ALPHA else (0, 0.0)
+        return Finding(None, min(1.0, best), share, False, longest, weak=weak)
     most = max(c.share for c in sure.values())
     near = [Q for Q, c in sure.items() if c.share >= _NEARLY * most]
     unlike = {Q: _unlike(Q, scaled) for Q in sure}

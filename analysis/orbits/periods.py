@@ -27,8 +27,8 @@ LEAST_SHIFTS = 12
 """Whole-pixel shifts below which no period can be told from chance."""
 
 _PARTS, _SPAN = 4, 16  # of a pixel, and over how many pixels, to look within pixels
-SUBPIXEL_PASSES = _SPAN * (_PARTS - 1)
-"""Passes beyond those at whole pixels, at most."""
+SUBPIXEL_PASSES = _SPAN * _PARTS + 1
+"""Passes beyond those of the search at whole pixels, at most."""
 
 _ALONG = {"translation_x": -1, "translation_y": -2}  # axes of images [B, C, H, W]
 _ALL = 0.95  # of the variance
@@ -82,6 +82,12 @@ def period_of(
         return made(pixels=1, p_value=within.p_value, share=within.share)
     if whole.still and within.still:
         reason = "the output does not change beyond rounding"
+    elif whole.weak or within.weak:
+        at, share = (whole.weak, whole.share) if whole.weak else (1, within.share)
+        reason = (
+            f"lines at {at} px stand out, but hold {share:.2g} of the variation: the answer as a "
+            "whole does not repeat"
+        )
     else:
         reason = (
             f"no line stands out at 1 px or at whole pixels up to {whole.longest} px, "
@@ -122,7 +128,8 @@ def _entries(
     (g,) = action.generators
     half = r.x.shape[_ALONG[g.name]] / 2
     t = pixels / half if g.unit == "half-width" else pixels
-    u = r.at(action, torch.tensor([[t]], dtype=torch.float64)).flatten(1)
+    u = r.at(action, torch.tensor([[t]], dtype=torch.float64))
+    u = u.reshape(len(u), -1)  # of outputs [B], too
     step(len(u))
     if u.shape[1] > _MOST_ENTRIES:
         keep = np.random.default_rng(0).choice(u.shape[1], _MOST_ENTRIES, replace=False)

@@ -110,7 +110,7 @@ def _curve(o: Orbits, c: OrbitCurve) -> dict[str, Any]:
 
 
 def _point(o: Orbits, c: OrbitCurve, i: int) -> dict[str, Any]:
-    path = None if not c.bound_holds else c.path[:, i]
+    path = None if not c.bound_holds else c.length[:, i]
     return {
         "t": float(c.t[i]),
         "shown": float(c.shown[i]),

@@ -46,7 +46,7 @@ class OrbitCurve:
         change: ‖u(t) − u(0)‖, [B, T], in the output's unit.
         lee: mean squared ∂u/∂t, [B, T], in (output's unit / unit)².
         lee_error: of each LEE where the derivative was a difference (absolute), [B, T]; else 0.
-        path: ∫‖∂u/∂t‖ dt from 0 to t, [B, T].
+        path: ∫‖∂u/∂t‖ dt from 0 to t as the quadrature says, [B, T]; see `length`.
         path_error: of the quadrature: two standard errors, [B, T].
         chords: length of the polygon through the measured u, from 0 to t, [B, T]. Lies between
             change and the true path length, without any derivative.
@@ -99,14 +99,19 @@ class OrbitCurve:
     @property
     def total_path(self) -> Array | None:
         """Path length over the whole range, [B]; None where the bound is broken."""
-        return self.path[:, 0] + self.path[:, -1] if self.bound_holds else None
+        return self.length[:, 0] + self.length[:, -1] if self.bound_holds else None
+
+    @property
+    def length(self) -> Array:
+        """Path length: no less than the polygon, whatever the quadrature says, [B, T]."""
+        return np.maximum(self.path, self.chords)
 
     @property
     def reason(self) -> str:
         """Why there is no path length; empty if there is."""
         if self.bound_holds:
             return ""
-        broken = int((self.excess > 0).sum())
+        broken = int((~(self.excess <= 0)).sum())
         return (
             f"on {broken} of {len(self.excess)} curves of {self.generator} the output moved "
             "further than the integral of its derivative says: it changes faster than the points "

@@ -7,12 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from liederiv.actions import Action
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.foreign import described
 from liederiv.generators import Generator
 
-__all__ = ["Readable", "ranges_of", "readable", "usual_range"]
+__all__ = ["LARGEST", "Readable", "beyond_the_border", "ranges_of", "readable", "usual_range"]
+
+
+LARGEST = 1e4
+"""Of a range in the units of people, as of a step (`liederiv.steps`)."""
+
+_PHOTOGRAPHED = 0.5  # of the image, below which it is said what the ends of an orbit are made of
 
 
 @dataclass(frozen=True)
@@ -97,10 +106,10 @@ def ranges_of(
                 f"{', '.join(dict.fromkeys(n for g in generators for n in (g.group, g.name)))}."
             )
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < math.inf:
+        if not number or not 0 < value <= LARGEST:
             raise LieDerivError(
-                f"ranges: {name}={described(value)} must be a positive number, the largest motion "
-                "either way."
+                f"ranges: {name}={described(value)} must be a positive number up to {LARGEST:g}, "
+                "the largest motion either way."
             )
     return [_range(g, x, given) for g in generators]
 
@@ -119,8 +128,48 @@ def _range(g: Generator, x: Any, given: Mapping[str, float]) -> float:
 
 def usual_range(g: Generator, x: Any) -> float | None:
     """How far an orbit is followed where the user does not say, in t; None if nobody knows."""
-    usual = domain_of(x).orbit_range(g, x)
-    shown = readable(g)
+    domain, shown = domain_of(x), readable(g)
+    usual = domain.orbit_range(g, x)
     if usual is None and shown.usual is not None:
         usual = shown.to_t(shown.usual)
+        if domain.is_images and g.unit == "px":  # most of a small image would be gone
+            usual = min(usual, min(x.shape[-2:]) / 4)
     return usual
+
+
+def beyond_the_border(action: Action, limits: Sequence[float], x: Any) -> list[str]:
+    """What to say of ranges so large that little of an image is left at their ends.
+
+    Args:
+        action: K generators, bound to x.
+        limits: K largest |t|.
+        x: the input; of what is no image, nothing is to be said.
+
+    Raises:
+        LieDerivError: if nothing of the image is left.
+    """
+    said: list[str] = []
+    domain = domain_of(x)
+    if not domain.is_images or getattr(action, "scheme", None) is None:
+        return said
+    periodic = action.scheme.boundary == "periodic"  # type: ignore[attr-defined]
+    for k, (g, limit) in enumerate(zip(action.generators, limits, strict=True)):
+        ends = (
+            domain.transform(action.take(slice(k, k + 1)), torch.tensor([[t]]).double())
+            for t in (-limit, limit)
+        )
+        size = x.shape[-2:]
+        share = min(float(end.valid(*size).double().mean()) for end in ends)
+        shown = readable(g)
+        how = f"{g.name} by {shown.of_t(limit):.4g} {shown.unit}"
+        if share == 0 and not periodic:
+            raise LieDerivError(
+                f"ranges: {how} leaves nothing of an image of {size[0]} × {size[1]} pixels but "
+                "what is made up beyond its border; give a smaller range."
+            )
+        if share < _PHOTOGRAPHED and not periodic:
+            said.append(
+                f"at the ends of the orbit, {how} either way, only {share:.0%} of the image was "
+                "photographed; the rest is what is made up beyond its border."
+            )
+    return said

@@ -75,8 +75,8 @@ def plot_violations(
     position = np.arange(len(calls))
     ax.bar(position, share, width=0.9, color=[KIND_COLOURS.get(v, GREY) for v in kinds])
     ax.axhline(0, color=BLACK, linewidth=0.6)
-    ax.set_ylabel("share of ‖L f‖² (%)")
-    ax.set_title(attribution.generators[k].replace("_", " "), loc="left", fontsize="medium")
+    ax.set_ylabel(f"share of {_squared(attribution)} (%)")
+    ax.set_title(_title(attribution, k), loc="left", fontsize="medium")
     _depth_axis(ax, attribution, calls, stages)
     if legend:
         add_kinds(ax, kinds)
@@ -102,7 +102,7 @@ def plot_cumulative(
         ax.step(np.arange(len(calls)), summed, where="mid", label=name.replace("_", " "), **style)
     ax.axhline(100, color=GREY, linewidth=0.6, linestyle=":")
     ax.axhline(0, color=GREY, linewidth=0.6)
-    ax.set_ylabel("cumulative share of ‖L f‖² (%)")
+    ax.set_ylabel(f"cumulative share of {_squared(attribution)} (%)")
     _depth_axis(ax, attribution, calls)
     outside_legend(ax)
     return ax
@@ -231,7 +231,7 @@ def plot_icicle(
         if parent is not None:
             width[parent] += width[i]
     if not width[0] > 0:
-        raise LieDerivError(f"generator={attribution.generators[k]!r}: L f is zero.")
+        raise LieDerivError(f"generator={attribution.generators[k]!r}: {_nothing(attribution)}.")
     kinds: list[str] = []
     _icicle_boxes(ax, attribution, own, width / width[0], 0, 0.0, kinds)
     deepest = max(e.depth for e in attribution.entries)
@@ -301,9 +301,27 @@ def layers_figure(
         assert aliasing is not None
         plot_aliasing(aliasing, name, ax)
     add_kinds(axes[0], [attribution.entries[i].kind for i in _with_shares(attribution)])
-    heading = "Share of ‖L f‖² by module"
+    heading = f"Share of {_squared(attribution)} of the {attribution.output} by module"
     figure.suptitle(f"{heading}: {figure_label(title)}" if title else heading, fontsize="medium")
     return figure
+
+
+def _squared(attribution: Attribution) -> str:
+    return "‖Δ‖²" if attribution.steps else "‖L f‖²"
+
+
+def _nothing(attribution: Attribution) -> str:
+    if not attribution.steps:
+        return "L f is zero"
+    return "the change over the step is zero, or its integral not known to half of it"
+
+
+def _title(attribution: Attribution, k: int) -> str:
+    name = attribution.generators[k].replace("_", " ")
+    if not attribution.steps:
+        return name
+    known = "" if attribution.known[k] else " (not known, see quadrature)"
+    return f"{name}, change over a step of {attribution.step_labels[k]}{known}"
 
 
 def _aliasing_kind(row: ModuleAliasing) -> str:
@@ -317,7 +335,7 @@ def _with_shares(attribution: Attribution) -> list[int]:
     shares = np.nan_to_num(np.abs(attribution.shares())).max(axis=1)
     found = [i for i, e in enumerate(attribution.entries) if e.counted and shares[i] >= _SMALL]
     if not found:
-        raise LieDerivError("attribution has no shares to draw: L f is zero.")
+        raise LieDerivError(f"attribution has no shares to draw: {_nothing(attribution)}.")
     return found
 
 

@@ -110,17 +110,31 @@ def _curves(scores: pd.DataFrame, output: str) -> dict[str, Any] | None:
     newest = latest(scores)
     rows = newest[(newest["metric"] == "lee_share") & (newest["output"] == output)]
     rows = rows[(rows["outcome"] == "measured") & (rows["status"] == "measured")]
+    if rows.empty:
+        return None
+    steps = rows["transform"].astype(str).str.extract(_STEP)
+    rows = rows.assign(base=steps["base"], h=pd.to_numeric(steps["h"]), step_unit=steps["unit"])
+    rows = rows.dropna(subset=["h"])
+    known = set(rows["base"])
+    whole = [b == _group(b) or _group(b) not in known for b in rows["base"]]
+    rows = rows.loc[whole]
     found: dict[str, Any] = {}
-    for row in rows.to_dict("records"):
-        transform, _, step = str(row["transform"]).partition("@")
-        size = re.match(r"[0-9.e+-]*[0-9.]", step)
-        if size is None:
-            continue
-        of_transform = found.setdefault(transform, {"unit": step[size.end() :], "models": {}})
-        curve = of_transform["models"].setdefault(str(row["model"]), {"h": [], "share": []})
-        curve["h"].append(float(size.group()))
-        curve["share"].append(float(row["value"]))
-    return found or None
+    for (base, unit), same in rows.groupby(["base", "step_unit"], sort=False):
+        name = base if base not in found else f"{base} ({unit})"
+        curves = [
+            {"model": str(c["model"].iloc[0]), "h": c["h"].tolist(), "share": c["value"].tolist()}
+            for _, c in same.sort_values("h").groupby("requested_model", sort=False)
+        ]
+        found[str(name)] = {"unit": unit, "curves": curves}
+    return found or None  # where no row's name has a size
+
+
+_STEP = r"^(?P<base>[^@]+)@(?P<h>[0-9.]+(?:e[+-]?[0-9]+)?)(?P<unit>.*)$"
+
+
+def _group(transform: str) -> str:
+    """Without the axis."""
+    return re.sub(r"_[xyz]$", "", transform)
 
 
 def _agreement(scores: pd.DataFrame, seed: int) -> dict[str, Any] | None:

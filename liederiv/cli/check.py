@@ -6,8 +6,8 @@ from liederiv.cli import options as o
 from liederiv.cli.command import Leave
 from liederiv.cli.groups import grouped
 from liederiv.errors import ModelError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["check"]
 
@@ -32,21 +32,14 @@ def check(
     derivative along each transform with a central finite difference. Exit code 1 if they disagree
     by more than 0.5 %.
     """
-    from torch import nn
-
     from liederiv.checks import check_derivative, preflight
     from liederiv.cli.tables import console, new_table, number
     from liederiv.domains import domain_of
-    from liederiv.model_zoo.measured_output import output_of, try_model
-    from liederiv.model_zoo.measuring import as_batch, open_inputs
-    from liederiv.model_zoo.point_models import LoadedPointModel
+    from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, try_model
 
     loaded = chosen.open(model, model_flag, checkpoint)
     x = as_batch(open_inputs(how, loaded), chosen)
-    if isinstance(loaded, LoadedPointModel):
-        module: nn.Module = loaded.model
-    else:
-        module, _ = output_of(loaded, how.output_type)
+    module = loaded.target(how.output_type).model
     _check_finite(try_model(module, x))
     preflight(module, x)
     action = domain_of(x).action(how.transforms, x, how.scheme)

@@ -15,8 +15,8 @@ from liederiv.cli.saving import Saving, writable
 from liederiv.errors import LieDerivError
 from liederiv.files import write_atomically
 from liederiv.foreign import one_line
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["compare"]
 
@@ -58,7 +58,7 @@ def compare(
     from liederiv.cli.tables import comparison_tables, console
     from liederiv.measurement.comparison import compare as compare_measurements
     from liederiv.measurement.comparison import contrast_of
-    from liederiv.model_zoo.measuring import clusters, measure_loaded
+    from liederiv.model_zoo.requests.measuring import measure_loaded
     from liederiv.spreadsheets import frame_of, write_csv
 
     results = []
@@ -67,8 +67,7 @@ def compare(
         loaded = chosen.open(name, None, checkpoint)
         results.append(measure_loaded(loaded, chosen, replace(how, progress=not quiet)))
     (first, photographs), (second, _) = results
-    labels = clusters(how.images, photographs)
-    rows = compare_measurements(first, second, seed=how.seed, clusters=labels)
+    rows = compare_measurements(first, second, seed=how.seed, clusters=photographs.clusters)
     if not rows:
         raise LieDerivError(
             f"{a!r} and {b!r} have no score in common: their outputs are of different kinds "
@@ -95,7 +94,7 @@ def _compare_scans(a: str, b: str, seed: int, csv: Path | None, quiet: bool) -> 
         summarise_differences,
     )
     from liederiv.cli.tables import console, scan_tables
-    from liederiv.model_zoo.store import Store
+    from liederiv.model_zoo.scan.store import Store
     from liederiv.spreadsheets import write_csv
 
     first, second = (Store.open(side).read("score") for side in (a, b))

@@ -12,8 +12,8 @@ import typer
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["gate"]
 

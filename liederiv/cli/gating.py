@@ -18,11 +18,10 @@ from liederiv.foreign import one_line
 from liederiv.foreign_code import users_code
 from liederiv.measurement.comparison import contrast_of
 from liederiv.measurement.results import Measurement
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import clusters, measure_loaded
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo import Inputs
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded
+from liederiv.model_zoo.requests.model_options import ModelOptions
 from liederiv.names import DEFAULT_TRANSFORMS
 from liederiv.steps import base_name, parse_steps
 from liederiv.testing.junit import write_junit
@@ -78,7 +77,7 @@ class Request:
 
 def measured(
     request: Request, chosen: ModelOptions, how: MeasureOptions
-) -> tuple[Measurement, ImageSet | CloudSet]:
+) -> tuple[Measurement, Inputs]:
     """Measure, all of it: a part of the images decides nothing."""
     loaded = chosen.open(request.model, request.model_flag, request.checkpoint)
     with users_code("the model") as watch:
@@ -100,7 +99,7 @@ def judged(
     limits: tuple[Limit, ...],
     before: Measurement | None,
     measurement: Measurement,
-    inputs: ImageSet | CloudSet,
+    inputs: Inputs,
 ) -> list[Verdict]:
     """Hold the results to the limits and to the baseline."""
     verdicts = judge_limits(measurement, limits)
@@ -112,7 +111,7 @@ def judged(
             metrics=how.metrics.split(","),
             limited={(v.name.split("/")[0], v.name.split("/")[1]) for v in verdicts},
             seed=how.seed,
-            clusters=clusters(how.images, inputs),
+            clusters=inputs.clusters,
         )
     return verdicts
 
@@ -187,12 +186,9 @@ def conclude(
 def _print(measurement: Measurement, before: Measurement | None, verdicts: list[Verdict]) -> None:
     p = measurement.provenance
     out = console()
-    table = new_table("")
+    columns = ("score", "verdict", "95 % interval", "unit")
+    table = new_table("", *columns, numbers=("value", "limit"))
     table.title = Text(one_line(f"{p.model} on {described_inputs(p)}, scheme {p.scheme}"))
-    for header in ("score", "verdict", "95 % interval", "unit"):
-        table.add_column(header, no_wrap=True)
-    for header in ("value", "limit"):
-        table.add_column(header, justify="right", no_wrap=True)
     for v in verdicts:
         interval = "" if v.ci_low is None else f"[{number(v.ci_low)}, {number(v.ci_high)}]"
         cells = (interval, v.unit, number(v.value), number(v.limit))

@@ -54,6 +54,7 @@ class LayerReport:
             "num_probes": a.num_probes,
             "total": a.totals,
             "unit": dict(zip(a.generators, a.units, strict=True)),
+            "steps": _steps(a),
             "rows": _records(a.to_dataframe()),
             "profile": _records(a.profile_dataframe()),
         }
@@ -88,6 +89,17 @@ def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
 
 
+def _steps(a: Attribution) -> dict[str, Any] | None:
+    """The steps that were attributed, and how well; None for the derivative."""
+    if not a.steps:
+        return None
+    columns = (a.generators, a.units, a.steps, a.step_labels, a.share_errors, a.missing)
+    return {
+        name: {"size": size, "unit": unit, "label": label, "quadrature": error, "missing": gap}
+        for name, unit, size, label, error, gap in zip(*columns, strict=True)
+    }
+
+
 def _aliasing(report: AliasingReport) -> dict[str, Any]:
     correlations = {g: asdict(report.correlation(g)) for g in report.generators}
     return {
@@ -115,6 +127,7 @@ def _finite(finite: FiniteLayers) -> dict[str, Any]:
 def _what_if(result: WhatIf) -> dict[str, Any]:
     return {
         "output": result.output,
+        "steps": result.steps,
         "scheme": result.scheme,
         "rank_by": result.rank_by,
         "repairs": result.repairs,

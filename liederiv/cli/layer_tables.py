@@ -68,11 +68,11 @@ def _shares(a: Attribution) -> pd.DataFrame:
 
 def _tree(a: Attribution, top: int) -> Table:
     """Stages, the largest share first, each with those of its modules that are among the top."""
-    table = new_table("Share of ‖L f‖² that each module is responsible for")
-    table.add_column("module", no_wrap=True)
-    table.add_column("type", no_wrap=True)
-    for name in a.generators:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+    over = _steps(a)
+    what = f"the change over a step ({over})" if over else "‖L f‖²"
+    title = f"Share of {what} that each module is responsible for"
+    names = [name.replace("_", "\n") for name in a.generators]
+    table = new_table(title, "module", "type", numbers=names)
     frame, columns = _shares(a), list(a.generators)
     size = frame[columns].abs().mean(axis=1).fillna(0)
     listed = set(size[size >= _SMALL].nlargest(top).index)
@@ -122,8 +122,7 @@ def _add_stage(
 
 def _bars(a: Attribution, column: Literal["kind", "stage"]) -> Table:
     """Shares by kind or stage with a bar each; bars of one transform share their scale."""
-    table = new_table(f"By {column}")
-    table.add_column(column, no_wrap=True)
+    table = new_table(f"By {column}", column)
     shares = a.by(column)
     sizes = shares.abs().mean(axis=1)
     shares = shares.loc[sizes[sizes >= _SMALL].sort_values(ascending=False).index]
@@ -145,21 +144,18 @@ def _bar(share: float, largest: float) -> Text:
     return Text(f"{_percent(share):>9} ") + Text(bar, style="red" if share >= 0 else "blue")
 
 
+def _steps(a: Attribution) -> str:
+    """The steps in words: ``1 px``, or ``translation_x 1 px, rotation 1 deg``; empty without."""
+    if len(set(a.step_labels)) == 1:
+        return a.step_labels[0]
+    return ", ".join(f"{g} {s}" for g, s in zip(a.generators, a.step_labels, strict=False))
+
+
 def _footer(a: Attribution, inputs: str) -> Iterable[str]:
-    totals = ", ".join(
-        f"{name} {number(a.totals[name])} per {unit}²"
-        for name, unit in zip(a.generators, a.units, strict=True)
-    )
-    yield f"‖L f‖², mean over {inputs}: {totals}."
-    probes = sorted(set(a.num_probes))
-    spread = str(probes[0]) if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
-    yield (
-        f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
-        f"(worst of {inputs} and transforms) · {spread} probes for each."
-    )
+    yield from _over_steps(a, inputs) if a.steps else _at_zero(a, inputs)
     if a.witness is not None:
         yield f"Witness: {a.witness}."
-    if a.coverage < 1 - a.tolerance:
+    if not a.steps and a.coverage < 1 - a.tolerance:
         error, size = a.inclusive_error[0].sum(1), a.inclusive[0].sum(1)
         worst = float(np.max(error / np.where(size > 0, size, np.inf)))
         yield (
@@ -176,14 +172,53 @@ def _footer(a: Attribution, inputs: str) -> Iterable[str]:
     yield "Shares are signed: a negative one cancels what other modules break."
 
 
+def _at_zero(a: Attribution, inputs: str) -> Iterable[str]:
+    totals = ", ".join(
+        f"{name} {number(a.totals[name])} per {unit}²"
+        for name, unit in zip(a.generators, a.units, strict=True)
+    )
+    yield f"‖L f‖², mean over {inputs}: {totals}."
+    yield (
+        f"Closure error {number(a.closure_error, 2)} · coverage {100 * a.coverage:.2f} % "
+        f"(worst of {inputs} and transforms) · {_spread(a)} probes for each."
+    )
+
+
+def _over_steps(a: Attribution, inputs: str) -> Iterable[str]:
+    """What was attributed, and how well the integral over the step is known."""
+
+    def each(values: Iterable[str]) -> str:
+        return ", ".join(f"{name} {v}" for name, v in zip(a.generators, values, strict=True))
+
+    yield f"‖Δ‖², mean over {inputs}: {each(number(v) for v in a.totals.values())}."
+    yield (
+        f"Error of the integral over the step, of the worst module: "
+        f"{each(map(_percent, a.share_errors))} of ‖Δ‖², from {_spread(a)} points for each of the "
+        f"{inputs}. The shares miss the difference of two plain forward passes by "
+        f"{each(map(_percent, a.missing))}. Forward and reverse mode differ by "
+        f"{number(a.closure_error, 2)}."
+    )
+    unknown = [g for g, known in zip(a.generators, a.known, strict=True) if not known]
+    if unknown:
+        yield (
+            f"No shares for {', '.join(unknown)}: the integral is not known to half of ‖Δ‖². The "
+            "output turns too often over this step, or changes by no more than rounding; try "
+            "another --step, --dtype float64, or --step 0."
+        )
+
+
+def _spread(a: Attribution) -> str:
+    probes = sorted(set(a.num_probes))
+    return str(probes[0]) if len(probes) == 1 else f"{probes[0]} to {probes[-1]}"
+
+
 def _aliasing_tables(report: AliasingReport, top: int) -> Iterable[Table | str]:
     rows = sorted(
         (r for r in report.rows if r.status == "measured"),
         key=lambda r: -float(r.error.sum()),
     )[:top]
-    table = new_table(f"Aliasing (scheme {report.scheme}, nonlinearities {report.factor}× finer)")
-    table.add_column("module", no_wrap=True)
-    table.add_column("type", no_wrap=True)
+    how = f"scheme {report.scheme}, nonlinearities {report.factor}× finer"
+    table = new_table(f"Aliasing of the derivative ({how})", "module", "type")
     for name in report.generators:
         table.add_column(f"{name}\n‖c‖²/‖L f‖²", justify="right")
         table.add_column("aliasing\nshare", justify="right")
@@ -214,9 +249,7 @@ def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
     leaves = [i for i in table.index if i[0] and not frame["path"].str.startswith(i[0] + ".").any()]
     worst = table.loc[leaves].mean(axis=1).nsmallest(top).index
     title = "EQ-T, EQ-T_frac and EQ-R of single modules, dB over the range of their output"
-    out = new_table(f"{title} (small: far from equivariant)")
-    out.add_column("module", no_wrap=True)
-    out.add_column("type", no_wrap=True)
+    out = new_table(f"{title} (small: far from equivariant)", "module", "type")
     for name in table.columns:
         out.add_column(str(name), justify="right")
     for i in worst:
@@ -231,12 +264,13 @@ def _finite_tables(finite: FiniteLayers, top: int) -> Iterable[Table | str]:
 
 def _what_if_tables(result: WhatIf) -> Iterable[Table | str]:
     k = len(result.trials[0].modules)
-    table = new_table(f"What if {k} modules were repaired? LEE of {result.output}, relative change")
-    table.add_column("repaired", no_wrap=True)
+    over = f" over {', '.join(dict.fromkeys(result.steps))}" if result.steps else ""
+    title = f"What if {k} modules were repaired? LEE{over} of {result.output}, relative change"
+    table = new_table(title, "repaired")
     for name in result.generators:
         table.add_column(name.replace("_", "\n"), justify="right")
-    for title in ("same\ntop class", "confidence"):
-        table.add_column(title, justify="right")
+    for header in ("same\ntop class", "confidence"):
+        table.add_column(header, justify="right")
     words = {
         "attribution": f"{k} ranked first",
         "largest": f"{k} largest maps",

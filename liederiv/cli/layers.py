@@ -13,8 +13,8 @@ from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["layers"]
 
@@ -30,6 +30,16 @@ def layers(
     chosen: ModelOptions = ModelOptions(),
     how: MeasureOptions = MeasureOptions(num_images=4),
     amp: o.Amp = False,
+    step: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE|TRANSFORM=SIZE;…|auto|0",
+            help="What is attributed: the change of the output over a motion of this size, half a "
+            "step either way, e.g. 1px, 1deg, 1%, 'translation=1px;rotation=1deg', or auto for "
+            "those; 0: the derivative.",
+            rich_help_panel=_LAYERS,
+        ),
+    ] = "0",
     top: Annotated[
         int, typer.Option(help="How many modules to list.", rich_help_panel=_LAYERS)
     ] = 12,
@@ -73,9 +83,14 @@ def layers(
     """Attribute the equivariance error of a model to its modules.
 
     Prints which modules break which symmetry, as shares of ‖L f‖² that add up to 100 % for each
-    transform. Shares are signed: a negative one cancels what other modules break.
+    transform, L f being the Lie derivative of a classifier's logits unless --output-type asks for
+    others. Shares are signed: a negative one cancels what other modules break. With --step they
+    are shares of the change over a motion of that size, summed along it: slower, since it takes 5
+    to 65 passes for each transform and image, and its error is stated.
 
-    Example:  liederiv layers tf_efficientnet_lite0 --transforms translation --aliasing
+    Examples:  liederiv layers tf_efficientnet_lite0 --transforms translation --aliasing
+
+    liederiv layers resnet18 --num-images 1 --step "translation=1px;rotation=1deg"
     """
     o.refuse_amp(amp)
     _check_numbers(top, by, what_if)
@@ -88,12 +103,17 @@ def layers(
     from liederiv.cli.tables import console
     from liederiv.domains import domain_of
     from liederiv.generators import resolve_generators
-    from liederiv.model_zoo.measuring import as_batch, open_inputs, provenance_of
-    from liederiv.model_zoo.point_models import is_point_model
-    from liederiv.model_zoo.scan.layers import LayersRun, needs_images
+    from liederiv.measurement.row_names import row_names
+    from liederiv.model_zoo import source_of
+    from liederiv.model_zoo.requests.layers import LayersRun, needs_images
+    from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of
+    from liederiv.single_steps import single_steps
 
-    if not is_point_model(model or model_flag or ""):
-        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
+    named = model or model_flag
+    if named and source_of(named).inputs:  # else importing the model may register more of them
+        row_names(how.transforms, how.unit)  # type: ignore[arg-type]
+    if named and source_of(named).inputs == "images":  # early, if wrong
+        single_steps(step, resolve_generators(how.transforms, unit=how.unit))  # type: ignore[arg-type]
     loaded = chosen.open(model, model_flag, checkpoint)
     asked = {"--aliasing": aliasing, "--finite": finite, "--what-if": what_if is not None}
     for option in (name for name, wanted in asked.items() if wanted):
@@ -110,6 +130,7 @@ def layers(
         how.seed,
         progress=not quiet,
         representation=how.representation,
+        steps=single_steps(step, action.generators),
     )
     attribution = run.attribution()
     with _status("measuring aliasing, module by module", aliasing and not quiet):

@@ -16,7 +16,7 @@ from liederiv.cli.tables import console, new_table, number
 from liederiv.cli.terminal import say
 from liederiv.files import write_atomically
 from liederiv.foreign import one_line
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 from liederiv.spreadsheets import csv_text
 
 __all__ = ["list_results"]

@@ -34,8 +34,7 @@ def models(
         for entry in entries:
             say(entry.name)
         return
-    table = new_table("")
-    table.add_column("model", no_wrap=True)
+    table = new_table("", "model")
     table.add_column("weights (tags)")
     table.add_column("offline")
     for entry in entries:

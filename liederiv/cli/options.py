@@ -20,7 +20,8 @@ ModelName = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="timm name or tag, hf-hub:org/name, local-dir:/path or package.module:factory. "
+        help="timm name or tag, hf-hub:org/name, local-dir:/path, package.module:factory or a "
+        "checkpoint that names its architecture. "
         "`liederiv models` lists names.",
     ),
 ]
@@ -40,6 +41,17 @@ Amp = Annotated[
     typer.Option("--amp", help="Refused: see the message.", hidden=True, rich_help_panel=_MEASURE),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
+Accuracy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CSV",
+        help="Add accuracies: a file or address in the format of timm's results-imagenet.csv.",
+    ),
+]
+MeasuredOutput = Annotated[
+    str | None,
+    typer.Option("--output-type", "--output", metavar="probs|logits|…", help="Measured on what."),
+]
 
 # By name of the field of `ModelOptions`, `MeasureOptions` or `ScanSettings`, see `groups`;
 # in the order of the help.
@@ -151,7 +163,7 @@ OPTIONS: dict[str, Any] = {
         typer.Option(
             metavar="auto|probs|logits|features|output",
             help="What of the model is measured; several with commas. auto: probs and logits of a "
-            "classifier, else the output as it is.",
+            "classifier (layers: logits), else the output as it is.",
             rich_help_panel=_MEASURE,
         ),
     ],

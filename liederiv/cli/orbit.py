@@ -12,8 +12,8 @@ from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["orbit"]
 
@@ -35,7 +35,8 @@ def orbit(
             "--range",
             metavar="TRANSFORM=NUMBER,…",
             help="How far each orbit goes either way, in px, ° or %: translation=8,rotation=15, "
-            "scale=10. Default: these; clouds: their rms radius, half a turn, 50 %.",
+            "scale=10. Default: these (shifts at most a quarter of the image); clouds: their rms "
+            "radius, half a turn, 50 %.",
             rich_help_panel=_ORBIT,
         ),
     ] = None,

@@ -88,16 +88,14 @@ def _rows(c: OrbitCurve) -> list[int]:
 def _path(c: OrbitCurve, i: int) -> str:
     if not c.bound_holds:
         return "–"
-    return f"{number(float(c.path[:, i].mean()))} ± {number(float(c.path_error[:, i].mean()), 1)}"
+    return f"{number(float(c.length[:, i].mean()))} ± {number(float(c.path_error[:, i].mean()), 1)}"
 
 
 def _summary(o: Orbits) -> Table:
-    table = new_table("Whole orbits")
-    table.add_column("orbit", no_wrap=True)
     losses = any(c.asymmetry_loss is not None for c in o.curves)
     headers = ["range", "path length", "bounds the change", "squared loss by asymmetry"]
-    for header in [*headers, *(["cross-entropy by asymmetry"] if losses else [])]:
-        table.add_column(header, justify="right", no_wrap=True)
+    headers += ["cross-entropy by asymmetry"] if losses else []
+    table = new_table("Whole orbits", "orbit", numbers=headers)
     for c in o.curves:
         squared, total = o.mean(c.asymmetry), c.total_path
         length = "–" if total is None else number(float(total.mean()))

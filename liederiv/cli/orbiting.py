@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,11 @@ from liederiv.cli.orbit_tables import orbit_tables
 from liederiv.cli.tables import console, count, described_inputs, headline
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, shortened
-from liederiv.generators import resolve_generators
-from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measured_output import output_of, try_model
-from liederiv.model_zoo.measuring import as_batch, clusters, open_inputs, provenance_of
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.point_models import LoadedPointModel, is_point_model
-from liederiv.model_zoo.timm_models import LoadedModel
+from liederiv.measurement.row_names import row_names
+from liederiv.model_zoo import Inputs, Loaded, source_of
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, provenance_of, try_model
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["Request", "followed", "print_orbits"]
 
@@ -45,7 +42,7 @@ class Request:
 
 def followed(
     request: Request, chosen: ModelOptions, how: MeasureOptions, *, progress: bool
-) -> tuple[OrbitReport, LoadedModel | LoadedPointModel]:
+) -> tuple[OrbitReport, Loaded]:
     """Load, follow, and say how it was done.
 
     Raises:
@@ -53,22 +50,30 @@ def followed(
     """
     wanted = _ranges(request.ranges)
     check_numbers(request.points, request.shifts, request.worst, request.starts)
-    if not is_point_model(request.model or request.model_flag or ""):
-        resolve_generators(how.transforms, unit=how.unit)  # type: ignore[arg-type]  # early, if wrong
+    if "," in how.output_type:
+        raise LieDerivError(
+            f"--output-type={shortened(how.output_type, 80)!r} must be one of auto, probs, logits, "
+            "features and output; an orbit looks at one at a time."
+        )
+    named = request.model or request.model_flag
+    if named and source_of(named).inputs:  # else importing the model may register more of them
+        row_names(how.transforms, how.unit)  # type: ignore[arg-type]
     loaded = chosen.open(request.model, request.model_flag, request.checkpoint)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
-    module, output, kind = _target(loaded, how)
-    y = try_model(module, x[:1])
+    target = loaded.target(how.output_type, how.representation)
+    kind = target.output_type
+    y = try_model(target.model, x[:1])
     scored = kind in ("auto", "probs", "logits")
+    labels = _labels(found, loaded, y) if scored else None
     orbits = follow_orbits(
-        module,
+        target.model,
         x,
         how.transforms,
         ranges=wanted,
         points=request.points,
-        labels=_labels(found, loaded, y) if scored else None,
-        output=output,
+        labels=labels,
+        output=target.representation,
         output_type=kind,
         scheme=how.scheme,
         unit=how.unit,  # type: ignore[arg-type]
@@ -76,12 +81,14 @@ def followed(
         worst=request.worst,
         starts=request.starts,
         seed=how.seed,
-        clusters=clusters(how.images, found),
+        clusters=found.clusters,
         image_names=found.names,
         progress=progress,
     )
-    report = OrbitReport(orbits, described(provenance_of(loaded, found), orbits, x))
-    return report, loaded
+    known = provenance_of(loaded, found)
+    if scored and labels is None and found.labels is not None:
+        known = replace(known, warnings=(*known.warnings, _unused(found, loaded)))
+    return OrbitReport(orbits, described(known, orbits, x)), loaded
 
 
 def _ranges(text: str | None) -> Mapping[str, float] | None:
@@ -100,34 +107,32 @@ def _ranges(text: str | None) -> Mapping[str, float] | None:
                 f"--range={shortened(text, 80)!r}: {shortened(part, 40)!r} must have the form "
                 "TRANSFORM=NUMBER with a positive number, e.g. translation=8."
             )
+        if name.strip() in found:
+            raise LieDerivError(
+                f"--range={shortened(text, 80)!r} names {shortened(name, 40)!r} twice; give one "
+                "number for each transform."
+            )
         found[name.strip()] = size
     return found
 
 
-def _target(loaded: LoadedModel | LoadedPointModel, how: MeasureOptions) -> tuple[Any, Any, str]:
-    """The module to follow, how its output transforms, and what of it is looked at."""
-    if isinstance(loaded, LoadedPointModel):
-        return loaded.model, how.representation, how.output_type
-    if "," in how.output_type:
-        raise LieDerivError(
-            f"--output-type={shortened(how.output_type, 80)!r} must be one of auto, probs, logits, "
-            "features and output; an orbit looks at one at a time."
-        )
-    module, declared = output_of(loaded, how.output_type)
-    output = declared if how.representation == "auto" else how.representation
-    headless = how.output_type == "auto" and loaded.layout.is_classifier is False
-    return module, output, "output" if headless else how.output_type
-
-
-def _labels(found: Any, loaded: LoadedModel | LoadedPointModel, y: object) -> Any:
+def _labels(found: Inputs, loaded: Loaded, y: object) -> Any:
     """Labels count as the model's classes only where the numbers of classes agree."""
-    if not isinstance(found, ImageSet) or isinstance(loaded, LoadedPointModel):
-        return None
-    scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.num_classes
-    return found.labels if scores and len(found.class_names) == loaded.num_classes else None
+    scores = isinstance(y, Tensor) and y.ndim == 2 and y.shape[1] == loaded.classes
+    return found.labels if scores and len(found.class_names) == loaded.classes else None
 
 
-def print_orbits(report: OrbitReport, loaded: LoadedModel | LoadedPointModel) -> None:
+def _unused(found: Inputs, loaded: Loaded) -> str:
+    """Why labels that the images have are not used."""
+    has = loaded.classes
+    model = "does not declare its classes (num_classes)" if has is None else f"has {has}"
+    return (
+        f"the images have labels of {len(found.class_names)} classes, but the model {model}: "
+        "accuracy and loss are left out."
+    )
+
+
+def print_orbits(report: OrbitReport, loaded: Loaded) -> None:
     """Tables and notes on the console."""
     out, p = console(), report.provenance
     out.print(headline(p.model, f"{p.weights} · {count(loaded.num_parameters)} parameters"))

@@ -10,9 +10,11 @@ from tqdm import tqdm
 
 from liederiv.cli.command import Leave
 from liederiv.cli.terminal import say
-from liederiv.model_zoo.prefetcher import prefetch
 from liederiv.model_zoo.scan import WeightsPolicy
-from liederiv.model_zoo.weights_cache import WeightsCache, readable_size
+from liederiv.model_zoo.sources.registry import weights_source
+from liederiv.model_zoo.weights.ahead import prefetch
+from liederiv.model_zoo.weights.cache import WeightsCache, readable_size
+from liederiv.model_zoo.weights.download import Fetcher
 
 __all__ = ["fetch_all"]
 
@@ -30,7 +32,7 @@ def fetch_all(names: Sequence[str], weights: WeightsPolicy, *, plain: bool = Fal
     """
     count: Counter[str] = Counter()
     size = 0
-    found = prefetch(names, cache=WeightsCache(weights.cache_limit))
+    found = prefetch(names, Fetcher(weights_source, WeightsCache(weights.cache_limit)))
     quiet = plain or not sys.stderr.isatty()
     with tqdm(found, total=len(names), unit="model", desc="weights", disable=quiet) as bar:
         for fetched in bar:

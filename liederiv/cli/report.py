@@ -19,21 +19,10 @@ __all__ = ["report"]
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of `liederiv scan`.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, .html.")],
-    accuracy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CSV",
-            help="Add accuracies: a file or address in the format of timm's results-imagenet.csv.",
-        ),
-    ] = None,
+    accuracy: o.Accuracy = None,
     title: Annotated[str, typer.Option(help="Of the page.")] = "Equivariance of models",
     metric: Annotated[str, typer.Option(help="Which metric the leaderboard lists.")] = "lee",
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output-type", "--output", metavar="probs|logits|…", help="Measured on what."
-        ),
-    ] = None,
+    output: o.MeasuredOutput = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
     quiet: o.Quiet = False,
 ) -> None:
@@ -48,7 +37,7 @@ def report(
     o.check_endings({"--out": (out, ".html")})
     from liederiv.analysis.models.accuracy import read_accuracy
     from liederiv.analysis.report import report_html
-    from liederiv.model_zoo.store import Store
+    from liederiv.model_zoo.scan.store import Store
 
     store = Store.open(folder)
     page = report_html(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from liederiv.cli import options as o
 from liederiv.cli.saving import writable
 from liederiv.errors import LieDerivError
 from liederiv.names import GROUPS
@@ -30,20 +31,9 @@ def results(
         str | None,
         typer.Option(metavar="|".join(GROUPS), help="Medians over groups instead of models."),
     ] = None,
-    accuracy: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CSV",
-            help="Add accuracies: a file or address in the format of timm's results-imagenet.csv.",
-        ),
-    ] = None,
+    accuracy: o.Accuracy = None,
     metric: Annotated[str, typer.Option(help="Which metric to list.")] = "lee",
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output-type", "--output", metavar="probs|logits|…", help="Measured on what."
-        ),
-    ] = None,
+    output: o.MeasuredOutput = None,
     style: Annotated[
         str, typer.Option("--format", metavar="|".join(_FORMATS), help="How to write it.")
     ] = "table",

@@ -180,8 +180,8 @@ def scan(
         shard,
         stop_on_signals,
     )
-    from liederiv.model_zoo.store import Store
-    from liederiv.model_zoo.weights_cache import parse_size
+    from liederiv.model_zoo.scan.store import Store
+    from liederiv.model_zoo.weights.cache import parse_size
 
     # A cluster's nodes may have GPUs where this machine has none.
     trusted = engine == "ray" and settings.device != "auto"

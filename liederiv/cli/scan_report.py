@@ -39,8 +39,7 @@ def conclude(summary: Summary, out: Path) -> None:
 
 def show(jobs: Sequence[Job], selection: Selection) -> None:
     """What would be measured."""
-    table = new_table("What would be measured")
-    table.add_column("model", no_wrap=True)
+    table = new_table("What would be measured", "model")
     table.add_column("parameters", justify="right")
     for header in ("measurement", "key", "state"):
         table.add_column(header, no_wrap=True)

@@ -11,8 +11,8 @@ import typer
 from liederiv.cli import options as o
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import Saving, writable
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["score"]
 
@@ -53,7 +53,7 @@ def score(
         }
     )
     from liederiv.cli.score_report import print_scores
-    from liederiv.model_zoo.measuring import measure_loaded, require_scores
+    from liederiv.model_zoo.requests.measuring import measure_loaded, require_scores
 
     loaded = chosen.open(model, model_flag, checkpoint)
     measurement, found = measure_loaded(loaded, chosen, replace(how, progress=not quiet))

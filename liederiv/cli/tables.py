@@ -34,13 +34,15 @@ _TITLES = {
     "features": "features",
     "output": "the model's output",
 }
+_SUBJECT = ("metric", "transform", "output")
+_SIDES = ("A", "B", "B − A")
 _REFERENCE = {"rigid": "translation and rotation"}
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console that never cuts a table short: wide where the output is no terminal."""
     out = SafeConsole(stderr=stderr)
-    return out if out.is_terminal else SafeConsole(stderr=stderr, width=160)
+    return out if out.is_terminal else SafeConsole(stderr=stderr, width=180)
 
 
 def headline(model: str, rest: str) -> Text:
@@ -74,9 +76,14 @@ def _interval(score: Score, digits: int = 2) -> str:
     return f"[{number(score.ci_low, digits)}, {number(score.ci_high, digits)}]"
 
 
-def new_table(title: str) -> Table:
-    """An empty table in the house style."""
-    return Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+def new_table(title: str, *texts: str, numbers: Iterable[str] = ()) -> Table:
+    """An empty table in the house style, with columns of text and then of numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for header in texts:
+        table.add_column(header, no_wrap=True)
+    for header in numbers:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
 
 
 def score_tables(measurement: Measurement) -> Iterable[Table | str]:
@@ -99,8 +106,7 @@ def _local_table(scores: Sequence[Score], output: str, *, at_steps: bool) -> Tab
     rows = {(s.metric, s.transform): s for s in scores if s.output == output}
     present = [m for m in METRICS.values() if any(metric == m.name for metric, _ in rows)]
     over = ", over steps of finite size" if at_steps else ""
-    table = new_table(f"Equivariance error of {_TITLES.get(output, output)}{over}")
-    table.add_column("transform", no_wrap=True)
+    table = new_table(f"Equivariance error of {_TITLES.get(output, output)}{over}", "transform")
     for metric in present:
         table.add_column(metric.heading, justify="right", no_wrap=True)
         if metric.shown == "all":
@@ -137,13 +143,9 @@ def _listed(s: Score) -> bool:
 
 
 def _plain_table(scores: Sequence[Score]) -> Table:
-    table = new_table("Other metrics")
-    for header in ("metric", "transform", "output"):
-        table.add_column(header, no_wrap=True)
-    table.add_column("value", justify="right", no_wrap=True)
-    table.add_column("95 % interval")
-    table.add_column("unit")
-    table.add_column("status")
+    table = new_table("Other metrics", *_SUBJECT, numbers=["value"])
+    for header in ("95 % interval", "unit", "status"):
+        table.add_column(header)
     for s in scores:
         status = s.status if not s.reason else f"{s.status}: {s.reason}"
         table.add_row(
@@ -173,11 +175,7 @@ def _notes(measurement: Measurement) -> Iterable[str]:
 
 def comparison_tables(rows: Sequence[Difference], a: str, b: str) -> Iterable[Table | str]:
     """One table of paired differences."""
-    table = new_table(f"{b} minus {a}")
-    for header in ("metric", "transform", "output"):
-        table.add_column(header, no_wrap=True)
-    for header in ("A", "B", "B − A"):
-        table.add_column(header, justify="right", no_wrap=True)
+    table = new_table(f"{b} minus {a}", *_SUBJECT, numbers=_SIDES)
     table.add_column("95 % interval (paired)", no_wrap=True)
     for header in ("unit", "better"):
         table.add_column(header)
@@ -195,12 +193,8 @@ def scan_tables(
     differences: pd.DataFrame, summary: pd.DataFrame, a: str, b: str
 ) -> Iterable[Table | str]:
     """What changed from one scan to another, over all models and for those that changed most."""
-    table = new_table("")
-    table.title = f"{b} compared with {a}, over models"
-    for header in ("metric", "transform", "output"):
-        table.add_column(header, no_wrap=True)
-    for header in ("models", "lower", "higher", "median B ÷ A", "rank correlation"):
-        table.add_column(header, justify="right", no_wrap=True)
+    numbers = ("models", "lower", "higher", "median B ÷ A", "rank correlation")
+    table = new_table(f"{b} compared with {a}, over models", *_SUBJECT, numbers=numbers)
     for row in summary.to_dict("records"):
         names = (row["metric"], row["transform"], row["output"])
         counts = (str(row["models"]), str(row["lower"]), str(row["higher"]))
@@ -219,11 +213,8 @@ def scan_tables(
 
 
 def _largest_table(rows: pd.DataFrame) -> Table:
-    table = new_table("Largest changes of the equivariance error")
-    for header in ("model", "transform", "output"):
-        table.add_column(header, no_wrap=True)
-    for header in ("A", "B", "B − A"):
-        table.add_column(header, justify="right", no_wrap=True)
+    title = "Largest changes of the equivariance error"
+    table = new_table(title, "model", *_SUBJECT[1:], numbers=_SIDES)
     table.add_column("unit")
     for row in rows.to_dict("records"):
         difference = number(row["difference"]) + (" *" if row["significant"] else "")

@@ -12,8 +12,8 @@ from liederiv.cli.arguments import as_given
 from liederiv.cli.groups import grouped
 from liederiv.cli.saving import writable
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 
 __all__ = ["track"]
 

@@ -20,10 +20,10 @@ from liederiv.cli.tables import console, new_table, number
 from liederiv.errors import LieDerivError
 from liederiv.files import json_ready, write_atomically, write_json
 from liederiv.measurement.results import SCHEMA_VERSION
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.measuring import measure_loaded, open_inputs, provenance_of
-from liederiv.model_zoo.model_options import ModelOptions
-from liederiv.model_zoo.run_folder import RunCheckpoint, find_checkpoints
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.measuring import measure_loaded, open_inputs, provenance_of
+from liederiv.model_zoo.requests.model_options import ModelOptions
+from liederiv.model_zoo.scan.run_folder import RunCheckpoint, find_checkpoints
 from liederiv.spreadsheets import frame_of, write_csv
 
 __all__ = ["track_run"]

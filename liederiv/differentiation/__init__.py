@@ -14,6 +14,7 @@ from liederiv.differentiation.cuts import Cuts
 from liederiv.differentiation.differentiate import (
     ForwardModeWarning,
     Pushforward,
+    check_batch,
     forward_engine,
     inner_pushforward,
     pushforward,
@@ -30,6 +31,7 @@ __all__ = [
     "ForwardModeWarning",
     "Pushforward",
     "Verification",
+    "check_batch",
     "double_backward_jvp",
     "forget",
     "forward_engine",

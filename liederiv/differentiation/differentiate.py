@@ -35,6 +35,7 @@ from liederiv.errors import NotDifferentiableError
 __all__ = [
     "ForwardModeWarning",
     "Pushforward",
+    "check_batch",
     "forward_engine",
     "inner_pushforward",
     "pushforward",
@@ -239,7 +240,7 @@ def verify_product(
         if not has_cuts and recall(model, x, action, purpose) is not None:
             return
         with evaluated((model,)):
-            _check_batch(model, x, action)
+            check_batch(model, x, action)
         some = x.detach() if has_cuts else _first_and_last(x)
         function = PlainFunction(model, (model,))
         _, direction = combination(domain_of(x).rebind(action, some), some)
@@ -267,8 +268,17 @@ def verify_product(
         remember(model, x, action, purpose, Known.of(known, (model,)))
 
 
-def _check_batch(model: nn.Module, x: Any, action: Action) -> None:
-    """Rows of a model as `Trial` checks them, without any derivative."""
+def check_batch(model: Callable[[Any], Any], x: Any, action: Action) -> None:
+    """Rows of a model as `Trial` checks them, without any derivative.
+
+    Args:
+        model: the function.
+        x: a batch.
+        action: bound to it.
+
+    Raises:
+        ModelError: if the rows of an item depend on the other items, or are not one per item.
+    """
     tangents = action.tangents(x)
     trial = Trial(model, x, tangents, action, None, "keep", derivatives=False)
     together = trial.function(x)

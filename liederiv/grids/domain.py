@@ -20,7 +20,7 @@ from liederiv.metrics.discrete import discrete_checks
 from liederiv.metrics.sampled import random_transforms
 from liederiv.metrics.values import DiscreteCheck
 from liederiv.representations import OutputSpec, Resolved, resolve
-from liederiv.steps import halvings, unit_of
+from liederiv.steps import Step, halvings, step_label, unit_of
 from liederiv.transforms import FiniteTransform
 
 __all__ = ["ImageDomain", "reference_network"]
@@ -98,6 +98,24 @@ class ImageDomain(Domain):
             return super().step_grid(g, x)
         pixels = {"deg": math.radians(half), "%": half / 100}.get(unit.symbol, half)
         return halvings(2.0 ** round(math.log2(4 / pixels)))
+
+    def out_of_sight(
+        self, generators: Sequence[Generator], plan: Sequence[Sequence[Step]], x: Tensor
+    ) -> list[str]:
+        """See `Domain.out_of_sight`: translations by at least half of the image."""
+        notes = []
+        for g, steps in zip(generators, plan, strict=True):
+            if g.group != "translation" or not isinstance(g, SpatialGenerator):
+                continue
+            width = x.shape[-1 if g.name.endswith("x") else -2]
+            half = width / 2 if unit_of(g.unit).symbol == "px" else 1.0
+            notes += [
+                f"{step_label(g.name, step)} moves images of {width} pixels by half of themselves "
+                "or more: much of what is measured is how the scheme continues them"
+                for step in steps
+                if step.chosen and step.size >= half > 0
+            ]
+        return notes
 
     def step_noise(
         self, x: Tensor, moved: Tensor, action: ImageAction, seeds: Sequence[int]

@@ -17,7 +17,7 @@ from liederiv.base_representation import class_axis, lie_value
 from liederiv.batches import Batch, check_layout, deliver
 from liederiv.checks import check_type, preflight
 from liederiv.derivatives import Scheme, get_scheme
-from liederiv.differentiation import ENGINES, ForwardModeWarning, Verification
+from liederiv.differentiation import ENGINES, ForwardModeWarning, Verification, check_batch
 from liederiv.differentiation.engines import RECOVERABLE, auto_chunk
 from liederiv.differentiation.models import kept_randomness
 from liederiv.domains import Domain, domain_of, is_input, pieces
@@ -278,6 +278,7 @@ class _Run:
         ]
         self.plan = plan_of(generators, grids, asked, self.domain.catalogue(x))
         self.no_steps = why_no_steps(x[:1], one, self.known.representation, y)
+        self.notes += self.domain.out_of_sight(generators, self.plan, x)
 
     def check(self, batch: Batch) -> None:
         """Refuse a batch that is not like the first one: what is bound to that would be wrong.
@@ -324,9 +325,12 @@ class _Run:
                 self._add_local(x)
             except NotDifferentiableError as refusal:
                 # Metrics of finite transforms need no derivative; with nothing else it is an error.
-                if self.count or (s.local and not s.wants("finite")):
+                without = s.wants("finite") or s.wants("steps")
+                if self.count or (s.local and not without):
                     raise
                 self.no_derivative = str(refusal)
+        if self.count == 0 and s.verify and self.verification is None:
+            check_batch(s.model, x, self.action)  # what no witness has looked at
         if s.wants("steps"):
             self._add_steps(x)
         self._add_others(x, labels)
@@ -484,7 +488,7 @@ class _Run:
 
     def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
-        rho = self.resolved
+        rho = self.resolved or self.known
         moved = self.settings.scheme.notes(self.action) if self.domain.is_images else []
         return replace(
             known,
@@ -492,7 +496,7 @@ class _Run:
             num_images=self.count,
             inputs=f"{self.domain.item}s",
             scheme=self.action.scheme_name,
-            representation=f"{rho.representation} ({rho.status})" if rho else "",
+            representation=f"{rho.representation} ({rho.status})",
             engine=self.verification.engine if self.verification else "",
             verification=str(self.verification) if self.verification else "",
             dtype=str(self.dtype).removeprefix("torch."),

@@ -10,7 +10,16 @@ from liederiv.errors import LieDerivError
 from liederiv.generators import Generator, resolve_generators
 from liederiv.measurement.scoring import targets
 from liederiv.metrics.base import Metric
-from liederiv.steps import Steps, parse_steps, plan_of, step_label, step_of, unit_of
+from liederiv.steps import (
+    RANGE,
+    Steps,
+    parse_steps,
+    plan_of,
+    read_size,
+    step_label,
+    step_of,
+    unit_of,
+)
 
 __all__ = ["check_steps", "row_names", "step_row", "step_rows", "unit_of_steps"]
 
@@ -56,9 +65,15 @@ def step_row(transform: str, step: str) -> str:
         >>> step_row("rotation", "1°"), step_row("scale", "2%")
         ('rotation@1deg', 'scale@2%')
     """
-    ((size, symbol),) = parse_steps({transform: step})[transform]
     units = {unit_of(g.unit): None for g in _generators(transform)}
     known = " or ".join(unit.symbol for unit in units)
+    found = read_size(step)
+    if found is None:
+        raise LieDerivError(
+            f"{transform}@{step}: the step must be {RANGE} ({known}), "
+            f"e.g. {transform}@1{next(iter(units)).symbol}."
+        )
+    size, symbol = found
     for unit in units if symbol else ():
         try:
             return step_label(transform, step_of(transform, unit, size, symbol, chosen=True))

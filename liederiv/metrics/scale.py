@@ -156,6 +156,7 @@ class Reach(StepMetric):
     needs = frozenset({"steps", "lie"})
     summary = "step at which LEE(h) is half of LEE: how far the derivative speaks"
     title, heading, shown = "reach of the derivative", "reach", "unit"
+    larger_is_better = None  # a short reach is no fault, and a long one no merit
 
     def along(
         self, curve: _Curve, name: str, t_unit: str, index: list[int], to: Rows
@@ -376,6 +377,7 @@ class LeeShare(_AtSteps):
     needs = frozenset({"steps", "lie"})
     summary = "LEE(h) ÷ LEE over a grid of steps: the curve behind the reach"
     listed, gated, listed_steps = False, False, "all"
+    larger_is_better = None
 
     def at(self, curve: _Curve, j: int, name: str, t_unit: str, to: Rows) -> Score:
         """See `_AtSteps.at`."""

@@ -7,6 +7,9 @@ For generators X_k with amplitudes t_k (how large a transform matters, in the ge
   gradient flows by reverse mode. With all t_k = 1 it is the local equivariance error (LEE).
 * ``method="finite"``:  mean_k E_x E_t ‖f(T_t x) − ρ_t f(x)‖² / dim, t uniform in ±t_k: a
   consistency loss. For small t_k it tends to a third of the former, since E t² = t_k²/3.
+* ``step="rotation=10deg"``:  mean_k t_k² S_k(h)/h², with S(h) the mean squared change of the output
+  from T_{−h/2} x to T_{h/2} x beyond what ρ says (`liederiv.training.penalty_steps`): what counts
+  over a motion of that size. For h → 0 it is the first one. Two passes, ordinary reverse mode.
 * `multitask_loss`:  E_x E_g ℓ(f(g x), ρ_g y): the task's own loss on moved inputs and targets, to
   be added to the task's loss with a weight, as in REMUL (Elhag et al. 2024, arXiv 2410.17878).
 
@@ -45,6 +48,14 @@ from liederiv.metrics.local import is_classifier
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
+from liederiv.steps import Step, Steps
+from liederiv.training.penalty_steps import (
+    check_moves,
+    check_passes,
+    ends_of,
+    squared_change,
+    step_sizes,
+)
 
 __all__ = ["equivariance_penalty", "multitask_loss"]
 
@@ -60,6 +71,7 @@ def equivariance_penalty(
     transforms: Names = "translation,rotation",
     *,
     method: Literal["lie", "finite"] = "lie",
+    step: Steps = None,
     amplitudes: Amplitudes = 1.0,
     output: OutputSpec = "auto",
     output_type: Literal["auto", "probs", "logits", "output"] = "auto",
@@ -78,6 +90,11 @@ def equivariance_penalty(
         transforms: see `liederiv.lie_derivative`; K in all.
         method: ``lie``, or ``finite`` for models with an operator that cannot be differentiated
             twice (see the module's docstring).
+        step: size of the motions over which the change counts, see `liederiv.steps`:
+            ``"translation=2px;rotation=10deg"``, one size for each transform (those not named
+            take 1 px, 1 degree, 1 %). The change over h, squared, is divided by h² (in the
+            generator's unit), so that the penalty is in the unit of LEE and amplitudes act as
+            before. None takes the limit of small steps, the derivative.
         amplitudes: t_k, one number or by name of generator or group (missing ones are 1), in the
             generators' units: ``{"translation": 2, "rotation": 0.5}``.
         output: representation of the output, see `liederiv.lie_derivative`.
@@ -88,16 +105,18 @@ def equivariance_penalty(
         num_images: how many of the images are drawn, or which share of them (a float, rounded
             up, two at least); None takes all. What a step costs: benchmarks/training.py.
         rng: source of randomness, a CPU generator; None takes torch's own.
-        verify: compare the derivative, and its gradient, with differences of the model first, on
-            two images, once per model and size of image (``lie`` only); False for who counts
-            passes.
+        verify: check first, once per model and size of image, that the rows of the batch do not
+            depend on each other nor on chance, and, where there is a derivative (``lie`` without a
+            step), compare it and its gradient with differences of the model on two images; False
+            for who counts passes.
 
     Returns:
         a scalar with its graph, in (unit of the output)²; add it to the task's loss with a weight.
 
     Raises:
-        LieDerivError: for arguments that are not understood, or where no gradient can flow (under
-            ``no_grad``, or a model without trainable parameters).
+        LieDerivError: for arguments that are not understood, a step that moves the input by hardly
+            more than its rounding, or where no gradient can flow (under ``no_grad``, or a model
+            without trainable parameters).
         NotDifferentiableError: if the model cannot be differentiated in forward and reverse mode,
             or not rightly.
 
@@ -116,9 +135,15 @@ def equivariance_penalty(
         raise LieDerivError(
             f"output_type={output_type!r} is unknown; use auto, probs, logits or output."
         )
+    if step is not None and method == "finite":
+        raise LieDerivError(
+            "method='finite' draws its own sizes of motions, up to the amplitudes; leave out "
+            "either it or step."
+        )
     images = as_one(batches)
     domain = _check(model, images)
     known = domain.action(transforms, images, scheme).generators
+    steps = None if step is None else step_sizes(step, known, domain.catalogue(images))
     chosen = _draw(len(known), num_generators, "num_generators", rng)
     x = images.detach()
     if isinstance(num_images, float):
@@ -128,17 +153,22 @@ def equivariance_penalty(
     limits = _amplitudes(amplitudes, known)
     parts = []
     with _without_side_effects(model), forward_mode(), elementary_norms(), as_it_was([model]):
-        verifying = verify and method == "lie"
-        every = domain.bind(known, x, scheme) if verifying else None
-        if every is not None:
+        derives = method == "lie" and steps is None
+        every = domain.bind(known, x, scheme) if verify else None
+        if every is not None and not derives:
+            check_passes(model, x, every)
+        elif every is not None:
             verify_product(model, x, every, _product, "penalty")
         cuts = Cuts()
         for k in chosen.tolist():
             action = domain.bind([known[k]], x, scheme)
-            step = _Step(model, domain, action, x, output, output_type, cuts)
-            value = step.lie() if method == "lie" else step.finite(limits[k], rng)
-            parts.append(value * limits[k] ** 2 if method == "lie" else value)
-        if every is not None and cuts.seen:  # other images may be treated otherwise
+            part = _Part(model, domain, action, x, output, output_type, cuts)
+            if method == "finite":
+                parts.append(part.finite(limits[k], rng))
+            else:
+                value = part.lie() if steps is None else part.over(steps[k])
+                parts.append(value * limits[k] ** 2)
+        if every is not None and derives and cuts.seen:  # other images may be treated otherwise
             verify_product(model, x, every, _product, "penalty", has_cuts=True)
     return torch.stack(parts).mean()
 
@@ -206,7 +236,7 @@ def _product(f: Callable[[Any], Any], x: Any, v: Any) -> tuple[Any, Any]:
         ) from error
 
 
-class _Step:
+class _Part:
     """One generator on one batch."""
 
     def __init__(
@@ -236,11 +266,28 @@ class _Step:
         """E ‖f(T x) − ρ_T f(x)‖² / dim."""
         (t,) = draw_coordinates(len(self.x), [limit], num_samples=1, rng=rng)
         element = self.domain.transform(self.action, t)
-        y, moved = self.model(self.x), self.model(element.on_input(self.x))
+        y, moved = self._pass(self.x), self._pass(element.on_input(self.x))
         rho, axis = self._representation(y)
         if axis is not None:
             y, moved = y.softmax(axis), moved.softmax(axis)
         return self._mean((moved - act_finite(rho, element, y)).square()[None], rho)
+
+    def over(self, step: Step) -> Tensor:
+        """S(h)/h²."""
+        ends = ends_of(self.domain, self.action, step)
+        x, back = (end.on_input(self.x) for end in ends)
+        # Each end by itself: batch norms that saw both would share what tells them apart.
+        y = self._pass(x), self._pass(back)
+        rho, axis = self._representation(y[0])
+        moved = tree_map(lambda a, b: a - b, x, back)
+        check_moves(self.domain, self.action, step, self.x, moved, y[0])
+        squares = squared_change(rho, ends, y, lambda v: v if axis is None else v.softmax(axis))
+        return self._mean(squares[None] / step.t**2, rho)
+
+    def _pass(self, x: Any) -> Any:
+        """f(x), that knows nothing of other passes: a cache would answer with the other end."""
+        with kept_randomness(x), as_it_was([self.model]):
+            return self.model(tree_map(torch.clone, x))
 
     def _representation(self, y: Any) -> tuple[Any, int | None]:
         if not isinstance(y, Tensor):

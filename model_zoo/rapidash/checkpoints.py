@@ -13,11 +13,11 @@ from typing import Any
 
 from liederiv.errors import ModelError
 
-from ..checkpoint_files import shown
-from ..checkpoint_fitting import find_weights, load_weights
-from ..checkpoint_parts import Target
-from ..checkpoints import Checkpoint, read_checkpoint
-from ..weights import Mismatch
+from ..weights.checkpoints import Checkpoint, read_checkpoint
+from ..weights.files import shown
+from ..weights.fitting import find_weights, load_weights
+from ..weights.parts import Target
+from ..weights.state import Mismatch
 from .inputs import RapidashInputs, RapidashOnClouds
 from .presets import PAPER
 from .variants import Variant

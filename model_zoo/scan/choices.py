@@ -6,8 +6,9 @@ import os
 import re
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.scan.engines import Engine, LocalEngine, gpu_slots
-from liederiv.model_zoo.scan.scanning import Limits
+
+from .engines import Engine, LocalEngine, gpu_slots
+from .scanning import Limits
 
 __all__ = ["choose_engine", "parse_count"]
 
@@ -64,7 +65,7 @@ def choose_engine(
         limits = Limits(threads or max(1, _cores() // count), timeout, memory)
         return limits, LocalEngine(count, gpus)
     if name == "ray":
-        from liederiv.model_zoo.scan.ray_engine import RayEngine
+        from .ray_engine import RayEngine
 
         limits = Limits(threads or max(1, _cores() // (workers or 1)), timeout, memory)
         return limits, RayEngine(workers, limits.threads, share, memory, address)

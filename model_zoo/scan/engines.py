@@ -10,8 +10,8 @@ from typing import Protocol
 
 import torch
 
-from liederiv.model_zoo.scan.isolation import Worker
-from liederiv.model_zoo.scan.tasks import Delivery, Task
+from .isolation import Worker
+from .tasks import Delivery, Task
 
 __all__ = ["Engine", "Event", "LocalEngine", "gpu_slots"]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from liederiv.model_zoo.scan.choices import choose_engine, parse_count
-from liederiv.model_zoo.scan.engines import Engine, LocalEngine
-from liederiv.model_zoo.scan.plan import Job, make_plan
-from liederiv.model_zoo.scan.progress import Reporter
-from liederiv.model_zoo.scan.scanning import Limits, Scan, Summary
-from liederiv.model_zoo.scan.selection import Candidate, Selection, select_models, shard
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.stopping import Stop, stop_on_signals
-from liederiv.model_zoo.scan.weights import WeightsPolicy
+from .choices import choose_engine, parse_count
+from .engines import Engine, LocalEngine
+from .plan import Job, make_plan
+from .progress import Reporter
+from .scanning import Limits, Scan, Summary
+from .selection import Candidate, Selection, select_models, shard
+from .settings import ScanSettings
+from .stopping import Stop, stop_on_signals
+from .weights import WeightsPolicy
 
 __all__ = [
     "Candidate",

@@ -17,7 +17,8 @@ from typing import Any
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import printable
-from liederiv.model_zoo.scan.tasks import (
+
+from .tasks import (
     INTERRUPTED,
     Begun,
     Delivery,
@@ -25,7 +26,7 @@ from liederiv.model_zoo.scan.tasks import (
     Failure,
     Task,
 )
-from liederiv.model_zoo.scan.worker import STACK_SIGNAL, work
+from .worker import STACK_SIGNAL, work
 
 __all__ = ["Worker", "run_isolated"]
 

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import pandas as pd
@@ -16,23 +17,24 @@ import torch
 
 from liederiv.domains import domain_of
 from liederiv.errors import ModelError
+from liederiv.foreign import one_line
+from liederiv.foreign_code import users_code
 from liederiv.measurement.results import Provenance
-from liederiv.model_zoo.clouds import CloudSet
-from liederiv.model_zoo.hub import offline_hub
-from liederiv.model_zoo.images import ImageSet
-from liederiv.model_zoo.measuring import (
+
+from ..inputs.base import Inputs
+from ..requests.layers import LayersRun
+from ..requests.measuring import (
     as_batch,
     measure_loaded,
     open_inputs,
     provenance_of,
     require_scores,
 )
-from liederiv.model_zoo.point_models import LoadedPointModel
-from liederiv.model_zoo.random_weights import calibrate
-from liederiv.model_zoo.scan.layers import LayersRun
-from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.store_schema import columns_of_provenance
-from liederiv.model_zoo.timm_models import LoadedModel
+from ..sources.loaded import Loaded
+from ..sources.random_weights import calibrate
+from ..weights.hub import offline_hub
+from .columns import columns_of_provenance
+from .tasks import Task
 
 __all__ = ["LoadedTask", "peak_memory"]
 
@@ -52,20 +54,19 @@ class LoadedTask:
 
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, task.settings
+        for module in task.modules:
+            _register(module)
         self.options = self.settings.model_options()
         with offline_hub() if task.offline else nullcontext():
             self.loaded = self._load()
-        of_images = isinstance(self.loaded, LoadedModel)
+        of_images = self.loaded.kind == "images"
         if of_images and self.settings.calibrate and not self.settings.pretrained:
             images = as_batch(self._images(_CALIBRATION_IMAGES), self.options)
             calibrate(self.loaded.model, images, self.settings.seed)
 
     def describe(self) -> dict[str, Any]:
         """Fields of `Origin` that are known of the model."""
-        size: tuple[int | None, ...] = (None, None, None)  # of images
-        if isinstance(self.loaded, LoadedModel):
-            size = self.loaded.data_config.input_size
-        channels, height, width = size
+        channels, height, width = self.loaded.input_size or (None, None, None)
         return {
             "weights": self.loaded.weights,
             "weights_fingerprint": self.loaded.weights_fingerprint,
@@ -109,22 +110,21 @@ class LoadedTask:
         }
         return about, frame
 
-    def _load(self) -> LoadedModel | LoadedPointModel:
+    def _load(self) -> Loaded:
         """The model; with a reduced input where that is large and the architecture takes less."""
         name, limit = self.task.name, self.settings.max_img_size
         loaded = self.options.open(name, None, None)
-        if isinstance(loaded, LoadedPointModel):
+        size = loaded.input_size
+        if limit is None or size is None or max(size[1:]) <= limit:
             return loaded
-        if limit is None or max(loaded.data_config.input_size[1:]) <= limit:
-            return loaded
-        for size in dict.fromkeys(s for s in (limit, *_REDUCED_SIZES) if s <= limit):
+        for side in dict.fromkeys(s for s in (limit, *_REDUCED_SIZES) if s <= limit):
             try:
-                return replace(self.options, img_size=size).open(name, None, None)
+                return replace(self.options, img_size=side).open(name, None, None)
             except ModelError:
                 continue  # an architecture of one size
         return loaded
 
-    def _images(self, count: int) -> ImageSet | CloudSet:
+    def _images(self, count: int) -> Inputs:
         options = replace(self.settings.measure_options(), num_images=count)
         return open_inputs(options, self.loaded)
 
@@ -142,7 +142,7 @@ class LoadedTask:
         return found.provenance, frame
 
     @cached_property
-    def _layers_images(self) -> ImageSet | CloudSet:
+    def _layers_images(self) -> Inputs:
         return self._images(self.settings.layers_images)
 
     @cached_property
@@ -191,6 +191,18 @@ class LoadedTask:
             seed=found.seed,
         )
         return origin, frame
+
+
+def _register(module: str) -> None:
+    """Import a module of the user's, whose sources are known thereafter."""
+    try:
+        with users_code(f"Module {module!r}"):
+            import_module(module)
+    except ImportError as error:
+        raise ModelError(
+            f"Module {module!r}, which registers the model's source, cannot be imported here "
+            f"({one_line(error)}); run from the folder that holds it, or install it."
+        ) from error
 
 
 def peak_memory() -> int | None:

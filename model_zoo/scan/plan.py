@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from liederiv.model_zoo.scan.identity import weights_identity
-from liederiv.model_zoo.scan.selection import Candidate
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.tasks import INTERRUPTED
-from liederiv.model_zoo.store import Store
+from ..sources.registry import source_of
+from .selection import Candidate
+from .settings import ScanSettings
+from .store import Store
+from .tasks import INTERRUPTED
 
 __all__ = ["Job", "make_plan"]
 
@@ -66,7 +66,7 @@ def make_plan(
     """
     jobs = []
     for number, candidate in enumerate(candidates):
-        weights = weights_identity(candidate.name, settings.pretrained)
+        weights = source_of(candidate.name).identity(settings.pretrained)
         job = Job(number, candidate, {}, {}, {})
         for m in settings.measurements:
             key = job.keys[m] = settings.key(m, candidate.name, weights)

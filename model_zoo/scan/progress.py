@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, printable
-from liederiv.model_zoo.scan.selection import Candidate
+
+from .selection import Candidate
 
 __all__ = ["Reporter"]
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from liederiv.errors import LieDerivError
 from liederiv.foreign import one_line, printable
-from liederiv.model_zoo.scan.engines import Event
-from liederiv.model_zoo.scan.isolation import run_isolated
-from liederiv.model_zoo.scan.tasks import INTERRUPTED, Delivery, Failure, Task
-from liederiv.model_zoo.scan.weights import fetched_weights
+
+from .engines import Event
+from .isolation import run_isolated
+from .tasks import INTERRUPTED, Delivery, Failure, Task
+from .weights import fetched_weights
 
 __all__ = ["RayEngine"]
 

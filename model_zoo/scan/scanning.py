@@ -16,17 +16,18 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from timm.models import split_model_name_tag
-
 from liederiv.measurement.results import Provenance
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.presets import family_of
-from liederiv.model_zoo.scan.engines import Engine
-from liederiv.model_zoo.scan.plan import Job
-from liederiv.model_zoo.scan.progress import Reporter
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.stopping import Stop
-from liederiv.model_zoo.scan.tasks import (
+
+from ..sources.registry import modules_of_source, source_of
+from ..weights.ahead import Prefetcher
+from .columns import Origin, versions_of
+from .engines import Engine
+from .plan import Job
+from .progress import Reporter
+from .settings import ScanSettings
+from .stopping import Stop
+from .store import Store, TableError
+from .tasks import (
     INTERRUPTED,
     OUT_OF_MEMORY,
     Delivery,
@@ -34,9 +35,7 @@ from liederiv.model_zoo.scan.tasks import (
     Result,
     Task,
 )
-from liederiv.model_zoo.scan.weights import WeightsPolicy
-from liederiv.model_zoo.store import Store, TableError
-from liederiv.model_zoo.store_schema import Origin, versions_of
+from .weights import WeightsPolicy
 
 __all__ = ["Limits", "Scan", "Summary"]
 
@@ -124,6 +123,8 @@ class Scan:
         self._measured = self._failed = 0
         self._told = False
         self._sources = (os.getcwd(), tuple(sys.path))
+        names = [job.candidate.name for job in self._waiting]
+        self._modules = {name: modules_of_source(name) for name in names}
         self._weights = weights if settings.pretrained else None
         self._fetcher: Prefetcher | None = None
 
@@ -243,6 +244,7 @@ class Scan:
             memory=self._limits.memory,
             folder=folder,
             search_path=path,
+            modules=self._modules[job.candidate.name],
         )
 
     def _handle(self, task: Task, delivery: Delivery | None) -> None:
@@ -329,7 +331,7 @@ class Scan:
 
     def _origin(self, job: Job, measurement: str, outcome: str, about: Any) -> Origin:
         settings, name = self._settings, job.candidate.name
-        arch, tag = split_model_name_tag(name) if ":" not in name else (name, "")
+        source = source_of(name)
         known = {
             **versions_of(Provenance()),
             "parameters": job.candidate.parameters,
@@ -346,9 +348,9 @@ class Scan:
             outcome=outcome,
             requested_model=job.candidate.requested,
             model=name,
-            architecture=arch,
-            tag=tag,
-            family=family_of(arch),
+            architecture=source.architecture,
+            tag=source.tag,
+            family=source.family,
             settings=settings.text_of(measurement),
             **known,
         )

@@ -9,17 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
-from timm.models import split_model_name_tag
-
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import shortened
-from liederiv.model_zoo.loading import list_models
-from liederiv.model_zoo.names import resolve_name
-from liederiv.model_zoo.parameters import parameter_count
-from liederiv.model_zoo.point_models import is_point_model, list_point_models
-from liederiv.model_zoo.presets import preset
-from liederiv.model_zoo.user_models import is_factory_name
+
+from ..sources.registry import SOURCES, source_of
+from .presets import preset
 
 __all__ = ["Candidate", "Selection", "select_models", "shard"]
 
@@ -64,11 +58,12 @@ def select_models(
     """Collect models by name, wildcard, file and preset.
 
     Args:
-        patterns: names that `load` takes, or wildcards of timm's names; those with a dot match
-            names with tags, others architectures, whose default tag is taken.
-        models_file: one name or wildcard per line; ``#`` begins a comment. Names that timm does
-            not know become failures of the scan.
-        presets: see `liederiv.model_zoo.presets`.
+        patterns: names that `load` takes, or wildcards of names that can be listed; of timm's,
+            those with a dot match names with tags, others architectures, whose default tag is
+            taken.
+        models_file: one name or wildcard per line; ``#`` begins a comment. Names that
+            nobody knows become failures of the scan.
+        presets: see `liederiv.model_zoo.preset`.
         exclude: wildcards of names to leave out.
         max_params: largest number of parameters; models of unknown size stay.
         pretrained: wildcards and presets stand for models with published weights only.
@@ -91,7 +86,7 @@ def select_models(
     left = [n for n in found if not any(_matches(n, p) for p in exclude)]
     if len(left) < len(found):
         notes.append(f"{len(found) - len(left)} models left out by --exclude.")
-    candidates = [Candidate(n, found[n], parameter_count(n)) for n in left]
+    candidates = [Candidate(n, found[n], source_of(n).parameters()) for n in left]
     if max_params is not None:
         small = [c for c in candidates if c.parameters is None or c.parameters <= max_params]
         if len(small) < len(candidates):
@@ -158,13 +153,7 @@ def _expand(text: str, pretrained: bool) -> list[str]:
     """Names that a wildcard stands for; a name stands for itself."""
     if ":" in text or not any(c in text for c in "*?["):
         return [text]
-    if "." in text:
-        published = timm.list_pretrained()
-        bare = [] if pretrained else [n for n in timm.list_models() if n not in published]
-        names = [n for n in (*published, *bare) if fnmatch.fnmatchcase(n, text)]
-    else:
-        names = [e.name for e in list_models(text, pretrained)]
-        names = [n for n in names if fnmatch.fnmatchcase(n, text)]
+    names = [n for kind in reversed(SOURCES) for n in kind.matching(text, pretrained)]
     if not names:
         kind = "model with published weights" if pretrained else "model"
         raise ModelError(f"No {kind} matches {text!r}; 'liederiv models' lists names.")
@@ -172,10 +161,8 @@ def _expand(text: str, pretrained: bool) -> list[str]:
 
 
 def _resolve(name: str, *, strict: bool = True) -> str:
-    if is_factory_name(name) or ":" in name or (is_point_model(name) and list_point_models(name)):
-        return name
     try:
-        return resolve_name(name)
+        return source_of(name).full_name
     except ModelError:
         if strict:
             raise
@@ -213,5 +200,4 @@ def _lines(path: Path) -> list[str]:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    plain = split_model_name_tag(name)[0] if ":" not in name else name
-    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(plain, pattern)
+    return any(fnmatch.fnmatchcase(n, pattern) for n in (name, source_of(name).architecture))

@@ -10,9 +10,10 @@ from typing import Any
 
 from liederiv._version import __version__
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.measure_options import MeasureOptions, MeasureRequest
-from liederiv.model_zoo.model_options import ModelOptions
 from liederiv.names import MEASUREMENTS, OUTPUT_TYPES
+
+from ..requests.measure_options import MeasureOptions, MeasureRequest
+from ..requests.model_options import ModelOptions
 
 __all__ = ["ScanSettings"]
 
@@ -28,7 +29,7 @@ class ScanSettings(MeasureRequest):
     Attributes:
         measurements: some of ``score``, ``layers``, ``aliasing``.
         pretrained: published weights, or random ones.
-        calibrate: make random networks measurable, see `liederiv.model_zoo.random_weights`.
+        calibrate: make random networks measurable, see `liederiv.model_zoo.sources.random_weights`.
         images: source of the images.
         num_images: for ``score``.
         layers_images: for ``layers`` and ``aliasing``.
@@ -127,7 +128,7 @@ class ScanSettings(MeasureRequest):
         Raises:
             ImageError: if there are none.
         """
-        from liederiv.model_zoo.images import load_images
+        from ..inputs.images import load_images
 
         count = max(self.num_images, self.layers_images)
         found = load_images(self.images, None, count, self.seed, self.split, data_dir=self.data_dir)
@@ -175,7 +176,7 @@ class ScanSettings(MeasureRequest):
         Args:
             measurement: of `measurements`.
             model: full name.
-            weights: what identifies them, see `liederiv.model_zoo.scan.identity`.
+            weights: what identifies them, see `Source.identity`.
         """
         content = [measurement, model, dict(weights), self.of(measurement), __version__]
         text = json.dumps(content, sort_keys=True, default=str)

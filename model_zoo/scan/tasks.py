@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from liederiv.model_zoo.scan.settings import ScanSettings
-from liederiv.model_zoo.scan.weights import WeightsPolicy
+from .settings import ScanSettings
+from .weights import WeightsPolicy
 
 __all__ = [
     "INTERRUPTED",
@@ -48,6 +48,7 @@ class Task:
         batch_size: images per pass, when memory has not sufficed for the usual number.
         folder: working directory of the scan.
         search_path: where the scan finds Python modules.
+        modules: to be imported first, since they register the model's source.
     """
 
     number: int
@@ -64,6 +65,7 @@ class Task:
     batch_size: int | None = None
     folder: str = ""
     search_path: tuple[str, ...] = field(default=(), repr=False)
+    modules: tuple[str, ...] = ()
 
     def smaller(self, measurements: tuple[str, ...]) -> Task | None:
         """The same for some measurements in half the memory; None if there is nothing to halve."""

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from liederiv.model_zoo.prefetch import Fetched
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.weights_cache import WeightsCache
+from ..sources.registry import weights_source
+from ..weights.ahead import Prefetcher
+from ..weights.cache import WeightsCache
+from ..weights.download import Fetched, Fetcher
 
 __all__ = ["WeightsPolicy", "fetched_weights"]
 
@@ -33,7 +34,7 @@ class WeightsPolicy:
             ahead: how many models to fetch before their turn.
         """
         cache = WeightsCache(self.cache_limit)
-        return Prefetcher(names, cache=cache, ahead=ahead, offline=self.offline)
+        return Prefetcher(names, Fetcher(weights_source, cache, offline=self.offline), ahead=ahead)
 
 
 @contextmanager

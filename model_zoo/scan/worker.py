@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from liederiv.foreign import one_line
 from liederiv.foreign_code import causes, is_about_memory
-from liederiv.model_zoo.disk import disk_is_full
-from liederiv.model_zoo.scan.measurements import LoadedTask, peak_memory
-from liederiv.model_zoo.scan.tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
+
+from ..weights.disk import disk_is_full
+from .measurements import LoadedTask, peak_memory
+from .tasks import INTERRUPTED, Begun, Described, Failure, Result, Task
 
 __all__ = ["STACK_SIGNAL", "work"]
 

@@ -180,7 +180,7 @@ def test_a_saturated_softmax_has_no_error_and_no_shares():
     net[4].weight.data *= 1e6
     x = torch.randn(2, 3, 16, 16)
     assert set(net(x).softmax(1).unique().tolist()) == {0.0, 1.0}
-    report = measure_aliasing(net, x)
+    report = measure_aliasing(net, x, output_type="probs")
     relu = report.get("1")
     assert not report.lie_norm_squared.any()
     assert not relu.error.any()

@@ -35,7 +35,7 @@ def probabilities(model):
 @cache
 def exact(network):
     """Attribution of two images, which several tests only read."""
-    return attribute(build(network), images(2), GENERATORS, probes="exact")
+    return attribute(build(network), images(2), GENERATORS, output_type="probs", probes="exact")
 
 
 @NETWORKS
@@ -89,7 +89,7 @@ def test_closes_in_single_precision(network):
 def test_totals_are_the_lie_derivative_of_the_callers_model():
     model, x = build(BatchReordering), images(3)
     lie = lie_derivative(probabilities(model), x, GENERATORS)
-    a = attribute(model, x, GENERATORS)
+    a = attribute(model, x, GENERATORS, output_type="probs")
     np.testing.assert_allclose(a.lie_norm_squared, lie.square().sum(-1), rtol=1e-10)
     np.testing.assert_allclose(list(a.totals.values()), lie.square().sum(-1).mean(1), rtol=1e-10)
 
@@ -123,7 +123,7 @@ def test_published_values(reference, dtype):
         generator("scale"),
     ]
     net, x = formula_network().to(dtype), formula_images(dtype)
-    a = attribute(net, x, generators, scheme="bilinear", probes="exact")
+    a = attribute(net, x, generators, scheme="bilinear", output_type="probs", probes="exact")
     assert [e.class_name for e in a.entries[1:]] == reference["layers"]
     for k, name in enumerate(("translation", "rotation", "scale")):
         expected = np.array(reference["layerwise_squared_norm"][name]).T
@@ -204,7 +204,7 @@ def test_generators_can_be_measured_in_turns(monkeypatch):
     model, x, whole = build(BatchReordering), images(2), exact(BatchReordering)
     monkeypatch.setattr("liederiv.analysis.layers.attribution._TANGENT_BYTES", 1)
     monkeypatch.setattr("liederiv.analysis.layers.contributions._GRADIENT_BYTES", 1)
-    turns = attribute(model, x, GENERATORS, probes="exact")
+    turns = attribute(model, x, GENERATORS, output_type="probs", probes="exact")
     np.testing.assert_allclose(turns.exclusive, whole.exclusive, rtol=1e-9, atol=1e-25)
 
 

@@ -1,5 +1,6 @@
 """Orbits: against answers known in closed form, strides known by construction, planted faults."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -97,14 +98,14 @@ def smooth(items, size, seed=0):
     return torch.fft.ifft2(torch.fft.fft2(x) * (f[:, None] & f[None])).real
 
 
-def strided(*strides, padding="circular", seed=0):
+def strided(*strides, padding="circular", seed=0, classes=5):
     """A classifier of that total stride, which circular padding makes exact."""
     torch.manual_seed(seed)
     layers, channels = [], 3
     for s in strides:
         layers += [nn.Conv2d(channels, 6, 3, s, 1, padding_mode=padding), nn.ReLU()]
         channels = 6
-    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5))
+    net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, classes))
     return net.double().eval()
 
 
@@ -231,6 +232,40 @@ def test_harmonics_and_multiples_are_not_taken_for_the_period(period, harmonic):
     assert find_period([gram(both + drift)], [1e-12]).period == period
 
 
+def test_faint_lines_are_said_to_be_faint():
+    """A line that stands out, of 2 % of the variation: no period, and not "no line"."""
+    rng = np.random.default_rng(0)
+    t = np.arange(193.0)[:, None]
+    noise = [rng.normal(size=(193, 64)) for _ in range(8)]
+    weights = rng.normal(size=(1, 64))
+    wave = 0.25 * weights * np.sin(2 * math.pi * t / 4)
+    found = find_period([gram(n + wave) for n in noise], [1e-12] * 8)
+    assert found.period is None
+    assert found.weak
+    assert found.weak % 4 == 0
+    assert 0.01 < found.share < 0.05
+    assert not find_period([gram(n) for n in noise], [1e-12] * 8).weak
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 2, 2)])
+def test_outputs_of_any_shape_have_a_period(shape):
+    """Also one number per image [B], and [B, 1]."""
+
+    class Shaped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = strided(4, classes=max(1, math.prod(shape)))
+
+        def forward(self, x):
+            return self.net(x).reshape(len(x), *shape)
+
+    kwargs = {"output_type": "output", "points": 2, "worst": 10, "ranges": {"translation": 1}}
+    how = {"output": "invariant", "resamples": 2, **kwargs}
+    found = orbit(Shaped().eval(), smooth(2, 48), "translation_x", **how)
+    assert found.periods[0].pixels == 4
+    assert found.curves[0].change.shape == (2, 5)
+
+
 def test_noise_and_drifts_have_no_period():
     rng = np.random.default_rng(0)
     for make in (
@@ -287,6 +322,7 @@ def test_the_worst_transform_of_a_smooth_hill():
     """(u(t) − u(0))² = 4 sin²(t WAVE/2) grows up to half a wave: the worst is at the box's end."""
     kwargs = {"scheme": "fourier", "output_type": "output", "points": 2, "shifts": 0}
     x = waves(1.0)
+    kwargs["ranges"] = {"translation": 8}
     found = orbit(Phase().eval(), x, "translation_x", worst=60, starts=2, **kwargs).worst
     top = 2 * 0.5 / math.sqrt(2) * math.sin(WAVE * 8 / 2)
     assert found.ascent == pytest.approx([top], rel=1e-6)
@@ -390,12 +426,12 @@ def test_differences_carry_their_error():
         ({"labels": ["cat"]}, "are no whole numbers"),
         ({"labels": [5]}, "not those of 5 classes"),
         ({"output_type": "probs,logits"}, "output_type='probs,logits' must be one of"),
-        ({"generators": "wobble"}, "wobble"),
+        ({"transforms": "wobble"}, "wobble"),
         ({"unit": "mile"}, "unit='mile'"),
     ],
 )
 def test_bad_arguments(given, message):
-    given = {"generators": "translation_x", "shifts": 0, **given}
+    given = {"transforms": "translation_x", "shifts": 0, **given}
     with pytest.raises(LieDerivError, match=message.replace("(", r"\(")):
         orbit(strided(2), smooth(1, 16), **given)
 
@@ -404,6 +440,41 @@ def test_images_too_small_for_a_period():
     (p,) = orbit(strided(2), smooth(1, 8), "translation_x", points=2, worst=0).periods
     assert p.pixels is None
     assert "8 shifts are too few" in p.reason
+
+
+def test_small_images_are_followed_less_far():
+    (c,) = orbit(strided(2), smooth(1, 8), "translation_x", points=2, **BARE).curves
+    assert c.shown[-1] == 2  # a quarter of 8 pixels
+
+
+def test_ranges_beyond_the_image():
+    net, x = strided(2), smooth(1, 12)
+    half = orbit(net, x, "translation_x", ranges={"translation": 7}, points=2, **BARE)
+    assert "only 42% of the image was photographed" in half.warnings[0]
+    for name, size in (("translation_x", 12), ("scale", 1e4), ("translation_x", 1e300)):
+        with pytest.raises(LieDerivError, match=r"ranges: .*(leaves nothing|up to 10000)"):
+            orbit(net, x, name, ranges={name: size}, points=2, **BARE)
+    periodic = {"scheme": "fourier", "ranges": {"translation": 12}, "points": 2}
+    (c,) = orbit(net, x, "translation_x", **periodic, **BARE).curves
+    assert c.change[:, -1].max() < 1e-9  # once round
+
+
+def test_a_turn_leaves_out_the_corners_between_its_points():
+    """At ± 90° and 0° every pixel of a square is inside; on the way the corners are not."""
+    (c,) = orbit(Rigid().eval(), smooth(1, 16), "rotation", output="NCHW", output_type="output",
+                 ranges={"rotation": 90}, points=2, **BARE).curves  # fmt: skip
+    assert c.compared.max() < 0.85  # the disc, π/4, by pixels
+
+
+def test_a_path_is_no_shorter_than_its_polygon():
+    """The quadrature's correction may go below it, and below zero."""
+    found = orbit(strided(2), smooth(2, 16), "translation_x", points=2, **BARE).curves[0]
+    low = dataclasses.replace(
+        found, path=found.path - 2 * found.path.max(), path_error=np.full_like(found.path, 9.0)
+    )
+    assert low.path.max() < 0
+    assert (low.length == low.chords).all()
+    assert (low.total_path > 0).all()
 
 
 def test_an_output_that_becomes_infinite_is_refused():
@@ -420,7 +491,7 @@ def test_an_output_that_becomes_infinite_is_refused():
 def test_a_resnet_has_the_period_of_its_stride():
     import timm
 
-    from liederiv.model_zoo.random_weights import calibrate
+    from liederiv.model_zoo.sources.random_weights import calibrate
 
     torch.manual_seed(0)
     net = timm.create_model("resnet18", num_classes=50).eval()

@@ -39,7 +39,7 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(store):
     return report_html(
-        store.read("score"),
+        with_steps(store.read("score")),
         store.read("layers"),
         accuracy=ACCURACY,
         configuration=store.configuration | {"<b>layers": {"tolerance": "</pre><i>"}},
@@ -73,23 +73,30 @@ def test_embedded_data_are_the_leaderboards(page, store):
     assert data["kinds"]["models"] == 6
 
 
-def test_curves_over_steps(store):
-    rows = store.read("score")
+def with_steps(rows):
+    """The same with curves of two transforms, steps out of order, and single axes of one."""
     lee = rows[(rows["metric"] == "lee") & (rows["output"] == "probs")]
     lee = lee.drop_duplicates("requested_model")
     steps = [
-        lee.assign(metric="lee_share", transform=f"rotation@{h}deg", unit="1", value=1 / (1 + h))
-        for h in (0.5, 1e-6)
+        lee.assign(metric="lee_share", transform=f"{name}@{h}{unit}", unit="1", value=1 / (1 + h))
+        for name, unit in (("rotation", "deg"), ("translation_x", "px"), ("translation", "px"))
+        for h in (0.5, 1e-6, 8)
     ]
-    text = report_html(pd.concat([rows, *steps], ignore_index=True))
-    text = text.split('<script type="application/json" id="data">')[1].split("</script>")[0]
-    curves = json.loads(text)["curves"]["rotation"]
-    assert curves["unit"] == "deg"
-    assert set(curves["models"]) == set(lee["model"])
-    assert curves["models"][lee["model"].iloc[0]] == {
-        "h": [0.5, 1e-6],
-        "share": pytest.approx([1 / 1.5, 1 / (1 + 1e-6)]),
+    return pd.concat([rows, *steps], ignore_index=True)
+
+
+def test_curves_over_steps(page, store):
+    text = page.split('<script type="application/json" id="data">')[1].split("</script>")[0]
+    curves = json.loads(text)["curves"]
+    assert {name: c["unit"] for name, c in curves.items()} == {
+        "rotation": "deg",
+        "translation": "px",
     }
+    found = curves["rotation"]["curves"]
+    assert len(found) == store.read("score").query("outcome == 'measured'")["model"].nunique()
+    for curve in found:
+        assert curve["h"] == [1e-6, 0.5, 8]
+        assert curve["share"] == pytest.approx([1 / (1 + 1e-6), 1 / 1.5, 1 / 9])
 
 
 def test_safe_json():
@@ -254,6 +261,22 @@ class TestInBrowser:
         assert sum(data()) == pytest.approx(100)
         assert len(driver.find_elements("css selector", "#layers .bars path")) == 5
         assert len(driver.find_elements("css selector", "#kinds .bars .point")) == 15
+
+    def test_curves_over_the_step(self, driver):
+        """One line per model, over an axis whose unit is that of the transform."""
+
+        def title():
+            return driver.find_element("css selector", "#curves .xtitle").text
+
+        wait_for(lambda: driver.find_elements("css selector", "#curves .scatterlayer .trace"))
+        block = driver.find_element("css selector", "#curves-block")
+        assert "How far does the derivative speak?" in block.text
+        choose(driver, "curves-transform", "rotation")
+        assert title() == "step h (deg)"
+        traces = driver.find_elements("css selector", "#curves .scatterlayer .trace")
+        assert len(traces) == len(MODELS)
+        choose(driver, "curves-transform", "translation")
+        assert title() == "step h (px)"
 
     def test_failures_are_listed(self, driver):
         section = driver.find_element("css selector", "#failures")

@@ -8,6 +8,7 @@ from torch import nn
 
 from liederiv import LieDerivError
 from liederiv.analysis import attribute
+from liederiv.analysis.layers import steps
 from liederiv.transforms import transform
 
 
@@ -103,3 +104,74 @@ def test_impossible_steps_are_refused(step):
 def test_a_generator_without_a_size_is_named():
     with pytest.raises(LieDerivError, match="has no size for rotation"):
         attribute(network(), photographs(), "rotation", step={"translation": 1.0})
+
+
+def by_hand(net, place, x, size, points=65):
+    """A module's share: f with that module's action alone swapped, along the orbit.
+
+    g(M(T_s z)) − g(T_s M(z)) for the features z before M of T_t x and the rest g of the network is
+    what M does not commute with; its derivative at s = 0, by differences, is summed over t.
+    """
+    t = torch.linspace(-size / 2, size / 2, points, dtype=torch.float64)
+    many, s = x.expand(points, -1, -1, -1), 1e-4
+
+    def on_orbit(t):
+        return net[:place](transform(many, "translation_x", t))
+
+    def moved(z, end):
+        # A pixel of the map is as many of the image as its grid is coarser.
+        return transform(z, "translation_x", end * z.shape[-1] / x.shape[-1])
+
+    def inside(end):
+        # The image itself moves as the orbit does, interpolated once.
+        return net[place](moved(on_orbit(t), end) if place else on_orbit(t + end))
+
+    with torch.no_grad():
+        after, z = net[place + 1 :], net[place](on_orbit(t))
+        swapped = [after(inside(end)) - after(moved(z, end)) for end in (s, -s)]
+    whole = change(net, x, "translation_x", size)
+    c = ((swapped[0] - swapped[1]) / (2 * s) * whole).sum(1)
+    return float(torch.trapezoid(c, t) / whole.square().sum())
+
+
+def assert_allocated(net, x, size=1.0):
+    """Shares are those of the very modules, which their sum does not see."""
+    a = attribute(net, x, "translation_x", output_type="logits", step=size, step_tolerance=0.01)
+    found = dict(zip([e.path for e in a.entries], a.shares()[:, 0], strict=True))
+    for place in (0, 1, 2):
+        assert found[str(place)] == pytest.approx(by_hand(net, place, x, size), abs=0.01)
+
+
+def test_a_share_is_what_swapping_the_modules_action_changes():
+    assert_allocated(network(), photographs(1))
+
+
+def test_a_share_given_to_another_module_is_noticed(monkeypatch):
+    honest = steps.measure_along
+
+    def fault(*given):
+        along, reverse = honest(*given)
+        return along.roll(1), reverse  # adds up as before
+
+    monkeypatch.setattr(steps, "measure_along", fault)
+    with pytest.raises(AssertionError):
+        assert_allocated(network(), photographs(1))
+
+
+def test_a_wrong_weight_of_the_integral_is_noticed(monkeypatch):
+    monkeypatch.setattr(steps.torch, "trapezoid", lambda rows, dx, dim: dx * rows.sum(dim))
+    a = attribute(network(), photographs(1), "translation_x", output_type="logits", step=1.0)
+    assert a.missing[0] > 0.01  # of ends that count twice, not of the integrand
+    assert a.quadrature_error > 0.01
+
+
+def test_what_the_integral_does_not_tell_has_no_share(monkeypatch):
+    monkeypatch.setattr(steps, "_MOST", steps._FEWEST)
+    net, x = network(nn.ReLU), photographs()
+    a = attribute(net, x, "translation_x,rotation", output_type="logits",
+                  step={"translation": 8.0, "rotation": 1e-3})  # fmt: skip
+    assert a.known.tolist() == [False, False] or a.known.tolist() == [False, True]
+    assert np.isnan(a.shares()[:, 0]).all()
+    frame = a.to_dataframe()
+    assert frame.loc[frame["generator"] == "translation_x", "share"].isna().all()
+    assert set(frame["step"]) == {8.0, 1e-3}

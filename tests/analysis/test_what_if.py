@@ -9,6 +9,7 @@ from liederiv import LieDerivError
 from liederiv.analysis import attribute
 from liederiv.analysis.aliasing.repairs import AliasFree, LowPass
 from liederiv.analysis.aliasing.trials import rank_modules, what_if
+from liederiv.transforms import transform
 
 
 def network():
@@ -47,6 +48,20 @@ def test_repairing_everything_removes_the_error():
     assert (frame[frame["choice"] == "none"]["reduction"] == 0).all()
     everything = frame[frame["choice"] == "all"]["reduction"]
     assert np.allclose(everything, found.reduction("all")[0])
+
+
+def test_repairs_are_measured_over_the_step_that_was_attributed():
+    net, x = network(), images(1)
+    a = attribute(net, x, "translation_x", scheme="fourier", output_type="logits", step=1.0)
+    found = what_if(
+        net, x, "translation_x", k=1, draws=0, scheme="fourier", attribution=a, step=1.0
+    )
+    assert found.steps == ("1px",)
+    ends = [net(transform(x, "translation_x", t, "fourier")) for t in (0.5, -0.5)]
+    want = (ends[0] - ends[1]).square().mean()
+    assert found.before.lee == pytest.approx([want.item()], rel=1e-3)
+    with pytest.raises(LieDerivError, match=r"attribute again with the same .* and step"):
+        what_if(net, x, "translation_x", k=1, scheme="fourier", attribution=a)
 
 
 def test_the_ranking_follows_the_attribution():

@@ -11,7 +11,8 @@ from hostile_code import Payload
 from patience import PATIENCE
 from PIL import Image
 
-from liederiv.model_zoo import hub, load, sample_weights
+from liederiv.model_zoo import load
+from liederiv.model_zoo.weights import hub, packaged
 
 ARCH = "test_resnet"
 
@@ -51,7 +52,7 @@ def no_hub(monkeypatch, tmp_path):
 
     monkeypatch.setattr(hub, "_reachable", lambda url: False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(sample_weights, "PACKAGES", {})
+    monkeypatch.setattr(packaged, "PACKAGES", {})
 
 
 @pytest.mark.parametrize("command", ["score", "check"])
@@ -212,7 +213,7 @@ def test_results_that_cannot_be_written_are_refused_before_the_run(
     def never(*args, **kwargs):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("liederiv.model_zoo.timm_models.load", never)
+    monkeypatch.setattr("liederiv.model_zoo.sources.factories.Factory.load", never)
     ending = {"--json": ".json", "--csv": ".csv", "--per-image": ".parquet"}[option]
     command = ("score", f"{user_code}:classifier", option)
     missing = refused(*command, tmp_path / "missing" / f"a{ending}")

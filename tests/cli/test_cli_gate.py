@@ -156,7 +156,7 @@ def test_junit_is_read_back_by_another_library(tmp_path):
     (suite,) = suites
     assert (suite.tests, suite.failures, suite.errors, suite.time) == (3, 1, 1, 1.5)
     cases = list(suite)
-    assert [c.classname for c in cases] == ['liederiv.testing.limits.a<b>&"c"?'] * 3
+    assert [c.classname for c in cases] == ['liederiv.gate.a<b>&"c"?'] * 3
     assert [[type(r) for r in c.result] for c in cases] == [[], [Failure], [Error]]
     assert cases[0].system_out == verdicts[0].reason
     assert cases[1].result[0].message == verdicts[1].reason

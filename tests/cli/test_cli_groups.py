@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from liederiv.cli.groups import grouped
 from liederiv.cli.options import OPTIONS
-from liederiv.model_zoo.measure_options import MeasureOptions
-from liederiv.model_zoo.model_options import ModelOptions
+from liederiv.model_zoo.requests.measure_options import MeasureOptions
+from liederiv.model_zoo.requests.model_options import ModelOptions
 from liederiv.model_zoo.scan import ScanSettings
 
 

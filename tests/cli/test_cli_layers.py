@@ -51,7 +51,7 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
     assert data["schema_version"] == 1
     for key in ("model", "weights_fingerprint", "images_fingerprint", "scheme", "seed", "versions"):
         assert data[key] not in ("", None, {})
-    assert (data["num_images"], data["output"]) == (2, "probs")
+    assert (data["num_images"], data["output"]) == (2, "logits")
     assert data["closure_error"] < 1e-4
     assert data["witness"]["checked"] == 16
     assert data["witness"]["disagreement"] < 1e-3
@@ -62,13 +62,40 @@ def test_json_closes_and_has_provenance(layers, tmp_path):
         assert own["exclusive_projection"].sum() == pytest.approx(data["total"][name], rel=1e-4)
         assert own["module"].iloc[0] == ""
         assert own["inclusive"].iloc[0] == pytest.approx(data["total"][name], rel=0.05)
-    # An untrained network's probabilities are flat: few probes cannot carry most of the norm.
+    # A thousand logits: few probes cannot carry most of the norm.
     assert data["coverage"] >= 1 - data["tolerance"] or (rows["exclusive_error"] > 0).any()
     wanted = {"module", "class", "kind", "call", "depth", "input_layout", "output_layout"}
     assert wanted <= set(rows.columns)
     assert {"inclusive", "exclusive", "exclusive_error", "status", "share"} <= set(rows.columns)
     assert {"module", "ratio", "generator"} <= set(data["profile"][0])
     assert "aliasing" not in data
+
+
+def test_steps_are_attributed_and_told(layers, tmp_path):
+    files = [tmp_path / "a.json", tmp_path / "a.parquet"]
+    known = ("--step", "rotation=2deg", "--json", files[0])
+    result = layers(*known, "--parquet", files[1])
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.stdout.split())
+    assert "the change over a step (translation_x 1 px, rotation 2 deg)" in text
+    assert "Error of the integral over the step" in text
+    assert "coverage" not in text  # of probes, of which a step has none
+    data = json.loads(files[0].read_text())
+    assert data["coverage"] is None
+    assert {g: v["label"] for g, v in data["steps"].items()} == {
+        "translation_x": "1 px",
+        "rotation": "2 deg",
+    }
+    rows, images = pd.DataFrame(data["rows"]), pd.read_parquet(files[1])
+    for name, step in data["steps"].items():
+        assert step["quadrature"] <= 0.05
+        own = rows[rows["generator"] == name]
+        assert own["share"].sum() == pytest.approx(1, abs=step["quadrature"] + 1e-9)
+        assert abs(own["share"].sum() - 1) == pytest.approx(step["missing"])
+        found = images[images["generator"] == name]
+        assert set(found["step"]) == {step["size"]}
+        assert found.groupby("image")["share"].sum().to_numpy() == pytest.approx(1, abs=0.06)
+    assert set(images["image"]) == {0, 1}
 
 
 def test_finite_metrics_of_single_modules(layers, tmp_path):
@@ -131,7 +158,7 @@ def test_models_of_the_users_own(run, user_code, photographs, model):
         *("--transforms", "translation_x"),
     )
     assert result.exit_code == 0, result.output
-    assert f"output {'probs' if model == 'classifier' else ''}" in result.stdout
+    assert f"output {'logits' if model == 'classifier' else ''}" in result.stdout
     assert re.search(r"sum +100\.0 %", result.stdout)
 
 
@@ -157,6 +184,10 @@ def test_plot_is_written(layers, tmp_path):
         (("--scheme", "nearest"), "nearest"),
         (("--output-type", "probs,logits"), "must be one of auto"),
         (("--amp",), "--amp is refused"),
+        (("--step", "-1px"), "--step: '-1px' of all transforms must be a number"),
+        (("--step", "1deg"), "--step='1deg' does not fit translation_x, whose steps are measured"),
+        (("--step", "translation=1px,2px"), "--step names 2 sizes of translation"),
+        (("--step", "rotation=1deg"), "--step: 'rotation' is not among the transforms"),
         (("--num-images", "0"), "num_images"),
     ],
 )

@@ -78,6 +78,16 @@ def test_labels_of_class_folders(run, tmp_path):
     assert all(p["correct"]["value"] in (0, 0.5, 1) for p in c["points"])
 
 
+def test_labels_that_are_not_the_models_are_said_to_be_left_out(orbit, tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((40, 40, 3), ord(name), np.uint8)).save(tmp_path / name / "0.png")
+    result = orbit("--transforms", "rotation", images=tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "the images have labels of 3 classes, but the model" in " ".join(result.stdout.split())
+    assert "loss (nats)" not in result.stdout
+
+
 def test_a_map_leaves_out_what_enters(orbit):
     result = orbit("--transforms", "translation_x", "--worst", 0, model="pixelwise")
     assert result.exit_code == 0, result.output
@@ -126,6 +136,9 @@ def test_clouds(run):
         (("--range", "translation"), "must have the form TRANSFORM=NUMBER"),
         (("--range", "rotation=-4"), "must have the form TRANSFORM=NUMBER"),
         (("--range", "rotation=nan"), "must have the form TRANSFORM=NUMBER"),
+        (("--range", "rotation=4,rotation=5"), "names 'rotation' twice"),
+        (("--range", "rotation=1e300"), "must be a positive number up to 10000"),
+        (("--range", "translation=4000"), "leaves nothing of an image"),
         (("--range", "shear=4"), "'shear' is not followed"),
         (("--figure", "x.gif"), "--figure='x.gif' must end in .png, .svg, .pdf"),
         (("--json", "x.txt"), "must end in .json"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from liederiv.model_zoo.point_models import load_point_model
+from liederiv.model_zoo import load
 
 NETWORK = "rapidash_tn_r3"
 
@@ -99,7 +99,7 @@ def test_gate_holds_a_network_to_its_symmetry(run):
 
 def test_track_follows_the_checkpoints_of_a_network(run, tmp_path):
     for step in (1, 2):
-        network = load_point_model(NETWORK, pretrained=False, seed=step).model
+        network = load(NETWORK, pretrained=False, seed=step).model
         torch.save({"state_dict": network.state_dict()}, tmp_path / f"checkpoint-{step}.pth")
     table = tmp_path / "t.csv"
     arguments = ("--num-images", 2, "--transforms", "rotation", "--csv", table)

@@ -14,7 +14,7 @@ import pytest
 from forked_cli import start
 from hostile_code import arguments_of
 
-from liederiv.model_zoo import measuring
+from liederiv.model_zoo.requests import measuring
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
 

@@ -12,7 +12,7 @@ from liederiv import names
 from liederiv.analysis.models.leaderboard import ABOUT
 from liederiv.derivatives import SCHEMES
 from liederiv.metrics.registry import families
-from liederiv.model_zoo import presets, store_schema
+from liederiv.model_zoo.scan import columns, presets
 from liederiv.representations import NAMED
 
 HEAVY = ("torch", "timm", "pandas", "pyarrow", "matplotlib", "numpy")
@@ -96,7 +96,7 @@ def test_any_module_may_be_the_first():
     code = """
 import os, torch
 from importlib import import_module
-for first in ("differentiation", "lie_derivatives", "points.domain", "model_zoo.loading"):
+for first in ("differentiation", "lie_derivatives", "points.domain", "model_zoo.sources.registry"):
     child = os.fork()
     if not child:
         import_module(f"liederiv.{first}")
@@ -111,7 +111,7 @@ for first in ("differentiation", "lie_derivatives", "points.domain", "model_zoo.
 """
     lines = fresh(code).splitlines()
     assert [line.partition(" ")[0] for line in lines] == [
-        "differentiation", "lie_derivatives", "points.domain", "model_zoo.loading"
+        "differentiation", "lie_derivatives", "points.domain", "model_zoo.sources.registry"
     ]  # fmt: skip
     assert all(line.endswith("(1, 1, 3) image ['image', 'cloud']") for line in lines)
 
@@ -126,7 +126,7 @@ def test_names_are_those_of_what_they_name():
     assert [f for f in names.FAMILIES if f in families()] == [f for f in families() if f != "all"]
     assert tuple(SCHEMES) == names.SCHEMES
     assert tuple(NAMED) == names.REPRESENTATIONS
-    assert store_schema.MEASUREMENTS == names.MEASUREMENTS
+    assert columns.MEASUREMENTS == names.MEASUREMENTS
     assert set(names.GROUPS) <= set(ABOUT)
     for name in names.PRESETS:
         assert next(iter(presets.preset(name))).name

@@ -5,7 +5,7 @@ import pytest
 import timm
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 QUICK = ("--transforms", "rotation", "--num-images", 2, "--layers-images", 1, "--threads", 1)
 

@@ -16,7 +16,7 @@ from liederiv import ModelError
 from liederiv.analysis.plots.trajectory import plot_trajectory
 from liederiv.cli import tracking
 from liederiv.model_zoo import load, load_images
-from liederiv.model_zoo.run_folder import find_checkpoints
+from liederiv.model_zoo.scan.run_folder import find_checkpoints
 
 
 def touch(folder, *names):

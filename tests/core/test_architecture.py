@@ -85,8 +85,55 @@ def test_the_wings_do_not_know_the_command_line(graph):
             assert not any(other.startswith("liederiv.cli") for other in others), name
 
 
+def unreached(graph, doors):
+    """Modules that no user comes to from these, packages on the way included."""
+    seen, ahead = set(), list(doors)
+    while ahead:
+        here = ahead.pop()
+        if here and here not in seen:
+            seen.add(here)
+            ahead += [*graph.get(here, ()), here.rpartition(".")[0]]
+    return sorted(set(graph) - seen)
+
+
+def test_what_is_installed_is_reached_from_a_public_name_or_a_command():
+    """Studies that only their own `python -m` would start lie in benchmarks/."""
+    known = modules() | {"pytest_liederiv": ROOT / "pytest_liederiv.py"}
+    graph = imports(known)
+    doors = [n for n in graph if n.endswith(".exports")]
+    doors += ["liederiv", "liederiv.__main__", "liederiv.cli", "pytest_liederiv"]
+    assert unreached(graph, doors) == []
+    study = {"liederiv.study": {"liederiv.cli"}, "liederiv.study.part": set()}
+    assert unreached(graph | study, doors) == sorted(study)
+
+
 def test_no_modules_import_each_other(graph):
     assert cycles(graph) == []
+
+
+def rooms(graph, wing, folders):
+    """The same graph of a wing's folders; what stands outside of them is left out."""
+
+    def room(name):
+        return next((f for f in folders if name.startswith(f"{wing}.{f}.")), None)
+
+    found = {folder: set() for folder in folders}
+    for name, others in graph.items():
+        for other in others:
+            if room(name) and room(other) and room(name) != room(other):
+                found[room(name)].add(room(other))
+    return found
+
+
+def folders_of(wing):
+    return sorted(path.parent.name for path in (ROOT / PACKAGES[wing]).glob("*/__init__.py"))
+
+
+def test_no_rooms_of_the_zoo_import_each_other(graph):
+    wing = "liederiv.model_zoo"
+    found = rooms(graph, wing, folders_of(wing))
+    assert {"inputs", "sources", "requests", "scan"} <= set(found)
+    assert cycles(found) == []
 
 
 def test_faults_that_are_planted_are_found(tmp_path):
@@ -100,10 +147,15 @@ def test_faults_that_are_planted_are_found(tmp_path):
         "analysis/__init__.py": "",
         "analysis/plots.py": "from liederiv import kernel\nfrom ..model_zoo import names\n",
         "model_zoo/__init__.py": "",
-        "model_zoo/names.py": "",
+        "model_zoo/names.py": "from .one.x import y\n",
+        "model_zoo/one/__init__.py": "",
+        "model_zoo/one/x.py": "def f():\n    from ..two import z\n",
+        "model_zoo/two/__init__.py": "",
+        "model_zoo/two/z.py": "from ..one import w\n",
+        "model_zoo/one/w.py": "",
     }
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     graph = imports(modules(tmp_path))
     assert strays(graph) == [("liederiv.kernel", "liederiv.analysis.plots")]
@@ -114,6 +166,7 @@ def test_faults_that_are_planted_are_found(tmp_path):
     ]
     assert cycles(graph) == mutual
     assert "liederiv.model_zoo.names" in graph["liederiv.analysis.plots"]
+    assert cycles(rooms(graph, "liederiv.model_zoo", ["one", "two"])) == ["one", "two"]
 
 
 def hidden(root=ROOT, packages=PACKAGES):
@@ -132,8 +185,11 @@ def taken(path, known):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
-                star = alias.name == "*"
-                names |= taken(known[node.module], known) if star else {alias.asname or alias.name}
+                if alias.name == "*":  # of a module beside it, or by its full name
+                    beside = path.with_name(f"{node.module}.py")
+                    names |= taken(beside if node.level else known[node.module], known)
+                else:
+                    names.add(alias.asname or alias.name)
     return names
 
 
@@ -156,7 +212,7 @@ def absolute_imports(source, wing):
     ]
 
 
-@pytest.mark.parametrize("wing", ["liederiv.analysis"])
+@pytest.mark.parametrize("wing", ["liederiv.analysis", "liederiv.model_zoo"])
 def test_a_wing_imports_itself_relatively(wing):
     assert absolute_imports(f"from {wing} import a\nfrom .b import c", wing) == [1]
     found = {n: absolute_imports(p.read_text("utf-8"), wing) for n, p in modules().items()}
@@ -207,9 +263,6 @@ def test_the_name_of_a_metric_stands_once():
         "liederiv.grids.domain",  # names of independent random numbers
         "liederiv.points.domain",
         *(f"liederiv.analysis.{n}" for n in ("aliasing.trials", "plots.trajectory", "report.data")),
-        *(
-            "liederiv.cli.tracking",
-            "liederiv.training.digits",
-        ),  # studies and pages of certain metrics
+        "liederiv.cli.tracking",  # studies and pages of certain metrics
     }
     assert not {"liederiv.metrics.registry", "liederiv.metrics.base"} & metrics

@@ -19,6 +19,7 @@ MEASURES = (
     analysis.what_if,
     analysis.measure_aliasing,
     analysis.measure_finite,
+    analysis.orbit,
     liederiv.equivariance_penalty,
     liederiv.multitask_loss,
     assert_equivariant,

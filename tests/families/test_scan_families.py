@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from liederiv.cli import app
-from liederiv.model_zoo.presets import preset
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.presets import preset
+from liederiv.model_zoo.scan.store import Store
 
 FLAGS = (
     "--no-pretrained --calibrate --max-img-size 256 --num-images 1 --layers-images 1 "

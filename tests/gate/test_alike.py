@@ -14,7 +14,7 @@ from liederiv.analysis.models.scan_comparison import compare_scans, scan_notes
 from liederiv.analysis.report import report_html
 from liederiv.errors import LieDerivError
 from liederiv.measurement.comparison import compare, contrast_of
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 OF_THE_MODEL = ("input_size", "preprocessing", "output_size")
 TWO_MODELS = {"resnet18.a1_in1k": 11.7, "resnet50.a1_in1k": 25.6, "vit_tiny_patch16_224": 5.7}

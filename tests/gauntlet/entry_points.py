@@ -17,12 +17,12 @@ from liederiv import (
     lie_derivative,
     measure,
 )
-from liederiv.analysis import attribute
+from liederiv.analysis import attribute, orbit
 from liederiv.testing import assert_equivariant
 
 from .awkward import Awkward
 from .fields import names_of
-from .truth import leaves, penalty_of, truth_of
+from .truth import leaves, over_a_pixel, penalty_of, truth_of
 from .verdicts import (
     CHANGED,
     ONE_BY_ONE,
@@ -187,6 +187,49 @@ def _attribute(net: Awkward, f: Any, x: Any) -> None:
     judge_scores(net, truth.totals(), truth.totals(floor=True), got)
 
 
+def _orbit(net: Awkward, f: Any, x: Any) -> None:
+    """LEE(0), and how far the output has moved after one pixel."""
+    ranges = dict.fromkeys(net.generators.split(","), 1.0)
+    with net.ambient():
+        found = orbit(
+            f, x, net.generators, ranges=ranges, points=2, scheme="fourier", output=net.output,
+            output_type=_kind_of(net, x), shifts=0, worst=0, resamples=2,
+        )  # fmt: skip
+    curves = [found.get(name) for name in names_of(net.generators, x)]
+    zero = [int((c.t == 0).argmax()) for c in curves]
+    got = {c.generator: float(c.lee[:, i].mean()) for c, i in zip(curves, zero, strict=True)}
+    if not all(math.isfinite(v) for v in got.values()):
+        raise NoNumberError("not finite")
+    if not _expects_number(net, "orbit"):
+        return
+    truth = truth_of(type(net))
+    if all((c.compared == 1).all() for c in curves):  # of maps, other places count
+        judge_scores(net, truth.lee(), truth.floor(), got)
+    for c in curves:
+        want = over_a_pixel(type(net), c.generator, 0.0, 1.0)
+        if want is not None:
+            change = {c.generator: float((c.change[:, -1] ** 2).mean())}
+            judge_scores(net, want, truth.floor(), change)
+
+
+def _step_penalty(net: Awkward, f: Any, x: Any) -> None:
+    """The penalty over two pixels of a translation."""
+    moves = next((n for n in names_of(net.generators, x) if n.startswith("translation")), None)
+    if moves is None:
+        return
+    with net.ambient():
+        value = equivariance_penalty(
+            f, x, moves, step={moves: 2.0}, scheme="fourier", output=net.output,
+            output_type=_kind_of(net, x), num_generators=None, num_images=None,
+        )  # fmt: skip
+    if not math.isfinite(float(value)):
+        raise NoNumberError("not finite")
+    want = over_a_pixel(type(net), moves, -1.0, 1.0)
+    if _expects_number(net, "step_penalty") and want is not None:
+        floor = truth_of(type(net)).floor()
+        judge_scores(net, {moves: want[moves] / 4}, floor, {moves: float(value)})
+
+
 ENTRY_POINTS: dict[str, Callable[[Awkward, Any, Any], None]] = {
     "lie_derivative": _lie_derivative,
     "reversed": _reversed,
@@ -195,6 +238,8 @@ ENTRY_POINTS: dict[str, Callable[[Awkward, Any, Any], None]] = {
     "assert_equivariant": _assert_equivariant,
     "penalty": _penalty,
     "attribute": _attribute,
+    "orbit": _orbit,
+    "step_penalty": _step_penalty,
 }
 ALONE = {ONE_BY_ONE: _one_by_one}
 
@@ -222,13 +267,14 @@ def _calls(
 ) -> dict[str, Callable[[Awkward, Any, Any], None]]:
     calls = ENTRY_POINTS | (ALONE if cls.one_by_one else {})
     chosen = calls if entries is None else entries
-    return {entry: calls[entry] for entry in chosen if entry in calls and entry not in cls.skip}
+    skipped = cls.skip | {f"step_{entry}" for entry in cls.skip}
+    return {entry: calls[entry] for entry in chosen if entry in calls and entry not in skipped}
 
 
 def quick(number: int) -> tuple[str, ...]:
     """Three entry points for the network of that number: in turns, so that all have their share."""
-    others = ("metric", "attribute", "assert_equivariant", "penalty", "measure", "reversed")
-    return ("lie_derivative", others[number % 6], ONE_BY_ONE)
+    others = [entry for entry in ENTRY_POINTS if entry != "lie_derivative"]
+    return ("lie_derivative", others[number % len(others)], ONE_BY_ONE)
 
 
 def _run(cls: type[Awkward], entries: Iterable[str] | None) -> list[Verdict]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from liederiv.points import PointCloud
 
 from .awkward import Awkward
-from .fields import F64, act, leaves_of, names_of, tangent, with_leaves
+from .fields import F64, act, cloud_field, leaves_of, names_of, tangent, with_leaves
 
 _DIRECTIONS = 4
 
@@ -189,6 +189,37 @@ def penalty_of(cls: type[Awkward], directions: Mapping[str, Tensor], t: float) -
                 p += t * directions[name]
     found = find_truth(raw, cls.images(), cls.generators, cls.output).lee()
     return sum(found.values()) / len(found)
+
+
+def over_a_pixel(
+    cls: type[Awkward], name: str, start: float, end: float
+) -> dict[str, float] | None:
+    """Mean squared change of the output from one translation to another, mean over items.
+
+    Images are rolled, as the periodic scheme moves them by whole pixels; points are moved.
+
+    Returns:
+        the change by the name of the generator; None for what is no translation, or an output that
+        moves along.
+    """
+    x = cls.images().double()
+    moves = cls.output not in ("auto", "invariant", "scalars", "vectors")
+    if not name.startswith("translation") or moves:
+        return None
+    raw, found = Raw(cls), []
+    for one in (x[i : i + 1] for i in range(len(x))):
+        ends = [raw(_translated(one, name, t)) for t in (start, end)]
+        if list(ends[0]) != [""]:
+            return None
+        found.append(float((ends[1][""] - ends[0][""]).square().mean()))
+    return {name: sum(found) / len(found)}
+
+
+def _translated(x: Any, name: str, t: float) -> Any:
+    if isinstance(x, PointCloud):
+        _, b = cloud_field(name, x.pos.shape[1])
+        return with_leaves(x, [x.pos + t * b, *(v.clone() for v in leaves_of(x)[1:])])
+    return x.roll(-int(t), -1 if name.endswith("x") else -2)
 
 
 def split(values: Tensor, x: Any, item: int, rows: int) -> Tensor:

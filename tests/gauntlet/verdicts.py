@@ -132,7 +132,12 @@ def _outcome(net: Awkward, subject: Any, entry: str, call: Any, x: Any) -> tuple
 
 
 def expected(net: Awkward, entry: str) -> str:
-    """Whether a number or a refusal is right."""
+    """Whether a number or a refusal is right.
+
+    A change over a step is a number also where there is no slope: there it is judged, always.
+    """
+    if entry == "step_penalty":
+        return net.right_at.get(entry, "number")
     single = entry in (ONE_BY_ONE, "attribute")  # which takes one image after another
     alone = "number" if net.one_by_one and single else net.right
     return net.right_at.get(entry, alone)

@@ -351,6 +351,7 @@ def test_reaches_are_compared_image_by_image():
     assert gap.difference == pytest.approx(gap.b - gap.a)
     assert gap.ci_low <= gap.difference <= gap.ci_high < 0
     assert gap.unit == "px"
+    assert (gap.significant, gap.better) == (True, "")  # neither a long nor a short reach is better
 
 
 @pytest.mark.parametrize(("limit", "passed"), [(0.9, False), (1.1, True)])
@@ -369,8 +370,11 @@ def test_a_limit_over_a_step(limit, passed):
     ("rotation@1px=3", "px is not a unit"),
     ("lee/rotation@1deg=3", "lee has no steps"),
     ("lee_step/rotation=3", "lee_step is measured at a step"),
-    ("rotation@-1deg=3", "must be a number from 1e-06"),
+    ("rotation@-1deg=3", "rotation@-1deg: the step must be a number from 1e-06"),
     ("rotation@=3", "must be a number"),
+    ("translation@0px=3", "must be a number"),
+    ("translation@1px@2px=3", "must be a number"),
+    ("translation@1px;2px=3", "must be a number"),
     ("reach/rotation=3", "'reach' cannot be limited"),
 ])  # fmt: skip
 def test_limits_that_are_refused(text, words):
@@ -446,3 +450,64 @@ def test_outputs_whose_finite_action_is_unknown():
     (row,) = [s for s in found.scores if s.metric == "reach"]
     assert row.status == "not applicable"
     assert "does not say how finite transforms act" in row.reason
+
+
+class Picky(nn.Module):
+    """A network that is particular about its batches, or about its outputs."""
+
+    def __init__(self, most=99, mix=0.0, levels=0.0):
+        super().__init__()
+        self.most, self.mix, self.levels = most, mix, levels
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise RuntimeError("too many at once")
+        y = amplitude(x)
+        y = y + self.mix * y.mean()
+        return (y * self.levels).round() / self.levels if self.levels else y
+
+
+def test_no_pass_is_larger_than_a_model_takes():
+    how = dict(scheme="fourier", **INVARIANT)
+    x = waves(4)
+    found = measure(Picky(most=2).eval(), [x[:2], x[2:]], "translation_x", "lee_step", **how)
+    want = measure(amplitude, x, "translation_x", "lee_step", **how).scores[0]
+    assert found.scores[0].value == pytest.approx(want.value, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["lee_step", "sampled"])
+def test_rows_that_depend_on_each_other_are_refused_without_a_derivative_too(metric):
+    def found(**more):
+        return measure(
+            Picky(mix=0.5).eval(), waves(4), "translation_x", metric, **INVARIANT, **more
+        )
+
+    with pytest.raises(liederiv.ModelError, match="rows of the model's output depend"):
+        found()
+    assert "measured" in {s.status for s in found(batch_size=1).scores}
+
+
+def test_what_has_no_derivative_is_measured_over_steps(tmp_path):
+    """Beside metrics of the derivative, which say that there is none; no limit on these is kept."""
+    found = measure(Picky(levels=8).eval(), waves(24), "translation_x", SCALE,
+                    scheme="fourier", **INVARIANT)  # fmt: skip
+    assert found.get("lee", "translation_x").status == "not applicable"
+    value = found.get("lee_step", "translation_x@1px").value
+    want = sinusoid(x=waves(24)).get("lee_step", "translation_x@1px").value
+    assert value == pytest.approx(want, rel=0.1)
+    verdicts = judge_limits(found, parse_limits("translation_x=1e9,translation_x@1px=1e9"))
+    assert [v.passed for v in verdicts] == [False, True]
+    assert found.provenance.representation.startswith("Invariant()")
+
+
+def test_steps_as_long_as_the_image_are_said():
+    how = dict(scheme="fourier", **INVARIANT)
+    for steps, said in (("translation=7px", False), ("translation=8px", True)):
+        found = measure(amplitude, waves(), "translation_x", "lee_step", steps=steps, **how)
+        assert any("by half of themselves" in w for w in found.provenance.warnings) is said
+
+
+def test_grids_without_a_domain_are_refused():
+    for shape in ((2, 3, 16), (2, 3, 4, 4, 4)):
+        with pytest.raises(LieDerivError, match=r"\[B, C, H, W\]"):
+            measure(lambda x: x.flatten(1).mean(1), torch.rand(shape), "translation_x", "scale")

@@ -7,17 +7,18 @@ import json
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from patience import PATIENCE, wait_for
 
-from liederiv.errors import LieDerivError
 from liederiv.model_zoo import load, weights_fingerprint
-from liederiv.model_zoo.prefetch import Retry, fetch_weights
-from liederiv.model_zoo.prefetcher import Prefetcher, prefetch
-from liederiv.model_zoo.weights_cache import WeightsCache
+from liederiv.model_zoo.sources.registry import weights_source
+from liederiv.model_zoo.weights.ahead import Prefetcher, prefetch
+from liederiv.model_zoo.weights.cache import CacheFullError, WeightsCache
+from liederiv.model_zoo.weights.download import Fetcher, Retry
 
 RETRY = Retry(times=3, wait=0.05, longest=0.1)
 SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten", "down",
@@ -25,10 +26,14 @@ SINGLE = ("plain", "slow", "busy", "limited", "cut", "short", "corrupt", "rotten
 
 
 def fetch(name, **options):
-    try:
-        got = asdict(fetch_weights(f"hf-hub:org/{name}", retry=RETRY, **options))
-    except LieDerivError as error:
-        return {"error": str(error)}
+    with ExitStack() as kept:
+        try:
+            how = Fetcher(weights_source, retry=RETRY, **options)
+            got = asdict(how.fetch(f"hf-hub:org/{name}", kept))
+        except CacheFullError as error:
+            return {"error": str(error)}
+    if got["status"] == "failed":
+        return {"error": got["reason"]}
     return got | {"path": str(got["path"]), "content": got["path"].read_bytes().hex()[:16]}
 
 
@@ -77,7 +82,7 @@ def overlapping(root):
     names = [f"hf-hub:org/slow-{n}" for n in "abcd"]
     cache = WeightsCache(folder=root / "overlap")
     came, states = [], []
-    with Prefetcher(names, cache=cache, retry=RETRY) as fetcher:
+    with Prefetcher(names, Fetcher(weights_source, cache, RETRY)) as fetcher:
         for name, following in zip(names, [*names[1:], None], strict=True):
             with fetcher.using(name) as fetched:
                 states.append(fetched.status)
@@ -93,7 +98,8 @@ def tight(root):
     names = [f"hf-hub:org/plain-{n}-20000" for n in "abcdef"]
     cache = WeightsCache(limit=45_000, folder=root / "tight")
     states, largest = {}, []
-    with Prefetcher(names, cache=cache, retry=RETRY, ahead=2, patience=PATIENCE) as fetcher:
+    how = Fetcher(weights_source, cache, RETRY)
+    with Prefetcher(names, how, ahead=2, patience=PATIENCE) as fetcher:
 
         def work(mine):
             for name in mine:
@@ -110,18 +116,33 @@ def tight(root):
     return {"states": states, "largest": max(largest)}
 
 
+def waiting(root):
+    """There is no room for what is asked for until what is in use has been used."""
+    held, name = (f"hf-hub:org/plain-{n}-20000" for n in ("held", "waits"))
+    how = Fetcher(weights_source, WeightsCache(25_000, root / "waiting"), RETRY)
+    with Prefetcher([held, name], how, ahead=0, patience=PATIENCE) as fetcher:
+        with fetcher.using(held):
+            fetcher.request(name)
+            time.sleep(0.7)
+            early = fetcher.poll(name)
+        with fetcher.using(name) as fetched:
+            return {"early": early, "status": fetched.status}
+
+
 def all_at_once(root):
     cache = WeightsCache(limit=50_000, folder=root / "all")
     names = [
         f"hf-hub:org/{n}" for n in ("plain-a-20000", "absent", "plain-b-20000", "plain-c-20000")
     ]
-    return [asdict(f) | {"path": None} for f in prefetch(names, cache=cache, retry=RETRY)]
+    return [
+        asdict(f) | {"path": None} for f in prefetch(names, Fetcher(weights_source, cache, RETRY))
+    ]
 
 
 def real_model():
     """A timm model whose repository this hub holds: fetched once, loaded without the hub."""
-    fetched = fetch_weights("hf-hub:org/real", retry=RETRY)
-    return {"status": fetched.status, "path": str(fetched.path)}
+    fetched = fetch("real")
+    return {"status": fetched["status"], "path": fetched["path"]}
 
 
 def loaded_offline():
@@ -137,8 +158,10 @@ if __name__ == "__main__":
     else:
         found = {name: fetch(name) for name in SINGLE}
         found["plain again"] = fetch("plain")
-        found["no download"] = asdict(fetch_weights("tf_efficientnet_lite0"))
-        for scenario in (bounded, foreign, overlapping, tight, all_at_once):
+        found["no download"] = asdict(
+            next(prefetch(["tf_efficientnet_lite0"], Fetcher(weights_source)))
+        )
+        for scenario in (bounded, foreign, overlapping, tight, waiting, all_at_once):
             found[scenario.__name__] = scenario(root)
         found["damaged on disk"] = damaged_on_disk()
         found["real"] = real_model()

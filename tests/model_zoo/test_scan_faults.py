@@ -13,8 +13,8 @@ from patience import PATIENCE
 from scan_cases import run_scan
 
 from liederiv.model_zoo.scan import LocalEngine
+from liederiv.model_zoo.scan.store import Store
 from liederiv.model_zoo.scan.tasks import Task
-from liederiv.model_zoo.store import Store
 
 BAD = {  # factory: outcome, reason, in the log
     "raises": ("failed", r"model fails on images of .*ValueError: boom and more|boom", "_raise"),

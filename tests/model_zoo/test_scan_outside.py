@@ -21,15 +21,15 @@ from scan_cases import SLOW, TESTS, plan_for, run_scan, scan_command, settings_f
 from liederiv import LieDerivError
 from liederiv.measurement.results import Provenance
 from liederiv.model_zoo.scan import LocalEngine, Stop, WeightsPolicy, isolation, make_plan
-from liederiv.model_zoo.scan.selection import Candidate
-from liederiv.model_zoo.scan.tasks import Result
-from liederiv.model_zoo.store import Store, TableError
-from liederiv.model_zoo.store_schema import (
+from liederiv.model_zoo.scan.columns import (
     OTHERWISE_KEPT,
     Origin,
     columns_of,
     columns_of_provenance,
 )
+from liederiv.model_zoo.scan.selection import Candidate
+from liederiv.model_zoo.scan.store import Store, TableError
+from liederiv.model_zoo.scan.tasks import Result
 
 FEW = SLOW[:3]
 
@@ -308,10 +308,10 @@ def test_a_full_disk_under_a_model_is_not_its_failure(tmp_path):
 
 
 def test_a_full_disk_under_weights_is_not_the_models_failure(tmp_path, monkeypatch):
-    def fetch(name, **_):
+    def fetch(name):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("liederiv.model_zoo.prefetcher.fetch_weights", fetch)
+    monkeypatch.setattr("liederiv.model_zoo.scan.weights.weights_source", fetch)
     run_scan(tmp_path, ["good"], weights=WeightsPolicy())
     row = Store.open(tmp_path).read("score").iloc[0]
     assert row["outcome"] == "interrupted"

@@ -4,8 +4,8 @@ import pytest
 from scan_cases import settings_for
 
 from liederiv.errors import LieDerivError
+from liederiv.model_zoo import source_of
 from liederiv.model_zoo.scan import select_models
-from liederiv.model_zoo.scan.identity import weights_identity
 from liederiv.model_zoo.scan.measurements import LoadedTask
 from liederiv.model_zoo.scan.tasks import Task
 
@@ -27,10 +27,10 @@ def test_wildcards_and_names():
 
 
 def test_weights_are_identified_by_their_content():
-    first, second = (weights_identity(n, True) for n in (NAME, "rapidash_sen_r3"))
+    first, second = (source_of(n).identity(True) for n in (NAME, "rapidash_sen_r3"))
     assert len(first["weights"]) == 64
     assert first != second
-    assert weights_identity(NAME, False) == {"weights": None}
+    assert source_of(NAME).identity(False) == {"weights": None}
 
 
 def test_scores_and_attribution():

@@ -14,7 +14,7 @@ from scan_cases import run_scan, table
 
 from liederiv.errors import LieDerivError
 from liederiv.model_zoo.scan import choose_engine
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, from its threads

@@ -11,7 +11,7 @@ from patience import wait_for
 from scan_cases import SLOW, TESTS, plan_for, run_scan, table
 
 from liederiv.model_zoo.scan import Stop
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 
 @pytest.fixture(scope="module")

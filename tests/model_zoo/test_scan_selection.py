@@ -5,10 +5,10 @@ import timm
 import torch
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.parameters import count_on_meta, parameter_count
-from liederiv.model_zoo.presets import preset
-from liederiv.model_zoo.random_weights import calibrate
 from liederiv.model_zoo.scan import Candidate, parse_count, select_models, shard
+from liederiv.model_zoo.scan.presets import preset
+from liederiv.model_zoo.sources.parameters import count_on_meta, parameter_count
+from liederiv.model_zoo.sources.random_weights import calibrate
 
 MODELS = [Candidate(str(i), str(i)) for i in range(10)]
 

@@ -14,7 +14,7 @@ from hub_server import serve
 from patience import PATIENCE
 from safetensors.torch import save
 
-from liederiv.model_zoo.store import Store
+from liederiv.model_zoo.scan.store import Store
 
 NAMES = ("real-a", "real-b", "real-c")
 QUICK = ("--num-images", "1", "--transforms", "rotation", "--metrics", "lee", "--quiet")

@@ -15,8 +15,8 @@ import pytest
 from patience import PATIENCE
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo.store import Store, StoreWarning
-from liederiv.model_zoo.store_schema import MEASUREMENTS, ORIGIN, Origin, columns_of, schema_of
+from liederiv.model_zoo.scan.columns import MEASUREMENTS, ORIGIN, Origin, columns_of, schema_of
+from liederiv.model_zoo.scan.store import Store, StoreWarning
 
 CONFIGURATION = {"score": {"scheme": "bspline", "seed": 0}, "layers": {"scheme": "bspline"}}
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
@@ -163,7 +163,7 @@ def test_an_interrupted_write_leaves_nothing_to_read(store, monkeypatch):
         assert path.parent == store.folder / ".partial"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("liederiv.model_zoo.store.pq.write_table", fail)
+    monkeypatch.setattr("liederiv.model_zoo.scan.store.pq.write_table", fail)
     with pytest.raises(KeyboardInterrupt):
         store.write(origin(), scores())
     assert list((store.folder / "score").iterdir()) == []

@@ -13,13 +13,14 @@ import torch
 from hostile_code import Payload
 
 from liederiv.errors import ModelError
-from liederiv.model_zoo import hub, load
-from liederiv.model_zoo.model_arguments import (
+from liederiv.model_zoo import load
+from liederiv.model_zoo.sources.model_arguments import (
     SOURCES,
     allowed_arguments,
     data_only,
     no_code_from_files,
 )
+from liederiv.model_zoo.weights import hub
 
 ARCH = "test_vit"
 

@@ -16,8 +16,8 @@ from torch import nn
 
 from liederiv.errors import ModelError
 from liederiv.model_zoo import load, read_checkpoint, weights_fingerprint
-from liederiv.model_zoo.checkpoint_fitting import Fitted, find_weights, load_weights
-from liederiv.model_zoo.checkpoint_parts import Target
+from liederiv.model_zoo.weights.fitting import Fitted, find_weights, load_weights
+from liederiv.model_zoo.weights.parts import Target
 
 ARCH = "resnet10t"
 

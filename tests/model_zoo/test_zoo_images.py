@@ -10,9 +10,9 @@ from PIL import Image
 
 from liederiv.errors import ImageError
 from liederiv.model_zoo import DataConfig, load_images
-from liederiv.model_zoo.decoding import decode, to_mode
-from liederiv.model_zoo.image_datasets import _list_items
-from liederiv.model_zoo.photographs import CROPS, PHOTOGRAPHS
+from liederiv.model_zoo.inputs.decoding import decode, to_mode
+from liederiv.model_zoo.inputs.image_datasets import _list_items
+from liederiv.model_zoo.inputs.photographs import CROPS, PHOTOGRAPHS
 
 SMALL = DataConfig((3, 32, 32))
 RAW = DataConfig((3, 8, 8), crop_pct=1.0, mean=(0.0,) * 3, std=(1.0,) * 3, interpolation="nearest")

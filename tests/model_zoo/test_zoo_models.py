@@ -13,14 +13,13 @@ from liederiv.errors import ModelError
 from liederiv.model_zoo import (
     DataConfig,
     OutputLayout,
-    hub,
     list_models,
     load,
     load_images,
-    sample_weights,
     weights_fingerprint,
 )
-from liederiv.model_zoo.names import resolve_name
+from liederiv.model_zoo.sources.timm_names import resolve_name
+from liederiv.model_zoo.weights import hub, packaged
 
 CATS = range(281, 286)
 CUPS = (504, 967, 968)
@@ -57,7 +56,7 @@ def user_module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_samples(monkeypatch):
-    monkeypatch.setattr(sample_weights, "PACKAGES", {})
+    monkeypatch.setattr(packaged, "PACKAGES", {})
 
 
 @pytest.fixture
@@ -165,7 +164,7 @@ def test_layout_without_classifier_and_at_another_size():
 def test_a_contradicted_declaration_is_not_stated():
     model = load("resnet10t", pretrained=False).model
     model.num_features = 3
-    from liederiv.model_zoo.layouts import declared_layout
+    from liederiv.model_zoo.sources.layouts import declared_layout
 
     assert declared_layout(model, (3, 64, 64)) == OutputLayout(True)
 

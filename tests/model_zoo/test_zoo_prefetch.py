@@ -15,11 +15,12 @@ from patience import PATIENCE
 from safetensors.torch import save
 
 from liederiv.errors import LieDerivError
-from liederiv.model_zoo import prefetcher, weights_fingerprint
-from liederiv.model_zoo.prefetch import Fetched
-from liederiv.model_zoo.prefetcher import Prefetcher
-from liederiv.model_zoo.weights_cache import WeightsCache, parse_size
-from liederiv.model_zoo.weights_files import check_file, weights_source
+from liederiv.model_zoo import weights_fingerprint
+from liederiv.model_zoo.sources.registry import weights_source
+from liederiv.model_zoo.weights.ahead import Prefetcher
+from liederiv.model_zoo.weights.cache import CacheFullError, WeightsCache, parse_size
+from liederiv.model_zoo.weights.download import Fetcher
+from liederiv.model_zoo.weights.origin import check_file
 
 CLIENT = Path(__file__).with_name("hub_client.py")
 
@@ -174,6 +175,12 @@ def test_a_tight_limit_neither_blocks_nor_breaks(found):
     assert case["largest"] <= 45_000
 
 
+def test_a_full_cache_is_no_reason_to_pester_the_hub(session):
+    found, hub, *_ = session
+    assert found["waiting"] == {"early": None, "status": "downloaded"}
+    assert hub.asked["HEAD", "org/plain-waits-20000", "model.safetensors"] <= 6
+
+
 def test_prefetching_all_keeps_what_fits(found):
     statuses = [f["status"] for f in found["all_at_once"]]
     assert statuses == ["downloaded", "failed", "downloaded", "failed"]
@@ -199,7 +206,7 @@ def test_source_of_weights():
     assert source.files == ("model.safetensors", "pytorch_model.bin")
     other = weights_source("legacy_seresnet18.in1k")
     assert other.url.endswith("seresnet18-4bb0ce65.pth")
-    assert other.url_target.name == "seresnet18-4bb0ce65.pth"
+    assert other.target.name == "seresnet18-4bb0ce65.pth"
     assert weights_source("hf-hub:me/net@v2").revision == "v2"
     assert weights_source("local-dir:/tmp/x") is None
     assert weights_source("mypackage.models:build") is None
@@ -225,21 +232,90 @@ def test_no_size(text):
         parse_size(text)
 
 
-def test_the_lease_of_a_dead_process_does_not_hold(tmp_path):
+A, B, OLD = ("a" * 40, "b" * 40, "c" * 40)
+
+
+def lay_out(root, repo, commit, files):
+    """A revision as the hub's client leaves it."""
+    folder = root / f"models--{repo.replace('/', '--')}"
+    for name, size in files.items():
+        blob = folder / "blobs" / f"{name}-{commit}"
+        blob.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(b"1" * size)
+        (folder / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / commit / name).symlink_to(blob)
+
+
+def revisions(root):
+    found = root.glob("models--*/snapshots/*")
+    return sorted(f"{p.parents[1].name.removeprefix('models--')}/{p.name}" for p in found)
+
+
+def test_only_what_was_downloaded_is_deleted(tmp_path):
+    """Not the same commit under an older name, nor another revision, nor beside others' files."""
+    lay_out(tmp_path, "org/old-name", A, {"w": 8})
+    lay_out(tmp_path, "org/name", OLD, {"w": 8})
+    lay_out(tmp_path, "org/before", A, {"theirs": 8})
     cache = WeightsCache(limit=10, folder=tmp_path)
-    cache.reserve("org/a", 8)
-    code = (
-        "import os, sys; from liederiv.model_zoo.weights_cache import WeightsCache\n"
-        "lease = WeightsCache(10, sys.argv[1]).using('org/a'); lease.__enter__()\n"
-        "print(WeightsCache(10, sys.argv[1]).entries()[0].in_use, flush=True); os._exit(9)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout.strip()) == (9, "True")
+    for repo in ("org/name", "org/my--net", "org/before", "org/after"):
+        cache.reserve(repo, A, {"w": 8})
+        lay_out(tmp_path, repo, A, {"w": 8})
+    lay_out(tmp_path, "org/after", A, {"theirs": 8})
+    cache.reserve("org/b", B, {"w": 8})
+    kept = [f"org--after/{A}", f"org--before/{A}", f"org--name/{OLD}", f"org--old-name/{A}"]
+    assert revisions(tmp_path) == kept
+    assert len(list(tmp_path.glob("models--*/snapshots/*/*"))) == 6
+    assert cache.entries() == []  # all of it is others'
+
+
+def test_what_cannot_be_deleted_is_not_counted_as_room(tmp_path):
+    cache = WeightsCache(limit=10, folder=tmp_path)
+    cache.reserve("org/a", A, {"w": 8, "x": 0})
+    lay_out(tmp_path, "org/a", A, {"w": 8, "x": 0})
+    (tmp_path / "models--org--a" / "blobs" / f"x-{A}").unlink()  # the hub's client steps back
+    with pytest.raises(CacheFullError, match="in use or undeletable, and org/b needs 8 B"):
+        cache.reserve("org/b", B, {"w": 8})
+    assert [e.repo for e in cache.entries()] == ["org/a"]
+
+
+@pytest.mark.parametrize("book", ["", "[]", "{}", '{"repo": "org/a", "commits": {"x": 3}}'])
+def test_a_book_that_is_not_ours_is_passed_over(tmp_path, book):
+    cache = WeightsCache(limit=10, folder=tmp_path)
+    cache.reserve("org/a", A, {"w": 8})
+    (path,) = tmp_path.rglob("entry.json")
+    path.write_text(book)
+    assert cache.entries() == []
+    cache.reserve("org/b", B, {"w": 8})
+
+
+USER = """
+import os, sys
+from liederiv.model_zoo.weights.cache import WeightsCache
+lease = WeightsCache(10, sys.argv[1]).using("org/a")
+lease.__enter__()
+print("uses it", flush=True)
+sys.stdin.read()
+os._exit(9)
+"""
+
+
+def test_what_a_living_process_uses_stays_and_a_dead_one_holds_nothing(tmp_path):
+    cache = WeightsCache(limit=10, folder=tmp_path)
+    cache.reserve("org/a", A, {"w": 8})
+    lay_out(tmp_path, "org/a", A, {"w": 8})
+    command = [sys.executable, "-c", USER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+        assert user.stdout.readline() == b"uses it\n"
+        with pytest.raises(CacheFullError, match="in use or undeletable, and org/b needs 8 B"):
+            cache.reserve("org/b", B, {"w": 8})
+        assert revisions(tmp_path) == [f"org--a/{A}"]
+        assert [e.in_use for e in cache.entries()] == [True]
+        user.stdin.close()
     assert [e.in_use for e in cache.entries()] == [False]
-    cache.reserve("org/b", 8)
+    cache.reserve("org/b", B, {"w": 8})
+    lay_out(tmp_path, "org/b", B, {"w": 8})
     assert [e.repo for e in cache.entries()] == ["org/b"]
+    assert revisions(tmp_path) == [f"org--b/{B}"]
 
 
 def test_an_unwritable_cache_can_be_read(tmp_path):
@@ -247,20 +323,18 @@ def test_an_unwritable_cache_can_be_read(tmp_path):
     with WeightsCache(folder=tmp_path).using("org/a"):
         pass
     with pytest.raises(LieDerivError, match=r"the cache .* cannot be written to"):
-        WeightsCache(folder=tmp_path).reserve("org/a", 1)
+        WeightsCache(folder=tmp_path).reserve("org/a", A, {"w": 1})
 
 
-def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
+def test_closing_gives_up_what_has_not_begun(tmp_path):
     begun, go = threading.Event(), threading.Event()
 
-    def slow(name, **_):
+    def slow(name):
         begun.set()
         assert go.wait(20)
-        return Fetched(name, "not needed")
+        return None
 
-    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
-    monkeypatch.setattr(prefetcher, "fetch_weights", slow)
-    fetcher = Prefetcher(["a", "b"], cache=WeightsCache(folder=tmp_path))
+    fetcher = Prefetcher(["a", "b"], Fetcher(slow, WeightsCache(folder=tmp_path)))
     fetcher.request("a")
     assert begun.wait(20)
     assert fetcher.poll("a") is None
@@ -271,15 +345,25 @@ def test_closing_gives_up_what_has_not_begun(monkeypatch, tmp_path):
     go.set()
 
 
-def test_any_error_of_a_download_is_a_result(monkeypatch, tmp_path):
-    def full(name, **_):
+def test_any_error_of_a_download_is_a_result(tmp_path):
+    def full(name):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prefetcher, "weights_source", lambda name: None)
-    monkeypatch.setattr(prefetcher, "fetch_weights", full)
     with (
-        Prefetcher(["a"], cache=WeightsCache(folder=tmp_path)) as fetcher,
+        Prefetcher(["a"], Fetcher(full, WeightsCache(folder=tmp_path))) as fetcher,
         fetcher.using("a") as fetched,
     ):
         assert fetched.status == "failed"
         assert "No space left on device" in fetched.reason
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_waits_for_a_thread_that_has_ended(tmp_path):
+    def leaves(name):
+        raise SystemExit
+
+    with (
+        Prefetcher(["a"], Fetcher(leaves, WeightsCache(folder=tmp_path))) as fetcher,
+        fetcher.using("a") as fetched,
+    ):
+        assert fetched.status == "failed"

@@ -6,7 +6,7 @@ from timm.models import get_arch_pretrained_cfgs, list_modules
 
 from liederiv.errors import ModelError
 from liederiv.model_zoo import PRESETS, preset
-from liederiv.model_zoo.names import resolve_name
+from liederiv.model_zoo.sources.timm_names import resolve_name
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,7 @@ from liederiv import (
     resolve_generators,
 )
 from liederiv.analysis import attribute, measure_aliasing
-from liederiv.model_zoo.clouds import load_clouds
-from liederiv.model_zoo.point_models import load_point_model
+from liederiv.model_zoo import load, load_clouds
 from liederiv.points import POINTS, Fiber, Joined, PointAction, PointModel, Scalars, Vectors
 
 
@@ -159,7 +158,7 @@ def test_clouds_of_different_size_are_measured_one_by_one():
 
 def test_a_shipped_network_obeys_the_law():
     """Asked for alone, every module contributes what it does among all; its read-out is a view."""
-    model, cloud = load_point_model("rapidash_tn_r3").model, load_clouds("nbody", 2).clouds
+    model, cloud = load("rapidash_tn_r3").model, load_clouds("nbody", 2).clouds
     whole = attribute(model, cloud, "rotation_x", output="vectors")
     measured = [e.path for e in whole.entries[1:] if e.status == "measured"]
     assert {"net", "net.spatial_basis_fn.0", "net.readout"} <= set(measured)

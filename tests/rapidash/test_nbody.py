@@ -8,8 +8,8 @@ import torch
 from rapidash_cases import rotation
 
 from liederiv.errors import ModelError
-from liederiv.model_zoo.nbody import NBodyState, align, energy, initial_state, integrate
-from liederiv.model_zoo.nbody_data import nbody_data, random_rotations
+from liederiv.model_zoo.inputs.nbody import NBodyState, align, energy, initial_state, integrate
+from liederiv.model_zoo.inputs.nbody_data import nbody_data, random_rotations
 
 
 def circular_pair(radius: float = 0.5) -> NBodyState:

@@ -6,18 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from rapidash_study.training import mean_squared_error, predict
 from typer.testing import CliRunner
 
 from liederiv.cli import app
 from liederiv.errors import ModelError, PointCloudError
 from liederiv.model_zoo import LoadedPointModel, list_models, load, load_clouds
-from liederiv.model_zoo.clouds import nbody_cloud
-from liederiv.model_zoo.nbody_data import nbody_data, random_rotations
-from liederiv.model_zoo.point_models import load_point_model, training_records
+from liederiv.model_zoo.inputs.clouds import nbody_cloud
+from liederiv.model_zoo.inputs.nbody_data import nbody_data, random_rotations
 from liederiv.model_zoo.rapidash import RapidashConfig
 from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
-from liederiv.model_zoo.rapidash.training import mean_squared_error, predict
 from liederiv.model_zoo.rapidash.variants import VARIANTS, variant
+from liederiv.model_zoo.sources.rapidash_models import training_records
 from liederiv.points import Scalars, Vectors
 
 
@@ -179,7 +179,7 @@ def test_shapenet_objects_go_through_the_papers_network(tmp_path, capfd):
     assert found.sizes.tolist() == [40, 41]
     assert float(found.pos.abs().max()) == pytest.approx(1, abs=1e-4)
     assert found.scalars["category"][[0, 40]].argmax(1).tolist() == [0, 4]
-    model = load_point_model("rapidash_shapenet", pretrained=False).model
+    model = load("rapidash_shapenet", pretrained=False).model
     with torch.no_grad():
         assert model(found).shape == (81, 50)
 
@@ -197,7 +197,7 @@ def test_qm9_molecules_go_through_the_papers_network(tmp_path, capfd):
     order = np.random.RandomState(42).permutation(130831)[:110000]
     first = next(int(i) for i in order if i < 2000)
     assert torch.equal(found.pos[:3], rows[first]["pos"])
-    model = load_point_model("rapidash_qm9", pretrained=False).model
+    model = load("rapidash_qm9", pretrained=False).model
     with torch.no_grad():
         assert model(found).shape == (2, 1)
 
@@ -212,7 +212,7 @@ def test_cmu_poses_go_through_the_papers_network(tmp_path):
         load_clouds("cmu", data_dir=tmp_path)
     np.savez(tmp_path / "cmu_motion.npz", test_pos=pos, test_velocity=pos)
     found = load_clouds("cmu", 2, data_dir=tmp_path).clouds
-    model = load_point_model("rapidash_cmu", pretrained=False).model
+    model = load("rapidash_cmu", pretrained=False).model
     with torch.no_grad():
         assert model(found).shape == (62, 3)
 

@@ -5,15 +5,7 @@ import itertools
 import pytest
 import torch
 from rapidash_cases import random_cloud
-
-from liederiv import lie_derivative
-from liederiv.errors import ModelError
-from liederiv.model_zoo import load, load_clouds
-from liederiv.model_zoo.point_models import training_records
-from liederiv.model_zoo.rapidash import RapidashConfig
-from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
-from liederiv.model_zoo.rapidash.symmetry import effective_equivariance
-from liederiv.model_zoo.rapidash.table import (
+from rapidash_study.table import (
     MOTIONS,
     decay_exponent,
     lie_errors,
@@ -22,7 +14,15 @@ from liederiv.model_zoo.rapidash.table import (
     table_frame,
     with_orientations,
 )
+
+from liederiv import lie_derivative
+from liederiv.errors import ModelError
+from liederiv.model_zoo import load, load_clouds
+from liederiv.model_zoo.rapidash import RapidashConfig
+from liederiv.model_zoo.rapidash.inputs import RapidashInputs, RapidashOnClouds
+from liederiv.model_zoo.rapidash.symmetry import effective_equivariance
 from liederiv.model_zoo.rapidash.variants import VARIANTS
+from liederiv.model_zoo.sources.rapidash_models import training_records
 from liederiv.points import PointCloud
 
 EXACT, FAR = 1e-9, 1e-3

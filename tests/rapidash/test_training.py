@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+import train_rapidash
 import typer
-from typer.testing import CliRunner
-
-from liederiv.errors import ModelError
-from liederiv.files import write_atomically
-from liederiv.model_zoo import train_rapidash
-from liederiv.model_zoo.nbody_data import NBodyData, nbody_data
-from liederiv.model_zoo.rapidash.training import (
+from rapidash_study.training import (
     TrainingSettings,
     mean_squared_error,
     predict,
     target_of,
     train,
 )
+from typer.testing import CliRunner
+
+from liederiv.errors import ModelError
+from liederiv.files import write_atomically
+from liederiv.model_zoo.inputs.nbody_data import NBodyData, nbody_data
 from liederiv.model_zoo.rapidash.variants import variant
 
 VARIANT = variant("rapidash_sen_r3_aug")
@@ -55,7 +55,7 @@ def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(data, tmp_path,
         calls.append(write_atomically(target, write))
         raise KeyboardInterrupt
 
-    module = "liederiv.model_zoo.rapidash.training.write_atomically"
+    module = "rapidash_study.training.write_atomically"
     monkeypatch.setattr(module, stop_after_first)
     with pytest.raises(KeyboardInterrupt):
         train(VARIANT, data, SETTINGS, path, progress=False)
@@ -100,7 +100,7 @@ def test_the_command_trains_goes_on_and_collects(tmp_path):
     record = json.loads((out / "rapidash_tn_r3.json").read_text())
     assert record["data"]["systems"] == {"train": 5, "val": 5, "test": 5}
     assert set(record["test"]) == {"aligned", "rotated"}
-    assert record["command"].endswith("train_rapidash rapidash_tn_r3 --epochs 2 --seed 0")
+    assert record["command"].endswith("train_rapidash.py rapidash_tn_r3 --epochs 2 --seed 0")
     assert sorted(p.name for p in ship.iterdir()) == ["rapidash_tn_r3.safetensors", "record.json"]
     assert json.loads((ship / "record.json").read_text()) == [record]
     assert not list(out.glob("*.checkpoint.pt"))

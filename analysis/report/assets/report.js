@@ -158,14 +158,14 @@
   function curves() {
     const found = data.curves[element("curves-transform").value];
     const classes = Object.fromEntries(data.models.model.map((m, i) => [m, data.models.class[i]]));
-    const traces = Object.entries(found.models).map(([model, curve]) => ({
-      type: "scatter", mode: "lines+markers", name: text(model), x: curve.h, y: curve.share, showlegend: false,
+    const traces = found.curves.map(({ model, h, share }) => ({
+      type: "scatter", mode: "lines+markers", name: text(model), x: h, y: share, showlegend: false,
       line: { color: data.classColours[classes[model]] || data.classColours.other, width: 1.5 }, marker: { size: 5 },
       hovertemplate: `${text(model)}<br>h = %{x} ${text(found.unit)}: %{y:.2f} of LEE<extra></extra>`,
     }));
     Plotly.react("curves", traces, {
       font, margin: { l: 60, r: 20, t: 14, b: 50 }, plot_bgcolor: "#fff",
-      xaxis: { type: "log", title: { text: `step h (${text(found.unit)})` }, gridcolor: grid },
+      xaxis: { type: "log", title: { text: `step h (${text(found.unit)})` }, gridcolor: grid, tickvals: found.curves[0].h, tickformat: ".2~g" },
       yaxis: { title: { text: "LEE(h) ÷ LEE" }, gridcolor: grid, rangemode: "tozero" },
       shapes: [{ type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.5, y1: 0.5, line: { color: "#5b6675", dash: "dot", width: 1 } }],
       hoverlabel: { bgcolor: "#fff", font },

@@ -1,0 +1,1 @@
+"""How the Rapidash variants that ship were trained, and the table of their symmetry."""
