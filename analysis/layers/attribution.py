@@ -276,8 +276,8 @@ def _entries(
         )
     modules = dict(model.named_modules())
     if resampled:
-        row = ("(photograph)", "Camera", "resampling", 0, 1, 0, "photograph", "NCHW")
-        entries.append(Entry(*row, "measured"))
+        what = ("(photograph)", "Camera", "resampling", 0, 1, 0, "photograph", "NCHW")
+        entries.append(Entry(*what, "measured"))
     for path in plan.never_called:
         m = modules[path]
         depth = path.count(".") + 1

@@ -38,11 +38,12 @@ def check(
     from liederiv.model_zoo.requests.measuring import as_batch, open_inputs, try_model
 
     loaded = chosen.open(model, model_flag, checkpoint)
-    x = as_batch(open_inputs(how, loaded), chosen)
+    found = open_inputs(how, loaded)
+    x = as_batch(found, chosen)
     module = loaded.target(how.output_type).model
     _check_finite(try_model(module, x))
     preflight(module, x)
-    action = domain_of(x).action(how.transforms, x, how.scheme)
+    action = domain_of(x).action(how.transforms, x, found.scheme(how.scheme))
     result = check_derivative(module, x, action)
     table = new_table(f"{loaded.name}: derivative against finite difference")
     table.add_column("transform", min_width=40)

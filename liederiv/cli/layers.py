@@ -120,12 +120,13 @@ def layers(
         needs_images(loaded, option)
     found = open_inputs(how, loaded)
     x = as_batch(found, chosen)
-    action = domain_of(x).action(how.transforms, x, how.scheme, how.unit)  # type: ignore[arg-type]
+    scheme = found.scheme(how.scheme)
+    action = domain_of(x).action(how.transforms, x, scheme, how.unit)  # type: ignore[arg-type]
     run = LayersRun(
         loaded,
         x,
         action.generators,
-        how.scheme,
+        scheme,
         how.output_type,
         how.seed,
         progress=not quiet,

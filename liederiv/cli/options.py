@@ -147,7 +147,8 @@ OPTIONS: dict[str, Any] = {
     "scheme": Annotated[
         str,
         typer.Option(
-            help=f"How images are continued between pixels: {', '.join(SCHEMES)}.",
+            help=f"How images are continued between pixels: {', '.join(SCHEMES)}; "
+            "or as a camera moves photographs that are large enough: camera.",
             rich_help_panel=_MEASURE,
         ),
     ],

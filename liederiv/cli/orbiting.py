@@ -75,7 +75,7 @@ def followed(
         labels=labels,
         output=target.representation,
         output_type=kind,
-        scheme=how.scheme,
+        scheme=found.scheme(how.scheme),
         unit=how.unit,  # type: ignore[arg-type]
         shifts=request.shifts,
         worst=request.worst,

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from liederiv.derivatives import SCHEMES, Scheme
+from liederiv.derivatives import QuinticBSpline, Scheme
 from liederiv.errors import ImageError
 from liederiv.foreign import one_line
 from liederiv.grids.photographs import Photographs, streamed
@@ -48,7 +48,7 @@ _NEAR = 0.05  # of an image's norm by which it may differ from what the camera h
 _STEP = 1e-3  # pixels, radians, …: of central differences, whose error goes with its square
 _KEPT = 64  # images whose tangents are kept
 _SEEN = 2**17  # images that are known
-_PLAIN = SCHEMES["bspline5"]
+_PLAIN = QuinticBSpline()
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ class Camera(Scheme):
             for rows, part in streamed(Ry):
                 z += part @ (p[:, rows].double() @ Rx.T)
         else:
-            z = torch.stack([_turned(one, y, x, flow) for one in p])
+            z = _turned(p, y, x, flow)
         return self.photographs.finished(z, index)
 
 
@@ -288,37 +288,40 @@ def _resampled(axis: Axis, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _turned(p: Tensor, y: Axis, x: Axis, flow: Tensor) -> Tensor:
-    """The same for one channel [H, W] and any motion: [height, width] of the input."""
-    c = _filtered(p.double(), _inverse_response(x.pixels))
-    c = _filtered(c.T.contiguous(), _inverse_response(y.pixels)).T.contiguous()
+    """The same for any motion: float64 [C, height, width] of the input."""
+    c = _filtered(p.double().flatten(0, 1), _inverse_response(x.pixels)).unflatten(0, p.shape[:2])
+    c = _filtered(c.mT.flatten(0, 1), _inverse_response(y.pixels))
+    c = c.unflatten(0, (len(p), x.pixels)).permute(2, 1, 0).contiguous()  # [H, W, C]
     Wy, Wx = y.weights(), x.weights()
     columns = Wx.any(0).nonzero().flatten()  # the crop leaves out the others
     Wx, qx, qy = Wx[:, columns], x.positions()[columns], y.positions()
-    out = torch.zeros(y.size, x.size, dtype=torch.float64)
+    out = torch.zeros(len(p), y.size, x.size, dtype=torch.float64)
     for rows, part in streamed(Wy):
         if not part.any():
             continue
         at = torch.stack(torch.broadcast_tensors(qx, qy[rows, None]), -1) @ flow[:, :2].T
         at = at + flow[:, 2]
-        out += part @ (_interpolated(c, x.indices(at[..., 0]), y.indices(at[..., 1])) @ Wx.T)
+        found = _interpolated(c, x.indices(at[..., 0]), y.indices(at[..., 1]))
+        out += part @ (found.movedim(-1, 0) @ Wx.T)
     return out
 
 
 def _interpolated(c: Tensor, ux: Tensor, uy: Tensor) -> Tensor:
-    """The spline of coefficients c [H, W] at positions (ux, uy), each [r, s]."""
-    h, w = c.shape
+    """The spline of coefficients c [H, W, C] at positions (ux, uy), each [r, s]: [r, s, C]."""
+    h, w, channels = c.shape
     taps = []
     for u, n in ((ux, w), (uy, h)):
         weights, index = _PLAIN.taps(u.flatten())
         taps.append((weights.T, _PLAIN.extend(index, n).T))
     (wx, ix), (wy, iy) = taps
-    flat, out = c.flatten(), torch.zeros(ux.numel(), dtype=torch.float64)
+    flat = c.view(h * w, channels)  # the channels of a pixel are fetched at once
+    out = torch.zeros(ux.numel(), channels, dtype=torch.float64)
     for weight, row in zip(wy, iy, strict=True):
         along = torch.zeros_like(out)
         for other, column in zip(wx, ix, strict=True):
-            along.addcmul_(flat[row * w + column], other)
-        out.addcmul_(along, weight)
-    return out.view_as(ux)
+            along.addcmul_(flat.index_select(0, row * w + column), other[:, None])
+        out.addcmul_(along, weight[:, None])
+    return out.view(*ux.shape, channels)
 
 
 def _inverse_response(n: int) -> Tensor:

@@ -32,7 +32,7 @@ def developed(batches: Any, scheme: Any) -> tuple[Any, Any]:
         return batches, "bspline" if scheme == "auto" else scheme
     if scheme == "auto":
         scheme = "bspline" if batches.too_small else "camera"
-    images = batches.images
+    images: Any = batches.images
     if batches.labels is not None:
         images = (images, torch.tensor(batches.labels))
     return images, batches.camera if scheme == "camera" else scheme

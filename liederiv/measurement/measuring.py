@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import Tensor
 from tqdm import tqdm
 
-from liederiv.actions import Action
+from liederiv.actions import Action, ImageAction
 from liederiv.base_representation import class_axis, lie_value
 from liederiv.batches import Batch, check_layout, deliver
 from liederiv.checks import check_type, preflight
@@ -489,7 +489,9 @@ class _Run:
     def describe(self, known: Provenance, contents: ContentHash) -> Provenance:
         """Complete the provenance."""
         rho = self.resolved or self.known
-        moved = self.settings.scheme.notes(self.action) if self.domain.is_images else []
+        moved: list[str] = []
+        if isinstance(self.action, ImageAction):
+            moved = self.settings.scheme.notes(self.action)
         return replace(
             known,
             model=known.model or type(self.settings.model).__name__,

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from liederiv.derivatives import Scheme
 from liederiv.errors import LieDerivError
 from liederiv.measurement.contents import ContentHash
 
@@ -99,6 +100,20 @@ class Inputs(ABC):
             labelled: give the labels, too.
         """
         return self.batch(device, dtype)
+
+    def photographed(self) -> Inputs:
+        """The same, as the camera saw them: for scheme ``camera``.
+
+        Raises:
+            LieDerivError: if they are no photographs, or too small ones.
+        """
+        raise LieDerivError(
+            f"--scheme='camera' moves photographs, but the model takes {self.title}; leave it out."
+        )
+
+    def scheme(self, name: str) -> str | Scheme:
+        """The interpolation scheme of that name; inputs may bring their own."""
+        return name
 
     @cached_property
     def fingerprint(self) -> str:

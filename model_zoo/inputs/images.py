@@ -14,6 +14,7 @@ from torch import Tensor
 
 from liederiv.errors import ImageError
 from liederiv.foreign import at_home, one_line, printable, shortened
+from liederiv.grids.photographs import Photographs
 
 from .base import Asked, Inputs, register_inputs
 from .data_config import DataConfig
@@ -75,6 +76,23 @@ class ImageSet(Inputs, Sequence[Tensor]):
         if self.source != _SAMPLES:
             return None
         return [name.split("/")[0] for name in self.names]
+
+    @property
+    def photographs(self) -> Photographs:
+        """What the images were made from, for ``scheme="camera"``; see `Photographs`.
+
+        Raises:
+            ImageError: if an image can no longer be read, or the model's filter is no linear one.
+        """
+        from .photograph_sets import photographs_of
+
+        return photographs_of(self)
+
+    def photographed(self) -> Inputs:
+        """See `Inputs.photographed`."""
+        from .photograph_sets import PhotographSet
+
+        return PhotographSet.of(self)
 
     @property
     def size_in_words(self) -> str:

@@ -18,6 +18,7 @@ from liederiv.analysis import (
     measure_finite,
     what_if,
 )
+from liederiv.derivatives import Scheme
 from liederiv.domains import domain_of
 from liederiv.errors import LieDerivError
 from liederiv.generators import Generator
@@ -63,7 +64,7 @@ class LayersRun:
     loaded: Loaded
     x: Any
     generators: tuple[Generator, ...]
-    scheme: str
+    scheme: str | Scheme
     output_type: str
     seed: int
     progress: bool = False

@@ -33,7 +33,8 @@ def open_inputs(options: MeasureOptions, loaded: Loaded) -> Inputs:
     """Load what the model takes, as it expects it."""
     o = options
     asked = Asked(o.images, o.num_images, o.split, o.data_dir, o.seed)
-    return inputs_of_kind(loaded.kind).open(asked, loaded.expects)
+    found = inputs_of_kind(loaded.kind).open(asked, loaded.expects)
+    return found.photographed() if o.scheme == "camera" else found
 
 
 def as_batch(found: Inputs, options: ModelOptions) -> Any:
@@ -77,7 +78,7 @@ def measure_loaded(
         found.feed(device, dtype, size, labelled),
         options.transforms,
         options.metrics,
-        scheme=options.scheme,
+        scheme=found.scheme(options.scheme),
         output=target.representation,
         output_type=target.output_type,
         unit=options.unit,  # type: ignore[arg-type]

@@ -149,12 +149,13 @@ class LoadedTask:
     def _layers_run(self) -> LayersRun:
         s = self.settings
         x = as_batch(self._layers_images, self.options)
-        action = domain_of(x).action(s.transforms, x, s.scheme, s.unit)  # type: ignore[arg-type]
+        scheme = self._layers_images.scheme(s.scheme)
+        action = domain_of(x).action(s.transforms, x, scheme, s.unit)  # type: ignore[arg-type]
         return LayersRun(
             self.loaded,
             x,
             action.generators,
-            s.scheme,
+            scheme,
             s.output_type,
             s.seed,
             chunk_size=None if self.task.batch_size is None else 1,

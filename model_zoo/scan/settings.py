@@ -94,7 +94,8 @@ class ScanSettings(MeasureRequest):
         row_names(self.transforms, self.unit)  # type: ignore[arg-type]
         self._check_output_type()
         resolve_metrics(self.metrics)
-        get_scheme(self.scheme)
+        if self.scheme != "camera":  # which photographs bring along
+            get_scheme(self.scheme)
         check_sampling(self.dynamic_range, self.margin)
         if self.steps is not None:
             check_steps(self.steps, resolve_metrics(self.metrics))
