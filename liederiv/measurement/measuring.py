@@ -329,7 +329,8 @@ class _Run:
                 if self.count or (s.local and not without):
                     raise
                 self.no_derivative = str(refusal)
-        if self.count == 0 and s.verify and self.verification is None:
+        shown = all(m.sees_rows for m in s.metrics)
+        if self.count == 0 and s.verify and self.verification is None and not shown:
             check_batch(s.model, x, self.action)  # what no witness has looked at
         if s.wants("steps"):
             self._add_steps(x)

@@ -130,6 +130,7 @@ class Metric(ABC):
         gated: whether it can be limited: more of it is worse, and it averages linearly.
         larger_is_better: whether more of it is better; None if neither more nor less is.
         unasked: whether it is measured without being asked for where its needs are met.
+        sees_rows: whether its rows show that items depend on each other; else that is refused.
         of_model: whether it says something about the model, not about the measurement.
     """
 
@@ -146,6 +147,7 @@ class Metric(ABC):
     larger_is_better: ClassVar[bool | None] = False
     unasked: ClassVar[bool] = False
     of_model: ClassVar[bool] = True
+    sees_rows: ClassVar[bool] = False
 
     @abstractmethod
     def rows(self, parts: Sequence[Any], to: Rows) -> list[Score]:

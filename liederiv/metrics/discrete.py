@@ -310,6 +310,7 @@ class Discrete(FiniteMetric):
 
     name, family = "discrete", "discrete"
     summary = "exact 90° turns, flips and whole-pixel rolls"
+    sees_rows = True
 
     def pieces(self, c: Context, x: Any) -> Sequence[Piece]:
         """See `FiniteMetric.pieces`."""

@@ -117,7 +117,9 @@ def test_three_per_cent_are_wrong():
 
 
 def test_a_number_where_none_is_right_is_wrong():
-    assert set(_verdicts(ExpectedToBeRefused).values()) == {WRONG}
+    found = _verdicts(ExpectedToBeRefused)
+    assert found.pop("step_penalty") == RIGHT, "a step needs no slope: it is judged always"
+    assert set(found.values()) == {WRONG}
 
 
 def test_a_refusal_where_a_number_is_needed_is_a_failure():

@@ -23,13 +23,16 @@ from liederiv.model_zoo.scan.store import Store
 CPU = torch.device("cpu")
 NAME = "zoo_signals:build"
 
+# Importing it has registered both, which tests of other modules beside must not see.
+DOMAINS.remove(zoo_signals.DOMAIN)
+INPUTS.pop("signals")
+
 
 @pytest.fixture(autouse=True)
 def signals():
     """The domain and the inputs of `zoo_signals`, registered."""
-    if zoo_signals.DOMAIN not in DOMAINS:
-        DOMAINS.append(zoo_signals.DOMAIN)
-    INPUTS.setdefault("signals", zoo_signals.SignalSet)
+    DOMAINS.append(zoo_signals.DOMAIN)
+    INPUTS["signals"] = zoo_signals.SignalSet
     yield
     DOMAINS.remove(zoo_signals.DOMAIN)
     INPUTS.pop("signals")
