@@ -34,7 +34,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,11 +42,7 @@ from torch import Tensor
 
 from liederiv.errors import LieDerivError
 
-if TYPE_CHECKING:
-    from liederiv.actions import ImageAction
-    from liederiv.transforms import FiniteTransform
-
-__all__ = ["SCHEMES", "Scheme", "get_scheme"]
+__all__ = ["SCHEMES", "QuinticBSpline", "Scheme", "get_scheme"]
 
 
 class Scheme(ABC):
@@ -107,19 +103,19 @@ class Scheme(ABC):
         """The sample of an axis of n that stands at any integer index, beyond the border too."""
         return _CONTINUATIONS[self.boundary](index, n)
 
-    def tangents(self, action: ImageAction, x: Tensor) -> Tensor:
+    def tangents(self, action: Any, x: Tensor) -> Tensor:
         """X x of images x [B, C, H, W] for the spatial generators of an action: [K, *x.shape]."""
         return action.on_map(x)
 
-    def resampling(self, action: ImageAction, x: Tensor, tangents: Tensor) -> Tensor | None:
+    def resampling(self, action: Any, x: Tensor, tangents: Tensor) -> Tensor | None:
         """What of tangents of x the scheme did not find in x itself; None where that is nothing."""
         return None
 
-    def notes(self, action: ImageAction) -> list[str]:
+    def notes(self, action: Any) -> list[str]:
         """What is to be known of how images were moved."""
         return []
 
-    def moved(self, transform: FiniteTransform, x: Tensor) -> Tensor:
+    def moved(self, transform: Any, x: Tensor) -> Tensor:
         """T x of images x [B, C, H, W] for a spatial transform."""
         return transform.on_map(x)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -33,12 +33,8 @@ from torch import Tensor
 from liederiv.derivatives import QuinticBSpline, Scheme
 from liederiv.errors import ImageError
 from liederiv.foreign import one_line
-from liederiv.grids.photographs import Photographs, streamed
+from liederiv.grids.photographs import LEAST_SCALE, Photographs, streamed
 from liederiv.grids.pipeline import Axis
-
-if TYPE_CHECKING:
-    from liederiv.actions import ImageAction
-    from liederiv.transforms import FiniteTransform
 
 __all__ = ["Camera"]
 
@@ -60,12 +56,26 @@ class _Shown:
 
 
 class Camera(Scheme):
-    """The scheme of photographs; see `liederiv.grids.photographs.Photographs.camera`."""
+    """The scheme under which the images of photographs move as a camera would move them.
+
+    Raises:
+        ImageError: if there are none, or some are too small.
+    """
 
     name = "camera"
     boundary = "mirror"
 
     def __init__(self, photographs: Photographs) -> None:
+        if not photographs:
+            raise ImageError("there are no photographs; give at least one.")
+        small = photographs.too_small
+        if small:
+            raise ImageError(
+                f"{len(small)} of {len(photographs)} photographs are too small for scheme='camera' "
+                f"({', '.join(map(one_line, small[:3]))}{', …' if len(small) > 3 else ''}): it "
+                f"needs {LEAST_SCALE:g} of their pixels per pixel of the input; take "
+                "photographs.large_enough, or scheme='bspline'."
+            )
         self.photographs = photographs
         self._known: OrderedDict[bytes, _Shown] = OrderedDict()
         self._basis: OrderedDict[int, Tensor] = OrderedDict()
@@ -94,7 +104,7 @@ class Camera(Scheme):
 
     # Images move with their photographs.
 
-    def tangents(self, action: ImageAction, x: Tensor) -> Tensor:
+    def tangents(self, action: Any, x: Tensor) -> Tensor:
         """See `Scheme.tangents`: P(X p), [K, B, C, H, W]."""
         fields = action.affine
         found = []
@@ -106,11 +116,11 @@ class Camera(Scheme):
             found.append(v)
         return torch.stack(found, 1).to(x)
 
-    def resampling(self, action: ImageAction, x: Tensor, tangents: Tensor) -> Tensor:
+    def resampling(self, action: Any, x: Tensor, tangents: Tensor) -> Tensor:
         """See `Scheme.resampling`: P(X p) − X x, what the pipeline keeps from the network."""
         return tangents - action.on_map(x)
 
-    def moved(self, transform: FiniteTransform, x: Tensor) -> Tensor:
+    def moved(self, transform: Any, x: Tensor) -> Tensor:
         """See `Scheme.moved`: P(T p), [B, C, H, W]."""
         flows = transform.flow_in_pixels.expand(len(x), 2, 3)
         out = []
@@ -128,7 +138,7 @@ class Camera(Scheme):
             out.append(z)
         return torch.stack(out)
 
-    def uncertainty(self, action: ImageAction, x: Tensor) -> Tensor:
+    def uncertainty(self, action: Any, x: Tensor) -> Tensor:
         """By how much two derivatives at full resolution differ, relative to the tangent: [K, B].
 
         The B-spline of degree 5 against the trigonometric interpolant.
@@ -140,7 +150,7 @@ class Camera(Scheme):
             rows.append(_relative(first, second))
         return torch.stack(rows, 1)
 
-    def notes(self, action: ImageAction) -> list[str]:
+    def notes(self, action: Any) -> list[str]:
         """See `Scheme.notes`: how well the photographs' own derivative is known."""
         if not action.affine.any():
             return []

@@ -9,6 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from liederiv.grids.camera import Camera
 from liederiv.grids.photographs import Photographs
 
 __all__ = ["developed", "takes_photographs"]
@@ -35,7 +36,7 @@ def developed(batches: Any, scheme: Any) -> tuple[Any, Any]:
     images: Any = batches.images
     if batches.labels is not None:
         images = (images, torch.tensor(batches.labels))
-    return images, batches.camera if scheme == "camera" else scheme
+    return images, Camera(batches) if scheme == "camera" else scheme
 
 
 def takes_photographs(function: Callable[P, T]) -> Callable[P, T]:

@@ -1,16 +1,15 @@
 """Photographs of any size as an input: what the network gets of them, and a camera that moves.
 
 `Photographs` are references, decoded when they are needed. `Photographs.images` is what the network
-gets, unrounded; `Photographs.camera` is the interpolation scheme (see `liederiv.derivatives`) under
-which these images move as if the camera had: `liederiv.grids.camera`.
+gets, unrounded; under the interpolation scheme of `liederiv.grids.camera` these images move as if
+the camera had.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,10 +18,7 @@ from liederiv.errors import ImageError
 from liederiv.foreign import one_line
 from liederiv.grids.pipeline import Axis, Pipeline
 
-if TYPE_CHECKING:
-    from liederiv.grids.camera import Camera
-
-__all__ = ["LEAST_SCALE", "Photograph", "Photographs"]
+__all__ = ["LEAST_SCALE", "Photograph", "Photographs", "streamed"]
 
 LEAST_SCALE = 2.0
 """Pixels of a photograph per pixel of the input from which on its derivative is known: at 2, the
@@ -88,27 +84,6 @@ class Photographs(Sequence[Photograph]):
         kept = [i for i, p in enumerate(self.items) if p.name not in small]
         labels = None if self.labels is None else tuple(self.labels[i] for i in kept)
         return replace(self, items=tuple(self.items[i] for i in kept), labels=labels)
-
-    @cached_property
-    def camera(self) -> Camera:
-        """The scheme under which `images` move as a camera would move them.
-
-        Raises:
-            ImageError: if there are none, or some are too small.
-        """
-        from liederiv.grids.camera import Camera
-
-        if not self.items:
-            raise ImageError("there are no photographs; give at least one.")
-        small = self.too_small
-        if small:
-            raise ImageError(
-                f"{len(small)} of {len(self)} photographs are too small for scheme='camera' "
-                f"({', '.join(map(one_line, small[:3]))}{', …' if len(small) > 3 else ''}): it "
-                f"needs {LEAST_SCALE:g} of their pixels per pixel of the input; take "
-                "photographs.large_enough, or scheme='bspline'."
-            )
-        return Camera(self)
 
     @property
     def images(self) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from liederiv.errors import ImageError
 from liederiv.foreign import at_home, one_line, printable, shortened
+from liederiv.grids.camera import Camera
 from liederiv.grids.photographs import Photographs
 
 from .base import Asked, Inputs, register_inputs
@@ -23,8 +25,9 @@ from .image_datasets import dataset_items, is_dataset_name
 from .image_folders import choose_split
 from .image_items import ImageItem, folder_items, is_image_name
 from .photographs import sample_items
+from .pipelines import photographs_of
 
-__all__ = ["DeviceBatches", "ImageSet", "load_images"]
+__all__ = ["DeviceBatches", "ImageSet", "PhotographSet", "load_images"]
 
 
 _SAMPLES = "samples"
@@ -84,14 +87,10 @@ class ImageSet(Inputs, Sequence[Tensor]):
         Raises:
             ImageError: if an image can no longer be read, or the model's filter is no linear one.
         """
-        from .photograph_sets import photographs_of
-
-        return photographs_of(self)
+        return photographs_of(self.items, self.data_config, self.labels)
 
     def photographed(self) -> Inputs:
         """See `Inputs.photographed`."""
-        from .photograph_sets import PhotographSet
-
         return PhotographSet.of(self)
 
     @property
@@ -152,6 +151,53 @@ class ImageSet(Inputs, Sequence[Tensor]):
             if self.labels is not None:
                 labels = torch.tensor(self.labels[start : start + batch_size], dtype=torch.int64)
             yield images, labels
+
+
+# Of 255 levels, mean over an image: what rounds twice, and clips now and then, stays far below.
+_ROUNDING = 1.0
+
+
+@dataclass(frozen=True)
+class PhotographSet(ImageSet):
+    """An `ImageSet` whose images are unrounded, and move with the camera.
+
+    What `ImageSet` delivers are the same in 8 bits, as timm's pipeline makes them.
+    """
+
+    @classmethod
+    def of(cls, images: ImageSet) -> PhotographSet:
+        """The same images.
+
+        Raises:
+            ImageError: if the camera does not fit them, see `Camera`, or if the model's
+                pipeline makes something else of them.
+        """
+        found = cls(**{f.name: getattr(images, f.name) for f in fields(ImageSet)})
+        _ = found.camera
+        std = torch.tensor(images.data_config.std)[:, None, None]
+        gap = float(((found[0] - images[0]) * std * 255).abs().mean())
+        if not gap < _ROUNDING:
+            raise ImageError(
+                f"the model's pipeline makes something else of {one_line(images.names[0])} than a "
+                f"resampling by {images.data_config.interpolation} ({gap:.2g} of 255 levels off); "
+                "choose another scheme than camera."
+            )
+        return found
+
+    @cached_property
+    def camera(self) -> Camera:
+        """One for all batches: it knows the images."""
+        return Camera(self.photographs)
+
+    def scheme(self, name: str) -> Camera:
+        """See `Inputs.scheme`."""
+        return self.camera
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image, [C, H, W] float32 normalised, unrounded, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self.camera.photographs.developed(index).float()
 
 
 @dataclass(frozen=True)
