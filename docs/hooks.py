@@ -59,7 +59,7 @@ def starred(module: str) -> str:
     """The module of which a package takes all public names (`liederiv.late`); empty if none."""
     for node in ast.walk(ast.parse(source_of(module).read_text())):
         if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-            return str(node.module)
+            return f"{module}.{node.module}" if node.level else str(node.module)
     return ""
 
 
