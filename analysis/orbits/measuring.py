@@ -22,6 +22,7 @@ from liederiv.domains import Names, domain_of, pieces
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.foreign import described
 from liederiv.foreign_code import users_code
+from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.local import NOT_ONE_TENSOR, is_classifier
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec, declared
@@ -47,6 +48,7 @@ _BORDERS = {
 
 
 @renamed(images="batches", generators="transforms")
+@takes_photographs
 def orbit(
     model: Callable[[Any], Tensor],
     batches: Any,

@@ -14,7 +14,7 @@ from torch import nn
 import liederiv
 from liederiv import LieDerivError, resolve_generators
 from liederiv.actions import ImageAction
-from liederiv.analysis import attribute
+from liederiv.analysis import attribute, orbit
 from liederiv.grids.camera import Camera
 from liederiv.grids.photographs import Photograph, Photographs
 from liederiv.grids.pipeline import FILTERS, Axis, Pipeline
@@ -185,6 +185,18 @@ def test_the_resampling_is_a_row_of_its_own(photographs, net):
     assert found.shares()[row] == pytest.approx(want.tolist(), abs=1e-4)
     assert abs(found.shares()[0]).max() < 1e-4, "nothing else happens before the first layer"
     assert np.nansum(found.shares(), axis=0) == pytest.approx(1, abs=1e-4)
+
+
+def test_orbits_follow_the_camera(photographs, net):
+    found = orbit(net, photographs, "rotation", scheme="camera", output_type="logits", points=2,
+                  ranges={"rotation": 1.0}, shifts=0, worst=0)  # fmt: skip
+    curve = found.get("rotation")
+    wide, t = copy.deepcopy(net).double(), math.radians(1.0)
+    with torch.no_grad():
+        change = wide(seen("rotation", t)[None]) - wide(photographs.developed(0)[None])
+    want = float(change.square().mean().sqrt())
+    assert curve.change[0, -1] == pytest.approx(want, rel=1e-3)
+    assert curve.path[0, -1] >= want * (1 - 1e-6)
 
 
 def test_refusals(photographs, net):
