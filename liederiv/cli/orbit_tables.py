@@ -64,7 +64,11 @@ def _curve_table(o: Orbits, c: OrbitCurve, what: str) -> Table:
         change, ratio = o.mean(c.change[:, i]), o.ratio(c.change[:, i], c.size)
         lee = o.mean(c.lee[:, i])
         cells = [f"{c.shown[i]:+.3g}" if c.t[i] else "0"]
-        cells += [number(change.value) + _interval(change), number(ratio.value)]
+        floor = float(c.floor.mean())
+        if c.t[i] and change.value <= floor:
+            cells += [f"< {number(floor, 1)}", "rounding"]
+        else:
+            cells += [number(change.value) + _interval(change), number(ratio.value)]
         cells += [_path(c, i), number(lee.value) + _interval(lee)]
         if c.kept is not None:
             cells.append(_percent(o.mean(c.kept[:, i])))

@@ -1,10 +1,17 @@
 """`liederiv orbit` from end to end: tables, files, labels, clouds, bad input."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from liederiv.analysis import orbit as follow
+from liederiv.cli.orbit_tables import orbit_tables
 
 QUICK = ("--points", 4, "--shifts", 16, "--worst", 24)
 
@@ -157,3 +164,22 @@ def test_bad_input_is_refused(refused, user_code, photographs, arguments, messag
 
 def test_no_model_is_refused(refused):
     assert "MODEL is missing" in refused("orbit")
+
+
+def test_a_change_below_rounding_is_said_to_be():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*layers, nn.Linear(4, 4)).eval()
+    x = torch.rand(2, 3, 16, 16)
+    shown = []
+    for scale in (1.0, 1e-9):  # beside a bias of order 1, in float32
+        torch.manual_seed(1)
+        net[-1].weight.data = scale * torch.randn(4, 4)
+        curves = follow(net, x, "translation_x", output_type="output", points=2, shifts=0, worst=0)
+        console = Console(width=200, file=io.StringIO())
+        for item in orbit_tables(curves):
+            console.print(item)
+        shown.append(console.file.getvalue())
+    assert "rounding" not in shown[0]
+    assert shown[1].count("rounding") == 2
+    assert "< " in shown[1]
