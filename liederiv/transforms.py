@@ -32,7 +32,7 @@ from liederiv.generators import generator as find_generator
 if TYPE_CHECKING:
     from liederiv.channels import ChannelAction
 
-__all__ = ["FiniteTransform", "flip", "roll", "rot90", "transform", "warp"]
+__all__ = ["FiniteTransform", "exponential", "flip", "roll", "rot90", "transform", "warp"]
 
 _SNAP = 1e-10  # pixels; rounding of a flow on an axis of 10⁴ pixels stays far below
 _DENSE_BUDGET = 2**24  # elements of an intermediate product, for schemes of global basis functions
@@ -118,18 +118,14 @@ class FiniteTransform:
     @property
     def flow(self) -> Tensor:
         """φ in normalised coordinates as [A | b], float64 [B or 1, 2, 3]."""
-        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
-        if self.is_spatial:
-            fields = torch.stack([self.action.normalised(k) for k in range(len(self.action))])
-            algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, fields)
-        return torch.linalg.matrix_exp(algebra)[:, :2]
+        K = len(self.action)
+        fields = [self.action.normalised(k) for k in range(K)] if self.is_spatial else []
+        return exponential(torch.stack(fields) if fields else torch.zeros(K, 2, 3), self.t)
 
     @property
     def flow_in_pixels(self) -> Tensor:
         """φ as [A | b] in pixels from the middle, float64 [B or 1, 2, 3]."""
-        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
-        algebra[:, :2] = torch.einsum("bk,kij->bij", self.t, self.action.affine)
-        return torch.linalg.matrix_exp(algebra)[:, :2]
+        return exponential(self.action.affine, self.t)
 
     @property
     def points(self) -> Tensor:
@@ -137,10 +133,7 @@ class FiniteTransform:
 
         (T x)(q) = x(φ(q)) has at φ⁻¹(q) what x has at q.
         """
-        fields = self.action.affine
-        algebra = torch.zeros(len(self.t), 3, 3, dtype=torch.float64)
-        algebra[:, :2] = torch.einsum("bk,kij->bij", -self.t, fields)
-        return torch.linalg.matrix_exp(algebra)[:, :2]
+        return exponential(self.action.affine, -self.t)
 
     def on_input(self, x: Tensor) -> Tensor:
         """T x for images x [B, C, H, W] of the size that the action is bound to."""
@@ -204,6 +197,21 @@ class FiniteTransform:
             raise ImageError(
                 f"t has {len(self.t)} entries for {len(z)} images; give one, or one per image."
             )
+
+
+def exponential(fields: Tensor, t: Tensor) -> Tensor:
+    """exp(Σ_k t_k ξ_k) of affine fields [A | b].
+
+    Args:
+        fields: [K, 2, 3].
+        t: float64 [B, K].
+
+    Returns:
+        The motions as [A | b], float64 [B, 2, 3].
+    """
+    algebra = torch.zeros(len(t), 3, 3, dtype=torch.float64)
+    algebra[:, :2] = torch.einsum("bk,kij->bij", t, fields.double())
+    return torch.linalg.matrix_exp(algebra)[:, :2]
 
 
 def warp(z: Tensor, flow: Tensor, scheme: str | Scheme = "bspline") -> Tensor:

@@ -35,6 +35,7 @@ from liederiv.errors import ImageError
 from liederiv.foreign import one_line
 from liederiv.grids.photographs import LEAST_SCALE, Photographs, streamed
 from liederiv.grids.pipeline import Axis
+from liederiv.transforms import exponential
 
 __all__ = ["Camera"]
 
@@ -138,32 +139,29 @@ class Camera(Scheme):
             out.append(z)
         return torch.stack(out)
 
-    def uncertainty(self, action: Any, x: Tensor) -> Tensor:
-        """By how much two derivatives at full resolution differ, relative to the tangent: [K, B].
+    def uncertainty(self, action: Any) -> Tensor:
+        """By how much two derivatives at full resolution differ: [K, photographs].
 
-        The B-spline of degree 5 against the trigonometric interpolant.
+        The B-spline of degree 5 against the trigonometric interpolant, relative to the tangent; 0
+        where nothing moves.
         """
-        fields, rows = action.affine, []
-        for one in x:
-            index = self._find(one)[0].index
-            first, second = (self._combined(self._basis_of(index, s), fields) for s in _SLOPES)
-            rows.append(_relative(first, second))
+        rows = []
+        for i in range(len(self.photographs)):
+            first, second = (self._combined(self._basis_of(i, s), action.affine) for s in _SLOPES)
+            gap, size = (v.flatten(1).norm(dim=1) for v in (first - second, first))
+            rows.append(torch.where(size > _NOTHING * first[0].numel() ** 0.5, gap / size, 0.0))
         return torch.stack(rows, 1)
 
     def notes(self, action: Any) -> list[str]:
         """See `Scheme.notes`: how well the photographs' own derivative is known."""
         if not action.affine.any():
             return []
-        worst = {}
-        for i, name in enumerate(self.photographs.names):
-            first, second = (self._combined(self._basis_of(i, s), action.affine) for s in _SLOPES)
-            gaps = _relative(first, second)
-            worst[name] = float(gaps[gaps.isfinite()].max())
-        values, name = sorted(worst.values()), max(worst, key=worst.__getitem__)
+        gaps = self.uncertainty(action).amax(0)
+        middle, worst = float(gaps.sort().values[len(gaps) // 2]), int(gaps.argmax())
         return [
-            "the photographs' derivative at full resolution is known to "
-            f"{values[len(values) // 2]:.1%} of the tangent (worst {worst[name]:.1%}, "
-            f"{one_line(name)}): B-spline of degree 5 against the trigonometric interpolant"
+            f"the photographs' derivative at full resolution is known to {middle:.1%} of the "
+            f"tangent (worst {gaps[worst]:.1%}, {one_line(self.photographs.names[worst])}): "
+            "B-spline of degree 5 against the trigonometric interpolant"
         ]
 
     # What is known.
@@ -197,11 +195,10 @@ class Camera(Scheme):
         if shown.flow is None:
             return self._combined(self._basis_of(shown.index, "bspline"), fields)
         found = []
+        steps = torch.tensor([[_STEP], [-_STEP]], dtype=torch.float64)
         for field in fields:
-            ahead, back = (
-                self._seen_from(shown.index, _after(shown.flow, _flow(field, t)))
-                for t in (_STEP, -_STEP)
-            )
+            motions = exponential(field[None], steps)
+            ahead, back = (self._seen_from(shown.index, _after(shown.flow, m)) for m in motions)
             found.append((ahead - back) / (2 * _STEP))
         return torch.stack(found)
 
@@ -249,13 +246,9 @@ class Camera(Scheme):
 
 
 _STILL = 1e-12  # pixels that an axis may move the other; then each is resampled by itself
+_NOTHING = 1e-9  # root mean square of a tangent in normalised units: rounding, of whole levels
 _STANDING = torch.eye(2, 3, dtype=torch.float64)
 _SLOPES: tuple[Slope, ...] = ("bspline", "fourier")
-
-
-def _relative(first: Tensor, second: Tensor) -> Tensor:
-    """‖a − b‖ / ‖a‖ for each generator, [K]."""
-    return (first - second).flatten(1).norm(dim=1) / first.flatten(1).norm(dim=1)
 
 
 def _matrices(axis: Axis, slope: Slope) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -338,13 +331,6 @@ def _inverse_response(n: int) -> Tensor:
     """Coefficients from samples, for each frequency of the mirrored signal."""
     w = torch.pi * torch.arange(n + 1, dtype=torch.float64) / n
     return (1 / _spline_response(w)).to(torch.complex128)
-
-
-def _flow(field: Tensor, t: float) -> Tensor:
-    """exp(t ξ) of a field [A | b], [2, 3]."""
-    algebra = torch.zeros(3, 3, dtype=torch.float64)
-    algebra[:2] = t * field
-    return torch.linalg.matrix_exp(algebra)[:2]
 
 
 def _after(first: Tensor, second: Tensor) -> Tensor:

@@ -133,6 +133,26 @@ def test_laws(photographs, name):
     assert_generates(x, name, camera)
 
 
+@pytest.mark.parametrize("size", [(150, 211), (97, 300), (400, 160)])
+def test_positions_are_where_the_weights_look(size):
+    """The scene above takes positions from the pipeline; a ramp shows where its weights look."""
+    for axis in PIPELINE.axes(*size):
+        inside = slice(4, -4)  # a filter that the border cuts off looks elsewhere
+        ramp = torch.arange(axis.pixels, dtype=torch.float64)
+        q = torch.arange(SIZE, dtype=torch.float64) - (SIZE - 1) / 2
+        looked = axis.weights() @ ramp
+        assert (looked - axis.indices(q))[inside].abs().max() < 0.02 * axis.scale
+        assert (looked - axis.indices(q))[inside].mean().abs() < 1e-3 * axis.scale
+        assert torch.allclose(axis.indices(axis.positions()), ramp)
+
+
+def test_a_blank_photograph_has_nothing_to_be_known(net):
+    levels = torch.full((3, HEIGHT, WIDTH), 90, dtype=torch.uint8)
+    blank = Photographs((Photograph("blank", lambda: levels, HEIGHT, WIDTH),), PIPELINE)
+    found = liederiv.measure(net, blank, "translation", "lee", scheme="camera")
+    assert any("known to 0.0% of the tangent" in note for note in found.provenance.warnings)
+
+
 def test_a_crop_that_is_off_by_one_is_seen(photographs, monkeypatch):
     """The tests above compare with positions that the pipeline itself gives; timm's do not."""
     inside = Axis.weights
