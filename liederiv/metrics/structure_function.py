@@ -34,12 +34,12 @@ from liederiv.actions import Action
 from liederiv.base_representation import Representation, class_axis
 from liederiv.differentiation.calls import PlainFunction, add, noise_like, norm, within_rounding
 from liederiv.differentiation.models import watched
-from liederiv.domains import domain_of
+from liederiv.domains import Domain, domain_of
 from liederiv.errors import LieDerivError, UnknownLayoutError
 from liederiv.metrics.finite import act_finite, evaluate
 from liederiv.steps import Step
 
-__all__ = ["StepBatch", "step_responses", "why_no_steps"]
+__all__ = ["StepBatch", "change_between", "ends_of", "step_responses", "why_no_steps"]
 
 _SHARE_OF_ROUNDING = 1e-6  # of an item's square, or of a hundredth of the mean one
 _GROWTH, _TRIALS = 3.0, 12  # of moved inputs until the output changes at all
@@ -87,6 +87,28 @@ class StepBatch:
             {n: joined(lambda p, n=n: p.compared[n]) for n in names},  # type: ignore[misc]
             torch.cat(lee, -1) if len(lee) == len(parts) else None,
         )
+
+
+def ends_of(domain: Domain, action: Action, step: Step) -> tuple[Any, Any]:
+    """T_{h/2} and T_{−h/2}, of an action of one generator that is bound to the input."""
+    half = torch.tensor([[step.t / 2]], dtype=torch.float64)
+    return domain.transform(action, half), domain.transform(action, -half)
+
+
+def change_between(
+    rho: Representation, ends: tuple[Any, Any], ahead: Tensor, back: Tensor
+) -> Tensor:
+    """ρ_{h/2}⁻¹ f(T_{h/2} x) − ρ_{−h/2}⁻¹ f(T_{−h/2} x), entry by entry, with its graph.
+
+    Args:
+        rho: how the output transforms.
+        ends: see `ends_of`.
+        ahead: f(T_{h/2} x).
+        back: f(T_{−h/2} x).
+    """
+    # ρ_t⁻¹ is ρ_{−t}: each end's output moves as the other's input has.
+    change: Tensor = act_finite(rho, ends[1], ahead) - act_finite(rho, ends[0], back)
+    return change
 
 
 def why_no_steps(x: Any, action: Action, representation: Representation, y: Tensor) -> str:
@@ -214,7 +236,7 @@ class _Runner:
         """Some steps in one pass, and their comparisons."""
         x = self.x.double() if self.wide else self.x
         action = self.domain.rebind(action, x)
-        ends = [self._ends(action, step) for step in steps]
+        ends = [ends_of(self.domain, action, step) for step in steps]
         pairs = [tuple(end.on_input(x) for end in pair) for pair in ends]
         outputs = self._outputs([z for pair in pairs for z in pair])
         rows = []
@@ -229,10 +251,10 @@ class _Runner:
             rows.append(
                 {
                     kind: {
-                        # ρ_t⁻¹ is ρ_{−t}: each end's output moves as the other's input has.
                         "squared": self._squares(
-                            act_finite(self.rho, ends[i][1], self._of(kind, plus))
-                            - act_finite(self.rho, ends[i][0], self._of(kind, minus))
+                            change_between(
+                                self.rho, ends[i], self._of(kind, plus), self._of(kind, minus)
+                            )
                         ),
                         "rounding": self._noise()[kind],
                         "moved": size,
@@ -242,11 +264,6 @@ class _Runner:
                 }
             )
         return rows
-
-    def _ends(self, action: Action, step: Step) -> tuple[Any, Any]:
-        """T_{h/2} and T_{−h/2}."""
-        half = torch.tensor([[step.t / 2]], dtype=torch.float64)
-        return self.domain.transform(action, half), self.domain.transform(action, -half)
 
     def _outputs(self, inputs: Sequence[Any]) -> list[Tensor]:
         """The outputs for each, in as few passes as may be."""

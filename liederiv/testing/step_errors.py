@@ -25,7 +25,7 @@ from liederiv.domains import Names, domain_of
 from liederiv.errors import LieDerivError, ModelError
 from liederiv.metrics.finite import act_finite, evaluate
 from liederiv.metrics.local import NOT_ONE_TENSOR
-from liederiv.metrics.structure_function import step_responses, why_no_steps
+from liederiv.metrics.structure_function import ends_of, step_responses, why_no_steps
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
 from liederiv.steps import Step, Steps, plan_of, step_label
@@ -105,6 +105,5 @@ def step_errors(
 def _due(x: Any, action: Action, step: Step, rho: Any, y: Tensor) -> Tensor:
     """‖ρ_{h/2} y − ρ_{−h/2} y‖²/dim of each item: by how much the output should change."""
     domain = domain_of(x)
-    half = torch.tensor([[step.t / 2]], dtype=torch.float64)
-    ends = [act_finite(rho, domain.transform(action, t), y.double()) for t in (half, -half)]
-    return domain.means((ends[0] - ends[1]).square()[None], action, rho)[0].cpu()
+    ahead, back = (act_finite(rho, end, y.double()) for end in ends_of(domain, action, step))
+    return domain.means((ahead - back).square()[None], action, rho)[0].cpu()

@@ -45,6 +45,7 @@ from liederiv.generators import Generator, by_generator
 from liederiv.grids.developing import takes_photographs
 from liederiv.metrics.finite import act_finite
 from liederiv.metrics.local import is_classifier
+from liederiv.metrics.structure_function import change_between, ends_of
 from liederiv.renamed import renamed
 from liederiv.representations import OutputSpec
 from liederiv.resolution import resolve_output
@@ -52,8 +53,6 @@ from liederiv.steps import Step, Steps
 from liederiv.training.penalty_steps import (
     check_moves,
     check_passes,
-    ends_of,
-    squared_change,
     step_sizes,
 )
 
@@ -281,7 +280,8 @@ class _Part:
         rho, axis = self._representation(y[0])
         moved = tree_map(lambda a, b: a - b, x, back)
         check_moves(self.domain, self.action, step, self.x, moved, y[0])
-        squares = squared_change(rho, ends, y, lambda v: v if axis is None else v.softmax(axis))
+        ahead, back = (v if axis is None else v.softmax(axis) for v in y)
+        squares = change_between(rho, ends, ahead, back).square()
         return self._mean(squares[None] / step.t**2, rho)
 
     def _pass(self, x: Any) -> Any:

@@ -10,7 +10,7 @@ Divided by h², it tends to ‖L f‖²/dim as h → 0, and is in the same unit 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from liederiv.actions import Action
-from liederiv.base_representation import Representation
 from liederiv.checks import preflight
 from liederiv.differentiation import Verification, sound_numerics
 from liederiv.differentiation.calls import norm
@@ -28,10 +27,9 @@ from liederiv.differentiation.verification import Known, recall, remember
 from liederiv.domains import Domain
 from liederiv.errors import LieDerivError
 from liederiv.generators import Catalogue, Generator
-from liederiv.metrics.finite import act_finite
 from liederiv.steps import Step, Steps, plan_of, step_label
 
-__all__ = ["check_moves", "check_passes", "ends_of", "squared_change", "step_sizes"]
+__all__ = ["check_moves", "check_passes", "step_sizes"]
 
 _ROUNDINGS, _ROUNDINGS_OF_HALVES = 100.0, 30.0
 """By how many roundings a step must move the input at least; of half precision, where that many
@@ -68,12 +66,6 @@ def step_sizes(
                 "penalty takes one for each transform, so choose one, or add up two penalties."
             )
     return tuple(steps[0] for steps in plan)
-
-
-def ends_of(domain: Domain, action: Action, step: Step) -> tuple[Any, Any]:
-    """T_{h/2} and T_{−h/2}, of an action of one generator that is bound to the input."""
-    half = torch.tensor([[step.t / 2]], dtype=torch.float64)
-    return domain.transform(action, half), domain.transform(action, -half)
 
 
 def check_passes(model: nn.Module, x: Any, action: Action) -> None:
@@ -128,23 +120,3 @@ def _coarsest(x: Any, y: Tensor) -> torch.dtype:
     """The dtype of the fewest digits among input and output."""
     seen = [v.dtype for v in (*tree_flatten(x)[0], y) if v.is_floating_point()]
     return max(seen, key=lambda dtype: torch.finfo(dtype).eps)
-
-
-def squared_change(
-    rho: Representation,
-    ends: tuple[Any, Any],
-    outputs: tuple[Tensor, Tensor],
-    kind: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """(ρ_{h/2}⁻¹ f(T_{h/2} x) − ρ_{−h/2}⁻¹ f(T_{−h/2} x))², entry by entry, with its graph.
-
-    Args:
-        rho: how the output transforms.
-        ends: T_{h/2} and T_{−h/2}.
-        outputs: of the model at these ends.
-        kind: what of the output counts, such as its softmax.
-    """
-    # ρ_t⁻¹ is ρ_{−t}: each end's output moves as the other's input has.
-    ahead, back = (kind(y) for y in outputs)
-    change: Tensor = act_finite(rho, ends[1], ahead) - act_finite(rho, ends[0], back)
-    return change.square()

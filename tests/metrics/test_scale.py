@@ -15,8 +15,8 @@ from liederiv.errors import LieDerivError
 from liederiv.generators import GENERATORS
 from liederiv.measurement.comparison import compare
 from liederiv.measurement.results import Measurement
+from liederiv.metrics import structure_function
 from liederiv.metrics.reach import crossing
-from liederiv.metrics.structure_function import _Runner
 from liederiv.points.cloud import PointCloud
 from liederiv.representations import FeatureMap
 from liederiv.steps import Step, parse_steps, plan_of
@@ -78,30 +78,30 @@ def test_a_sinusoidal_response():
     assert "LEE(h) = S(h)/h²" in table
 
 
-TRUE_ENDS = _Runner._ends
+TRUE_ENDS = structure_function.ends_of
 
 
-def doubled(self, action, step):
-    return TRUE_ENDS(self, action, replace(step, t=2 * step.t))
+def doubled(domain, action, step):
+    return TRUE_ENDS(domain, action, replace(step, t=2 * step.t))
 
 
-def half_missing(self, action, step):
-    ahead, _ = TRUE_ENDS(self, action, step)
-    return ahead, TRUE_ENDS(self, action, replace(step, t=0.0))[0]
+def half_missing(domain, action, step):
+    ahead, _ = TRUE_ENDS(domain, action, step)
+    return ahead, TRUE_ENDS(domain, action, replace(step, t=0.0))[0]
 
 
-def from_x_on(self, action, step):
+def from_x_on(domain, action, step):
     """From x to T_h x: the size is right, the middle of the step is not x."""
-    return half_missing(self, action, replace(step, t=2 * step.t))
+    return half_missing(domain, action, replace(step, t=2 * step.t))
 
 
-def degrees_for_radians(self, action, step):
-    return TRUE_ENDS(self, action, replace(step, t=step.size))
+def degrees_for_radians(domain, action, step):
+    return TRUE_ENDS(domain, action, replace(step, t=step.size))
 
 
 @pytest.mark.parametrize("fault", [doubled, half_missing, from_x_on])
 def test_faults_of_a_step_are_caught(fault, monkeypatch):
-    monkeypatch.setattr(_Runner, "_ends", fault)
+    monkeypatch.setattr(structure_function, "ends_of", fault)
     with pytest.raises(AssertionError):
         check_sinusoid(sinusoid())
 
@@ -134,7 +134,7 @@ def check_turning():
 
 def test_points_turn_by_degrees(monkeypatch):
     check_turning()
-    monkeypatch.setattr(_Runner, "_ends", degrees_for_radians)
+    monkeypatch.setattr(structure_function, "ends_of", degrees_for_radians)
     with pytest.raises(AssertionError):
         check_turning()
 
